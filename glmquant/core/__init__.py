@@ -1,0 +1,1 @@
+"""Tensor maths without files or model knowledge."""

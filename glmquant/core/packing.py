@@ -1,0 +1,71 @@
+"""Bit packing: one primitive, and the two layouts built on it.
+
+Shape suffixes: N output rows, K input columns, G groups along K, B blocks along K.
+
+GPTQ on disk (AutoGPTQ and its successors, ``checkpoint_format: gptq`` and ``gptq_v2``):
+
+    qweight  int32 [K * bits / 32, N]   codes along K, the first in the lowest bits
+    qzeros   int32 [G, N * bits / 32]   zero points along N, the first in the lowest bits
+
+ONNX Runtime ``com.microsoft.MatMulNBits`` and ``GatherBlockQuantized``:
+
+    B            uint8 [N, blocks, block_size * bits / 8]   the first code in the lowest bits
+    zero_points  uint8 [N, ceil(blocks * bits / 8)]         each row padded to a byte
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from glmquant.errors import QuantizationError
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes ``[..., C]`` to bytes ``[..., C * bits / 8]``, the first code in the lowest bits."""
+    if bits == 8:
+        return codes.contiguous()
+    per_byte = 8 // bits
+    if codes.shape[-1] % per_byte:
+        raise QuantizationError(f"{codes.shape[-1]} codes of {bits} bits do not fill whole bytes")
+    grouped = codes.unflatten(-1, (-1, per_byte))
+    packed = grouped[..., 0].clone()
+    for i in range(1, per_byte):
+        packed |= grouped[..., i] << (bits * i)
+    return packed
+
+
+def unpack_bits(packed: Tensor, bits: int) -> Tensor:
+    """The inverse of :func:`pack_bits`."""
+    if bits == 8:
+        return packed.contiguous()
+    mask = 2**bits - 1
+    return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=-1).flatten(-2)
+
+
+def to_int32_words(codes_RC: Tensor, bits: int) -> Tensor:
+    """uint8 ``[R, C]`` to little-endian int32 ``[R, C * bits / 32]``."""
+    if codes_RC.shape[1] * bits % 32:
+        raise QuantizationError(
+            f"{codes_RC.shape[1]} codes of {bits} bits do not fill whole 32-bit words",
+            expected=f"a multiple of {32 // bits}",
+        )
+    return pack_bits(codes_RC, bits).contiguous().view(torch.int32)
+
+
+def from_int32_words(words_RW: Tensor, bits: int) -> Tensor:
+    """The inverse of :func:`to_int32_words`."""
+    return unpack_bits(words_RW.contiguous().view(torch.uint8), bits)
+
+
+def pack_blocks(codes_NK: Tensor, bits: int, block_size: int, padding: int) -> Tensor:
+    """Codes in ONNX Runtime's layout ``[N, blocks, block_size * bits / 8]``; a ragged tail is filled with ``padding``."""
+    rows, columns = codes_NK.shape
+    blocks = -(-columns // block_size)
+    padded = pad(codes_NK, (0, blocks * block_size - columns), value=padding)
+    return pack_bits(padded, bits).view(rows, blocks, block_size * bits // 8)
+
+
+def pack_zero_points(zeros_NB: Tensor, bits: int) -> Tensor:
+    """Zero points in ONNX Runtime's layout ``[N, ceil(blocks * bits / 8)]``."""
+    per_byte = 8 // bits
+    return pack_bits(pad(zeros_NB, (0, -zeros_NB.shape[1] % per_byte)), bits)

@@ -1,0 +1,96 @@
+"""A quantised weight matrix and its law.
+
+Shape suffixes: N output rows, K input columns, G groups along K.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glmquant.core.spec import QuantSpec
+from glmquant.errors import QuantizationError
+
+SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor:
+    """Codes with a scale and a zero point per group: ``W_NK ≈ (codes_NK - zeros_NG) * scales_NG``.
+
+    Attributes:
+        codes_NK: uint8, each at most ``spec.max_code``.
+        scales_NG: float32 holding values float16 can hold, so that what is written is what was computed.
+        zeros_NG: uint8; ``spec.middle`` everywhere when ``spec.symmetric``.
+        spec: bits, grouping, symmetry.
+
+    Raises:
+        QuantizationError: shapes or dtypes that break the law above.
+    """
+
+    codes_NK: Tensor
+    scales_NG: Tensor
+    zeros_NG: Tensor
+    spec: QuantSpec
+
+    def __post_init__(self) -> None:
+        rows, columns = self.codes_NK.shape
+        grouped = (rows, self.spec.num_groups(columns))
+        dtypes = (self.codes_NK.dtype, self.scales_NG.dtype, self.zeros_NG.dtype)
+        if dtypes != (torch.uint8, torch.float32, torch.uint8):
+            raise QuantizationError(f"a quantised tensor has dtypes {dtypes}", expected="uint8, float32, uint8")
+        if tuple(self.scales_NG.shape) != grouped or tuple(self.zeros_NG.shape) != grouped:
+            raise QuantizationError(
+                f"scales {tuple(self.scales_NG.shape)} and zeros {tuple(self.zeros_NG.shape)} do not fit codes "
+                f"{(rows, columns)}",
+                expected=f"both {grouped}",
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.codes_NK.shape
+        return rows, columns
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights the codes stand for, ``[N, K]``."""
+        columns = self.shape[1]
+        scales_NK = spread(self.scales_NG, self.spec.width(columns), columns)
+        zeros_NK = spread(self.zeros_NG, self.spec.width(columns), columns)
+        return (self.codes_NK.float() - zeros_NK).mul_(scales_NK).to(dtype)
+
+    def rows(self, start: int, stop: int) -> "QuantTensor":
+        return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)
+
+    @staticmethod
+    def stack(parts: "list[QuantTensor]") -> "QuantTensor":
+        """Rows of several tensors of one spec, one below the other."""
+        specs = {part.spec for part in parts}
+        if len(specs) != 1:
+            raise QuantizationError(f"cannot stack tensors of different specs {specs}")
+        return QuantTensor(
+            torch.cat([part.codes_NK for part in parts]),
+            torch.cat([part.scales_NG for part in parts]),
+            torch.cat([part.zeros_NG for part in parts]),
+            parts[0].spec,
+        )
+
+
+def spread(values_NG: Tensor, width: int, columns: int) -> Tensor:
+    """Repeats each group's value over its columns: ``[N, G]`` to ``[N, columns]``."""
+    return values_NG.repeat_interleave(width, dim=1)[:, :columns]
+
+
+def storable(scales: Tensor) -> Tensor:
+    """Scales rounded to float16, kept as float32; never zero.
+
+    Raises:
+        QuantizationError: a scale beyond float16.
+    """
+    rounded = scales.clamp(min=SMALLEST_SCALE).half().float()
+    if not torch.isfinite(rounded).all():
+        raise QuantizationError(
+            f"a scale of {scales.max().item():.3g} overflows float16",
+            expected="scales of at most 65504",
+            fix="the checkpoint's weights are far too large to be real; check it for corruption",
+        )
+    return rounded

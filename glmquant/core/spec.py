@@ -1,0 +1,51 @@
+"""How finely a weight matrix is quantised."""
+
+from dataclasses import dataclass
+
+from glmquant.errors import RecipeError
+
+WHOLE_ROW = -1
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """Bits, grouping and symmetry of a quantised weight ``W_NK``.
+
+    Attributes:
+        bits: 2, 4 or 8.
+        group_size: consecutive weights along K that share a scale; a power of two of at least 16, or -1 for
+            the whole row. The last group of a row may be shorter.
+        symmetric: the zero point is ``2 ** (bits - 1)`` everywhere.
+
+    Raises:
+        RecipeError: a value outside these ranges.
+    """
+
+    bits: int = 4
+    group_size: int = 128
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 4, 8):
+            raise RecipeError(f"bits is {self.bits}", where="spec.bits", expected="2, 4 or 8")
+        size = self.group_size
+        if size != WHOLE_ROW and (size < 16 or size & (size - 1)):
+            raise RecipeError(
+                f"group_size is {size}", where="spec.group_size", expected="a power of two of at least 16, or -1 for rows"
+            )
+
+    @property
+    def max_code(self) -> int:
+        return 2**self.bits - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric tensor."""
+        return int(2 ** (self.bits - 1))
+
+    def width(self, columns: int) -> int:
+        """Weights a group spans in a row of ``columns``."""
+        return columns if self.group_size == WHOLE_ROW else self.group_size
+
+    def num_groups(self, columns: int) -> int:
+        return -(-columns // self.width(columns))

@@ -1,0 +1,47 @@
+"""The errors a user can meet. Each says what happened, where, what was expected and what to do next."""
+
+
+class GlmQuantError(ValueError):
+    """Bad input or an unmet requirement; the command line turns it into exit code 2.
+
+    Args:
+        what: one sentence, what happened.
+        where: the file and field, or the tensor, it happened at.
+        expected: what would have been right.
+        fix: what to do next.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, expected: str | None = None, fix: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.fix = what, where, expected, fix
+        details = (("where", where), ("expected", expected), ("what to do", fix))
+        super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)]))
+
+
+class RecipeError(GlmQuantError):
+    """A recipe, or an override of one of its keys, that cannot be used."""
+
+
+class CheckpointError(GlmQuantError):
+    """A checkpoint, artifact or tokenizer that is missing, damaged, hostile or not supported."""
+
+
+class CalibrationError(GlmQuantError):
+    """Calibration text, or a calibration artifact, that cannot be used."""
+
+
+class QuantizationError(GlmQuantError):
+    """Weights or statistics on which a method cannot do what it promises."""
+
+
+class ExportError(GlmQuantError):
+    """A model that cannot be written as, or opened from, the ONNX bundle asked for."""
+
+
+class CheckError(GlmQuantError):
+    """Evaluation data, or a comparison, from which no verdict can follow."""
+
+
+class OutputError(GlmQuantError):
+    """An output directory that cannot be written: not empty, not writable, or the disk is full."""

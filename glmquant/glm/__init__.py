@@ -1,0 +1,1 @@
+"""All that is GLM: architectures, names, blocks, tokenizers and chat templates."""

@@ -1,0 +1,106 @@
+"""The one description of a GLM that everything inside works from, whatever layout it was published in."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Architecture = Literal["glm", "glm4"]
+"""The canonical architectures: ``Glm`` and ``Glm4`` of transformers."""
+
+Family = Literal["chatglm2", "chatglm3", "codegeex2", "glm-4", "glm-edge", "glm-4-0414", "glm"]
+"""Who published it: decides the chat template and how ``rope_ratio`` acts. ``glm`` stands for a plain ``glm`` layout
+whose template, if any, comes with its tokenizer."""
+
+
+@dataclass(frozen=True)
+class GlmConfig:
+    """A GLM's shape and constants, in the words of transformers' ``GlmConfig``.
+
+    Attributes:
+        architecture: which block: ``glm``, or ``glm4`` with norms after attention and MLP too.
+        family: lineage.
+        rotary_dim: leading dimensions of each head that rotate, in interleaved pairs; the rest pass through.
+        position_divisor: positions are divided by it before rotation (ChatGLM2-6B-32k's ``rope_ratio``); else 1.
+        attention_bias: q, k and v projections have a bias.
+        eos_token_ids: every id that ends generation.
+        float_dtype: the dtype the checkpoint's weights are published in.
+        num_labels: rows of the classification head; 0 for a language model.
+    """
+
+    architecture: Architecture
+    family: Family
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rotary_dim: int
+    rope_theta: float
+    position_divisor: float
+    rms_norm_eps: float
+    vocab_size: int
+    max_position_embeddings: int
+    attention_bias: bool
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    float_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    num_labels: int = 0
+
+    @property
+    def query_rows(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_rows(self) -> int:
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def sandwich_norms(self) -> bool:
+        return self.architecture == "glm4"
+
+
+@dataclass(frozen=True)
+class LinearGroup:
+    """Linears that share their input, are stacked into one matrix, and get one spec: the unit of a recipe's rule.
+
+    Attributes:
+        name: what rules match, e.g. ``layers.3.self_attn.qkv_proj`` or ``lm_head``.
+        members: canonical module names, top rows first, e.g. ``model.layers.3.self_attn.q_proj``.
+        member_rows: output rows of each member.
+        columns: input columns.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    member_rows: tuple[int, ...]
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.member_rows)
+
+
+def block_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
+    """The four linear groups of a block, in the order data flows through them."""
+    short, full = f"layers.{layer}", f"model.layers.{layer}"
+    qkv = tuple(f"{full}.self_attn.{part}_proj" for part in "qkv")
+    qkv_rows = (config.query_rows, config.key_value_rows, config.key_value_rows)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return (
+        LinearGroup(f"{short}.self_attn.qkv_proj", qkv, qkv_rows, hidden),
+        LinearGroup(f"{short}.self_attn.o_proj", (f"{full}.self_attn.o_proj",), (hidden,), config.query_rows),
+        LinearGroup(f"{short}.mlp.gate_up_proj", (f"{full}.mlp.gate_up_proj",), (2 * inner,), hidden),
+        LinearGroup(f"{short}.mlp.down_proj", (f"{full}.mlp.down_proj",), (hidden,), inner),
+    )
+
+
+def head_group(config: GlmConfig) -> LinearGroup:
+    return LinearGroup("lm_head", ("lm_head",), (config.vocab_size,), config.hidden_size)
+
+
+def linear_groups(config: GlmConfig) -> tuple[LinearGroup, ...]:
+    """Every linear group of the model, blocks first, ``lm_head`` last."""
+    blocks = [group for layer in range(config.num_hidden_layers) for group in block_groups(config, layer)]
+    return (*blocks, head_group(config))

@@ -1,0 +1,35 @@
+"""Where each canonical tensor lies in a published checkpoint."""
+
+from dataclasses import dataclass
+
+from glmquant.glm.config import GlmConfig
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A published tensor, or some rows of it.
+
+    Attributes:
+        name: the tensor's name in the published files.
+        shape: the whole published tensor's expected shape.
+        rows: ``(start, stop)`` of the rows that make up the canonical tensor; None for all.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout, resolved for one model.
+
+    Attributes:
+        config: the model's canonical description.
+        sources: canonical tensor name (``model.layers.0.self_attn.q_proj.weight``) to its source.
+        ignored: published tensors that carry nothing (e.g. ``transformer.rotary_pos_emb.inv_freq``).
+    """
+
+    config: GlmConfig
+    sources: dict[str, TensorSource]
+    ignored: frozenset[str] = frozenset()

@@ -1,0 +1,27 @@
+"""What a method is."""
+
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from glmquant.core.qtensor import QuantTensor
+from glmquant.core.spec import QuantSpec
+from glmquant.core.stats import LayerStats
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the method's options, named as in a recipe.
+
+    ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics.
+    """
+
+    kind: ClassVar[str]
+    needs_hessian: ClassVar[bool]
+
+    def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
+        """``weight_NK`` is a float tensor; ``stats`` holds the second moment of the inputs it will meet.
+
+        Raises:
+            QuantizationError: the method cannot keep its promise on these tensors; nothing is quantised another way.
+        """
+        ...
