@@ -1,0 +1,126 @@
+"""GPTQ, in its nearest-plane form.
+
+GPTQ (arXiv:2210.17323, Algorithm 1) rounds the columns of ``W`` one after the other and spreads each column's error over
+the columns not yet rounded, through the Cholesky factor of the *inverse* Hessian. Read backwards it is Babai's nearest-plane
+algorithm on the Cholesky factor ``L`` of the Hessian itself (arXiv:2507.18553, §4): with ``H = L Lᵀ`` and ``e = w - q``,
+
+    e H eᵀ = Σ_i (Σ_{j ≥ i} e_j L_ji)²
+
+so, going from the last column to the first, the best ``q_i`` given the later ones is the code nearest to
+``w_i + Σ_{j > i} e_j L_ji / L_ii``. The codes are GPTQ's (in exact arithmetic); the work is one Cholesky factorisation
+instead of a factorisation, an inverse and another factorisation.
+
+Shape suffixes: N output rows, K input columns, G groups along K, B columns of the current block.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from glmquant.core.qtensor import QuantTensor
+from glmquant.core.spec import QuantSpec
+from glmquant.core.stats import LayerStats
+from glmquant.errors import QuantizationError, RecipeError
+from glmquant.methods.grid import range_grid, search_grid
+
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """GPTQ with static groups, so that no ``g_idx`` is needed at inference.
+
+    Attributes:
+        damping: added to the Hessian's diagonal, as a fraction of its mean (§3.3, step 3).
+        act_order: round the columns with the largest inputs first.
+        search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
+    """
+
+    damping: float = 0.01
+    act_order: bool = True
+    search_scales: bool = True
+
+    kind: ClassVar[str] = "gptq"
+    needs_hessian: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damping <= 1:
+            raise RecipeError(f"damping is {self.damping}", where="method.damping", expected="above 0, at most 1")
+
+    def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
+        """See :class:`glmquant.methods.base.Method`.
+
+        Raises:
+            QuantizationError: no statistics, inputs that are all zero, or a Hessian that has no Cholesky factor.
+        """
+        if stats is None or stats.num_tokens == 0:
+            raise QuantizationError("gptq was given no statistics of the inputs", fix="calibrate first")
+        weight_NK = weight_NK.float()
+        diagonal_K = stats.hessian_KK.diagonal()
+        grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK, spec)
+        last_to_first_K = self._rounding_order(diagonal_K).flip(0)
+        factor_KK = cholesky_factor(stats.hessian_KK, last_to_first_K, self.damping)
+        codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
+        return QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
+
+    def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
+        if self.act_order:
+            return diagonal_K.argsort(descending=True, stable=True)
+        return torch.arange(len(diagonal_K))
+
+
+def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tensor:
+    """The lower Cholesky factor of the damped Hessian with rows and columns in ``order_K``.
+
+    Raises:
+        QuantizationError: the inputs are all zero, or the matrix is not positive definite.
+    """
+    mean = hessian_KK.diagonal().mean()
+    if not mean > 0:
+        raise QuantizationError(
+            "a linear's calibration inputs are all zero or not finite", expected="inputs that vary", fix="check the model"
+        )
+    damped_KK = hessian_KK[order_K][:, order_K]
+    damped_KK.diagonal().add_(damping * mean)
+    factor_KK, failed_at = torch.linalg.cholesky_ex(damped_KK)
+    if failed_at:
+        raise QuantizationError(
+            f"the Hessian is not positive definite (leading minor {int(failed_at)})",
+            where="method.damping",
+            fix="calibrate on more tokens, or raise damping",
+        )
+    return factor_KK
+
+
+def nearest_plane(
+    weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec, factor_KK: Tensor, order_K: Tensor
+) -> Tensor:
+    """Codes ``[N, K]``, rounded from the last entry of ``order_K`` to the first, block of columns by block.
+
+    ``factor_KK`` is in the order of ``order_K``; weights, grid and codes are in the layer's own. Columns are kept as
+    contiguous rows, so that the inner loop runs along memory.
+    """
+    columns = weight_NK.shape[1]
+    weight_KN = weight_NK.T[order_K].contiguous()
+    group_K = order_K // spec.width(columns)
+    scales_GN, zeros_GN = scales_NG.T.contiguous(), zeros_NG.T.contiguous()
+    errors_KN = torch.empty_like(weight_KN)
+    codes_KN = torch.empty(weight_KN.shape, dtype=torch.uint8)
+    for stop in range(columns, 0, -BLOCK):
+        start = max(stop - BLOCK, 0)
+        block_BB = factor_KK[start:stop, start:stop]
+        # What the columns already rounded pull these towards, before division by L_ii.
+        pull_BN = factor_KK[stop:, start:stop].T @ errors_KN[stop:]
+        for i in reversed(range(stop - start)):
+            column = start + i
+            scale_N, zero_N = scales_GN[group_K[column]], zeros_GN[group_K[column]]
+            target_N = weight_KN[column] + pull_BN[i] / block_BB[i, i]
+            code_N = (target_N / scale_N).round_().add_(zero_N).clamp_(0, spec.max_code)
+            codes_KN[column] = code_N
+            error_N = torch.sub(weight_KN[column], code_N.sub_(zero_N).mul_(scale_N), out=errors_KN[column])
+            pull_BN[:i].addr_(block_BB[i, :i], error_N)
+    codes_NK = torch.empty(weight_NK.shape, dtype=torch.uint8)
+    codes_NK[:, order_K] = codes_KN.T
+    return codes_NK

@@ -1,0 +1,77 @@
+"""Choosing scales and zero points, and rounding to them.
+
+Shape suffixes: N output rows, K input columns, G groups along K, W group width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, spread, storable
+from glmquant.core.spec import QuantSpec
+
+ROWS_AT_ONCE_ELEMENTS = 1 << 22  # float32 work arrays of 16 MB stay near the cache
+SHRINKS = tuple(1 - step / 40 for step in range(25))
+
+
+def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
+    """``[N, K]`` as ``[N, G, W]``; a ragged last group is filled with zeros, which change no range and no error."""
+    columns = x_NK.shape[1]
+    missing = spec.num_groups(columns) * spec.width(columns) - columns
+    return pad(x_NK, (0, missing)).unflatten(1, (spec.num_groups(columns), -1))
+
+
+def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Scales and zero points ``[N, G]`` that just cover each group's range.
+
+    Symmetric: ``scale = absmax / (2 ** (bits - 1) - 1)``. Asymmetric: the range is widened to hold zero, which gets a
+    code of its own.
+    """
+    return _fit_range(in_groups(weight_NK, spec), spec, 1.0)
+
+
+def search_grid(weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales and zero points ``[N, G]`` with the smallest weighted rounding error among shrunken ranges.
+
+    The error of a group is ``Σ importance_k (w_k - q_k)²``: with ``importance_K`` the diagonal of the Hessian, the output
+    error that rounding alone would cause if inputs were uncorrelated.
+    """
+    importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
+    rows_at_once = max(1, ROWS_AT_ONCE_ELEMENTS // weight_NK.shape[1])
+    parts = [_search_rows(rows_NK, spec, importance_GW) for rows_NK in weight_NK.split(rows_at_once)]
+    return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
+
+
+def encode(weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec) -> QuantTensor:
+    """Rounds every weight to the nearest code of its group."""
+    width, columns = spec.width(weight_NK.shape[1]), weight_NK.shape[1]
+    scales_NK, zeros_NK = spread(scales_NG, width, columns), spread(zeros_NG, width, columns)
+    codes_NK = (weight_NK / scales_NK).round_().add_(zeros_NK).clamp_(0, spec.max_code)
+    return QuantTensor(codes_NK.to(torch.uint8), scales_NG, zeros_NG.to(torch.uint8), spec)
+
+
+def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
+    if spec.symmetric:
+        scales_NG = storable(groups_NGW.abs().amax(-1) * (shrink / (spec.middle - 1)))
+        return scales_NG, torch.full_like(scales_NG, spec.middle)
+    low_NG, high_NG = groups_NGW.amin(-1).clamp(max=0) * shrink, groups_NGW.amax(-1).clamp(min=0) * shrink
+    scales_NG = storable((high_NG - low_NG) / spec.max_code)
+    return scales_NG, (-low_NG / scales_NG).round().clamp(0, spec.max_code)
+
+
+def _search_rows(rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor) -> tuple[Tensor, Tensor]:
+    groups_NGW = in_groups(rows_NK, spec)
+    best_NG = torch.full(groups_NGW.shape[:2], torch.inf)
+    best_scales_NG = torch.full_like(best_NG, SMALLEST_SCALE)
+    best_zeros_NG = torch.full_like(best_NG, spec.middle)
+    for shrink in SHRINKS:
+        scales_NG, zeros_NG = _fit_range(groups_NGW, spec, shrink)
+        scales, zeros = scales_NG.unsqueeze(-1), zeros_NG.unsqueeze(-1)
+        codes_NGW = (groups_NGW / scales).round_().add_(zeros).clamp_(0, spec.max_code)
+        errors_NGW = codes_NGW.sub_(zeros).mul_(scales).sub_(groups_NGW).square_()
+        error_NG = torch.einsum("ngw,gw->ng", errors_NGW, importance_GW)
+        better_NG = error_NG < best_NG
+        best_NG = torch.where(better_NG, error_NG, best_NG)
+        best_scales_NG = torch.where(better_NG, scales_NG, best_scales_NG)
+        best_zeros_NG = torch.where(better_NG, zeros_NG, best_zeros_NG)
+    return best_scales_NG, best_zeros_NG

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from glmquant.core.spec import QuantSpec
+from glmquant.core.stats import HessianAccumulator, LayerStats
+from glmquant.errors import QuantizationError, RecipeError
+from glmquant.methods import Gptq, Rtn
+from glmquant.methods.grid import range_grid, search_grid
+from tests.reference import gptq_codes, output_error
+
+SPECS = [
+    QuantSpec(4, 32, True),
+    QuantSpec(4, 16, False),
+    QuantSpec(2, -1, False),
+    QuantSpec(8, 64, True),
+    QuantSpec(4, 128, True),
+]
+
+
+def layer(rows: int = 24, columns: int = 200, tokens: int = 400) -> tuple[torch.Tensor, LayerStats]:
+    """A layer whose inputs are correlated and of uneven size, as real ones are. 200 columns leave ragged groups."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(columns, columns, generator=generator) * torch.logspace(-1, 0.5, columns)
+    accumulator = HessianAccumulator(columns)
+    accumulator.add(torch.randn(tokens, columns, generator=generator) @ mixing)
+    return torch.randn(rows, columns, generator=generator), accumulator.result()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("act_order", [True, False])
+def test_codes_are_those_of_the_paper(spec: QuantSpec, act_order: bool) -> None:
+    weight, stats = layer()
+    stats = LayerStats(stats.hessian_KK.double(), stats.num_tokens)  # float64: no ties broken by rounding
+    diagonal = stats.hessian_KK.diagonal()
+    order = diagonal.argsort(descending=True, stable=True) if act_order else torch.arange(len(diagonal))
+    quantized = Gptq(damping=0.01, act_order=act_order, search_scales=False).quantize(
+        weight, spec, LayerStats(stats.hessian_KK.float(), stats.num_tokens)
+    )
+    expected = gptq_codes(weight, *range_grid(weight, spec), spec, stats.hessian_KK, 0.01, order)
+    assert (quantized.codes_NK == expected).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_output_error_is_smaller_than_that_of_rounding(spec: QuantSpec) -> None:
+    weight, stats = layer()
+    plain = output_error(weight, Rtn().quantize(weight, spec, None).dequantize(), stats.hessian_KK)
+    gptq = output_error(weight, Gptq().quantize(weight, spec, stats).dequantize(), stats.hessian_KK)
+    assert gptq < 0.7 * plain
+
+
+def test_searched_scales_have_the_smaller_weighted_error() -> None:
+    weight, stats = layer()
+    spec = QuantSpec(4, 64, True)
+    importance = stats.hessian_KK.diagonal()
+
+    def weighted_error(grid: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        from glmquant.methods.grid import encode
+
+        return ((encode(weight, *grid, spec).dequantize() - weight).square() * importance).sum()
+
+    searched, full_range = (weighted_error(g) for g in (search_grid(weight, spec, importance), range_grid(weight, spec)))
+    assert searched < 0.95 * full_range
+
+
+def test_uncorrelated_inputs_leave_plain_rounding() -> None:
+    weight, _ = layer()
+    spec = QuantSpec(4, 64, True)
+    identity = LayerStats(torch.eye(weight.shape[1]), 1)
+    codes = Gptq(search_scales=False).quantize(weight, spec, identity).codes_NK
+    assert torch.equal(codes, Rtn().quantize(weight, spec, None).codes_NK)
+
+
+def test_without_statistics_it_refuses() -> None:
+    with pytest.raises(QuantizationError, match="no statistics"):
+        Gptq().quantize(torch.randn(4, 32), QuantSpec(4, 16), None)
+
+
+def test_dead_inputs_are_refused() -> None:
+    with pytest.raises(QuantizationError, match="all zero"):
+        Gptq().quantize(torch.randn(4, 32), QuantSpec(4, 16), LayerStats(torch.zeros(32, 32), 8))
+
+
+def test_an_indefinite_hessian_is_refused_not_rounded() -> None:
+    hessian = torch.eye(32)
+    hessian[0, 1] = hessian[1, 0] = 5.0
+    with pytest.raises(QuantizationError, match="positive definite"):
+        Gptq().quantize(torch.randn(4, 32), QuantSpec(4, 16), LayerStats(hessian, 8))
+
+
+@pytest.mark.parametrize("damping", [0, -1, 1.5])
+def test_damping_out_of_range_is_refused(damping: float) -> None:
+    with pytest.raises(RecipeError, match=r"method\.damping"):
+        Gptq(damping=damping)
