@@ -11,9 +11,7 @@ class GlmQuantError(ValueError):
         fix: what to do next.
     """
 
-    def __init__(
-        self, what: str, *, where: object = None, expected: str | None = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, where: object = None, expected: str | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.expected, self.fix = what, where, expected, fix
         details = (("where", where), ("expected", expected), ("what to do", fix))
         super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)]))

@@ -13,9 +13,15 @@ def output_error(weight_NK: Tensor, quantized_NK: Tensor, hessian_KK: Tensor) ->
 
 
 def gptq_codes(
-    weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec, hessian_KK: Tensor, damping: float, order_K: Tensor
+    weight_NK: Tensor,
+    scales_NG: Tensor,
+    zeros_NG: Tensor,
+    spec: QuantSpec,
+    hessian_KK: Tensor,
+    damping: float,
+    order_K: Tensor,
 ) -> Tensor:
-    """GPTQ as its paper writes it (arXiv:2210.17323, Algorithm 1), column by column through the inverse Hessian, float64."""
+    """GPTQ as its paper writes it (arXiv:2210.17323, Algorithm 1), column by column in float64."""
     rows, columns = weight_NK.shape
     damped = hessian_KK.double()[order_K][:, order_K].clone()
     damped += damping * hessian_KK.double().diagonal().mean() * torch.eye(columns)

@@ -28,7 +28,7 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     if codes.shape[-1] % per_byte:
         raise QuantizationError(f"{codes.shape[-1]} codes of {bits} bits do not fill whole bytes")
     grouped = codes.unflatten(-1, (-1, per_byte))
-    packed = grouped[..., 0].clone()
+    packed: Tensor = grouped[..., 0].clone()
     for i in range(1, per_byte):
         packed |= grouped[..., i] << (bits * i)
     return packed
@@ -58,7 +58,7 @@ def from_int32_words(words_RW: Tensor, bits: int) -> Tensor:
 
 
 def pack_blocks(codes_NK: Tensor, bits: int, block_size: int, padding: int) -> Tensor:
-    """Codes in ONNX Runtime's layout ``[N, blocks, block_size * bits / 8]``; a ragged tail is filled with ``padding``."""
+    """Codes in ONNX Runtime's layout ``[N, blocks, block_size * bits / 8]``, a ragged tail filled with ``padding``."""
     rows, columns = codes_NK.shape
     blocks = -(-columns // block_size)
     padded = pad(codes_NK, (0, blocks * block_size - columns), value=padding)

@@ -31,17 +31,19 @@ class QuantSpec:
         size = self.group_size
         if size != WHOLE_ROW and (size < 16 or size & (size - 1)):
             raise RecipeError(
-                f"group_size is {size}", where="spec.group_size", expected="a power of two of at least 16, or -1 for rows"
+                f"group_size is {size}",
+                where="spec.group_size",
+                expected="a power of two of at least 16, or -1 for whole rows",
             )
 
     @property
     def max_code(self) -> int:
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     @property
     def middle(self) -> int:
         """The zero point of a symmetric tensor."""
-        return int(2 ** (self.bits - 1))
+        return 1 << (self.bits - 1)
 
     def width(self, columns: int) -> int:
         """Weights a group spans in a row of ``columns``."""

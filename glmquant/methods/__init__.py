@@ -2,7 +2,9 @@
 
 from glmquant.methods.base import Method
 from glmquant.methods.gptq import Gptq
-from glmquant.methods.registry import METHODS, method_from_dict, method_to_dict
 from glmquant.methods.rtn import Rtn
 
-__all__ = ["METHODS", "Gptq", "Method", "Rtn", "method_from_dict", "method_to_dict"]
+METHODS: dict[str, type[Method]] = {method.kind: method for method in (Gptq, Rtn)}
+"""The methods a recipe can name. A method of one's own joins by being put in here."""
+
+__all__ = ["METHODS", "Gptq", "Method", "Rtn"]

@@ -1,6 +1,6 @@
 """What a method is."""
 
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 

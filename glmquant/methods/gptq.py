@@ -1,8 +1,9 @@
 """GPTQ, in its nearest-plane form.
 
-GPTQ (arXiv:2210.17323, Algorithm 1) rounds the columns of ``W`` one after the other and spreads each column's error over
-the columns not yet rounded, through the Cholesky factor of the *inverse* Hessian. Read backwards it is Babai's nearest-plane
-algorithm on the Cholesky factor ``L`` of the Hessian itself (arXiv:2507.18553, §4): with ``H = L Lᵀ`` and ``e = w - q``,
+GPTQ (arXiv:2210.17323, Algorithm 1) rounds the columns of ``W`` one after the other and spreads each column's error
+over the columns not yet rounded, through the Cholesky factor of the *inverse* Hessian. Read backwards it is Babai's
+nearest-plane algorithm on the Cholesky factor ``L`` of the Hessian itself (arXiv:2507.18553, §4): with ``H = L Lᵀ`` and
+``e = w - q``,
 
     e H eᵀ = Σ_i (Σ_{j ≥ i} e_j L_ji)²
 
@@ -80,10 +81,13 @@ def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tens
     mean = hessian_KK.diagonal().mean()
     if not mean > 0:
         raise QuantizationError(
-            "a linear's calibration inputs are all zero or not finite", expected="inputs that vary", fix="check the model"
+            "a linear's calibration inputs are all zero or not finite",
+            expected="inputs that vary",
+            fix="check the model",
         )
     damped_KK = hessian_KK[order_K][:, order_K]
     damped_KK.diagonal().add_(damping * mean)
+    factor_KK: Tensor
     factor_KK, failed_at = torch.linalg.cholesky_ex(damped_KK)
     if failed_at:
         raise QuantizationError(

@@ -18,7 +18,8 @@ def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
     """``[N, K]`` as ``[N, G, W]``; a ragged last group is filled with zeros, which change no range and no error."""
     columns = x_NK.shape[1]
     missing = spec.num_groups(columns) * spec.width(columns) - columns
-    return pad(x_NK, (0, missing)).unflatten(1, (spec.num_groups(columns), -1))
+    grouped: Tensor = pad(x_NK, (0, missing)).unflatten(1, (spec.num_groups(columns), -1))
+    return grouped
 
 
 def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -33,8 +34,8 @@ def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 def search_grid(weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor) -> tuple[Tensor, Tensor]:
     """Scales and zero points ``[N, G]`` with the smallest weighted rounding error among shrunken ranges.
 
-    The error of a group is ``Σ importance_k (w_k - q_k)²``: with ``importance_K`` the diagonal of the Hessian, the output
-    error that rounding alone would cause if inputs were uncorrelated.
+    The error of a group is ``Σ importance_k (w_k - q_k)²``: with ``importance_K`` the diagonal of the Hessian, the
+    output error that rounding alone would cause if inputs were uncorrelated.
     """
     importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
     rows_at_once = max(1, ROWS_AT_ONCE_ELEMENTS // weight_NK.shape[1])

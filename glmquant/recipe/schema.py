@@ -1,18 +1,43 @@
 """The recipe's keys. Every knob lives here; unknown keys are errors."""
 
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
 
 from glmquant.core.spec import QuantSpec
-from glmquant.methods import Method, Rtn, method_from_dict, method_to_dict
+from glmquant.errors import RecipeError
+from glmquant.methods import METHODS, Method, Rtn
 
 
-def _spec_from_dict(value: Any) -> Any:
-    return QuantSpec(**value) if isinstance(value, dict) and set(value) <= {"bits", "group_size", "symmetric"} else value
+def method_from_dict(value: Any) -> Any:
+    """A recipe's ``method: {kind: gptq, damping: 0.01}`` as the method itself; a method passes through.
+
+    Raises:
+        RecipeError: an unknown kind or option. Ill-typed options are pydantic's to report.
+    """
+    if not isinstance(value, dict):
+        return value
+    options = dict(value)
+    kind = options.pop("kind", None)
+    if kind not in METHODS:
+        raise RecipeError(f"unknown method kind {kind!r}", expected=f"one of {', '.join(sorted(METHODS))}")
+    unknown = sorted(set(options) - {field.name for field in fields(METHODS[kind])})  # type: ignore[arg-type]
+    if unknown:
+        raise RecipeError(f"method {kind} has no option {unknown[0]!r}", expected=_options_of(METHODS[kind]))
+    return TypeAdapter(METHODS[kind]).validate_python(options)
 
 
-Spec = Annotated[QuantSpec, BeforeValidator(_spec_from_dict)]
+def method_to_dict(method: Method) -> dict[str, Any]:
+    """The inverse of :func:`method_from_dict`."""
+    return {"kind": method.kind, **asdict(method)}  # type: ignore[call-overload]
+
+
+def _options_of(method: type[Method]) -> str:
+    names = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    return f"one of {', '.join(names)}" if names else "no options"
+
+
 AnyMethod = Annotated[Any, BeforeValidator(method_from_dict), PlainSerializer(method_to_dict)]
 
 
@@ -49,19 +74,19 @@ class Rule(Section):
 
     match: str
     keep: bool = False
-    spec: Spec | None = None
-    method: AnyMethod = Rtn()
+    spec: QuantSpec | None = None
+    method: def _options_of(method: type[Method]) -> str:
+    names = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    return f"one of {', '.join(names)}" if names else "no options"
+
+
+AnyMethod = Rtn()
 
     @model_validator(mode="after")
     def _keep_or_spec(self) -> "Rule":
         if self.keep == (self.spec is not None):
             raise ValueError("a rule needs either `keep: true` or a `spec`")
         return self
-
-    @property
-    def typed_method(self) -> Method:
-        method: Method = self.method
-        return method
 
 
 class ExportOptions(Section):
@@ -70,7 +95,7 @@ class ExportOptions(Section):
     profile: Literal["ort"] = "ort"
     dtype: Literal["float32", "float16"] = "float32"
     accuracy_level: Literal[0, 1, 2, 3, 4] = 4
-    embedding: Spec | None = None
+    embedding: QuantSpec | None = None
     kv_cache: Literal["float"] = "float"
     max_length: int = Field(8192, ge=1)
 

@@ -5,7 +5,7 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import HessianAccumulator, LayerStats
 from glmquant.errors import QuantizationError, RecipeError
 from glmquant.methods import Gptq, Rtn
-from glmquant.methods.grid import range_grid, search_grid
+from glmquant.methods.grid import encode, range_grid, search_grid
 from tests.reference import gptq_codes, output_error
 
 SPECS = [
@@ -54,11 +54,11 @@ def test_searched_scales_have_the_smaller_weighted_error() -> None:
     importance = stats.hessian_KK.diagonal()
 
     def weighted_error(grid: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        from glmquant.methods.grid import encode
-
         return ((encode(weight, *grid, spec).dequantize() - weight).square() * importance).sum()
 
-    searched, full_range = (weighted_error(g) for g in (search_grid(weight, spec, importance), range_grid(weight, spec)))
+    searched, full_range = (
+        weighted_error(g) for g in (search_grid(weight, spec, importance), range_grid(weight, spec))
+    )
     assert searched < 0.95 * full_range
 
 
