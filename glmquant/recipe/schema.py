@@ -75,12 +75,7 @@ class Rule(Section):
     match: str
     keep: bool = False
     spec: QuantSpec | None = None
-    method: def _options_of(method: type[Method]) -> str:
-    names = [field.name for field in fields(method)]  # type: ignore[arg-type]
-    return f"one of {', '.join(names)}" if names else "no options"
-
-
-AnyMethod = Rtn()
+    method: AnyMethod = Rtn()
 
     @model_validator(mode="after")
     def _keep_or_spec(self) -> "Rule":
