@@ -28,6 +28,10 @@ class Linear:
         """The weight as a float tensor ``[N, K]``."""
         return self.weight.dequantize(dtype) if isinstance(self.weight, QuantTensor) else self.weight.to(dtype)
 
+    def floating(self, dtype: torch.dtype = torch.float32) -> "Linear":
+        """The same layer with its weight as a float tensor, for repeated use."""
+        return Linear(self.dense(dtype), self.bias_N)
+
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.dense(x.dtype), None if self.bias_N is None else self.bias_N.to(x.dtype))
 

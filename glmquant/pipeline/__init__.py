@@ -1,0 +1,1 @@
+"""Calibrating and quantising, block by block."""
