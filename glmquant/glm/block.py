@@ -1,7 +1,7 @@
 """One GLM block as plain functions, cut where a linear's input appears.
 
-Own functions rather than transformers' modules: they import in no time, hold one block, and let calibration stop between
-linears. Tests hold them to transformers' ``Glm`` and ``Glm4`` and to the publisher's own numbers.
+Own functions rather than transformers' modules: they import in no time, hold one block, and let calibration stop
+between linears. Tests hold them to transformers' ``Glm`` and ``Glm4`` and to the publisher's own numbers.
 
 Shape suffixes: B batch, T tokens, D hidden size, H query heads, C key/value heads, E head size, R rotary_dim / 2,
 M rows of the fused q, k, v.

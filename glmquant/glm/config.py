@@ -11,6 +11,9 @@ Family = Literal["chatglm2", "chatglm3", "codegeex2", "glm-4", "glm-edge", "glm-
 whose template, if any, comes with its tokenizer."""
 
 
+FloatDtype = Literal["float16", "bfloat16", "float32"]
+
+
 @dataclass(frozen=True)
 class GlmConfig:
     """A GLM's shape and constants, in the words of transformers' ``GlmConfig``.
@@ -45,7 +48,7 @@ class GlmConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
-    float_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    float_dtype: FloatDtype = "float16"
     num_labels: int = 0
 
     @property

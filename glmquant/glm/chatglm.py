@@ -1,0 +1,163 @@
+"""``model_type: chatglm``: ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 as their publisher writes them.
+
+Field and tensor names are the publisher's (``configuration_chatglm.py`` and ``modeling_chatglm.py`` beside the weights
+of THUDM/chatglm2-6b, chatglm3-6b and glm-4-9b). q, k and v are one matrix, its rows in that order; gate and up another.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from glmquant.errors import CheckpointError
+from glmquant.glm.config import Family, GlmConfig
+from glmquant.glm.fields import MOST_LAYERS, Fields, float_dtype
+from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.names import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+
+FAMILIES: Final[dict[Family, str]] = {
+    "chatglm2": r"chatglm-?2",
+    "chatglm3": r"chatglm-?3",
+    "codegeex2": r"codegeex-?2",
+    "glm-4": r"(?<!chat)glm-?4-9b",
+}
+"""How each lineage is recognised in ``_name_or_path``."""
+
+DIVIDES_POSITIONS: Final = ("chatglm2", "codegeex2")
+"""Lineages whose ``rope_ratio`` divides positions; that of the others multiplies the base (CONTRACTS, section f)."""
+
+ROPE_BASE: Final = 10000.0
+SENTENCEPIECE_EOS: Final = (2,)
+GLM4_EOS: Final = (151329, 151336, 151338)
+GLM4_PAD: Final = 151329
+
+_EMBEDDING = "transformer.embedding.word_embeddings.weight"
+_HEAD = "transformer.output_layer.weight"
+_FREQUENCIES = "transformer.rotary_pos_emb.inv_freq"
+
+
+def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str] | None) -> Layout:
+    """The layout of a native checkpoint; see :func:`glmquant.glm.layouts.resolve_layout`."""
+    _refuse_other_models(fields)
+    _refuse_variants(fields)
+    config = _config(fields, _lineage(fields, family))
+    if config.tie_word_embeddings and _HEAD in (tensor_names or ()):
+        raise fields.error("tie_word_embeddings", f"false, since the checkpoint has a {_HEAD} of its own")
+    return Layout(config, _sources(config), frozenset({_FREQUENCIES}))
+
+
+def _lineage(fields: Fields, family: Family | None) -> Family:
+    path = fields.raw("_name_or_path")
+    text = path.lower() if isinstance(path, str) else ""
+    found = [name for name, pattern in FAMILIES.items() if re.search(pattern, text)]
+    if family is None and len(found) == 1:
+        return found[0]
+    choices = ", ".join(FAMILIES)
+    if family is None:
+        raise fields.error(
+            "_name_or_path",
+            f"a name that tells which of {choices} this is: they differ in rope_ratio and chat template alone",
+            "say which it is, for example --set model.family=chatglm3",
+        )
+    if family not in FAMILIES:
+        raise CheckpointError(f"model.family is {family!r}", where="model.family", expected=f"one of {choices}")
+    if len(found) == 1 and found[0] != family:
+        raise fields.error(
+            "_name_or_path",
+            f"a {family} checkpoint, since model.family says so",
+            f"leave model.family out, or set it to {found[0]}; if the name in config.json is wrong, mend it there",
+        )
+    return family
+
+
+def _refuse_other_models(fields: Fields) -> None:
+    if "position_encoding_2d" in fields or "inner_hidden_size" in fields:
+        raise fields.error("position_encoding_2d", "absent: ChatGLM-6B, the first of its line, is another architecture")
+    if "vision_config" in fields:
+        raise fields.error("vision_config", "absent: models that see images (GLM-4V) are not supported")
+
+
+def _refuse_variants(fields: Fields) -> None:
+    fields.refuse_unless("original_rope", True, "the other rotary variant is not implemented")
+    fields.refuse_unless("rmsnorm", True, "LayerNorm is not implemented")
+    fields.refuse_unless("post_layer_norm", True, "a model without a final norm is not implemented")
+    fields.refuse_unless(
+        "apply_residual_connection_post_layernorm", False, "residuals around the norm are not implemented"
+    )
+    fields.refuse_unless("add_bias_linear", False, "biases outside q, k and v are not implemented")
+    fields.refuse_unless("multi_query_attention", True, "per-head interleaved q, k, v rows are not implemented")
+    fields.refuse_unless("interleaved_qkv", False, "interleaved q, k, v rows are not implemented")
+    if fields.raw("pre_seq_len"):
+        raise fields.error("pre_seq_len", "absent: P-Tuning prefixes are not implemented")
+    if fields.raw("quantization_bit"):
+        raise fields.error("quantization_bit", "absent: the publisher's own quantised weights are not implemented")
+
+
+def _config(fields: Fields, family: Family) -> GlmConfig:
+    heads = fields.integer("num_attention_heads")
+    groups = fields.integer("multi_query_group_num")
+    head_dim = fields.integer("kv_channels")
+    vocabulary = fields.integer("padded_vocab_size")
+    if heads % groups:
+        raise fields.error("multi_query_group_num", f"a divisor of num_attention_heads, {heads}")
+    if head_dim % 4:
+        raise fields.error("kv_channels", "a multiple of 4: half of each head rotates, in pairs")
+    ratio = fields.number("rope_ratio", 1.0, high=1e9)
+    divides = family in DIVIDES_POSITIONS
+    return GlmConfig(
+        architecture="glm",
+        family=family,
+        num_hidden_layers=fields.integer("num_layers", high=MOST_LAYERS),
+        hidden_size=fields.integer("hidden_size"),
+        intermediate_size=fields.integer("ffn_hidden_size"),
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+        rotary_dim=head_dim // 2,
+        rope_theta=ROPE_BASE if divides else ROPE_BASE * ratio,
+        position_divisor=ratio if divides else 1.0,
+        rms_norm_eps=fields.number("layernorm_epsilon", high=1.0),
+        vocab_size=vocabulary,
+        max_position_embeddings=fields.integer("seq_length"),
+        attention_bias=fields.flag("add_qkv_bias"),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+        bos_token_id=fields.token_id("bos_token_id", vocabulary),
+        eos_token_ids=fields.token_ids(
+            "eos_token_id", vocabulary, GLM4_EOS if family == "glm-4" else SENTENCEPIECE_EOS
+        ),
+        pad_token_id=fields.integer("pad_token_id", GLM4_PAD if family == "glm-4" else 0, low=0, high=vocabulary - 1),
+        float_dtype=float_dtype(fields, "float16"),
+    )
+
+
+def _sources(config: GlmConfig) -> dict[str, TensorSource]:
+    vocabulary = (config.vocab_size, config.hidden_size)
+    sources = {EMBEDDING: TensorSource(_EMBEDDING, vocabulary)}
+    for layer in range(config.num_hidden_layers):
+        sources |= _layer_sources(config, layer)
+    sources[FINAL_NORM] = TensorSource("transformer.encoder.final_layernorm.weight", (config.hidden_size,))
+    sources[HEAD] = TensorSource(_EMBEDDING if config.tie_word_embeddings else _HEAD, vocabulary)
+    return sources
+
+
+def _layer_sources(config: GlmConfig, layer: int) -> dict[str, TensorSource]:
+    to, at = layer_prefix(layer), f"transformer.encoder.layers.{layer}."
+    hidden, inner = config.hidden_size, config.intermediate_size
+    fused = config.query_rows + 2 * config.key_value_rows
+    fused_name = f"{at}self_attention.query_key_value"
+    sources = {f"{to}input_layernorm.weight": TensorSource(f"{at}input_layernorm.weight", (hidden,))}
+    start = 0
+    for part, count in (("q", config.query_rows), ("k", config.key_value_rows), ("v", config.key_value_rows)):
+        rows, name = (start, start + count), f"{to}self_attn.{part}_proj"
+        sources[f"{name}.weight"] = TensorSource(f"{fused_name}.weight", (fused, hidden), rows)
+        if config.attention_bias:
+            sources[f"{name}.bias"] = TensorSource(f"{fused_name}.bias", (fused,), rows)
+        start += count
+    whole = {
+        "self_attn.o_proj": ("self_attention.dense", (hidden, config.query_rows)),
+        "post_attention_layernorm": ("post_attention_layernorm", (hidden,)),
+        "mlp.gate_up_proj": ("mlp.dense_h_to_4h", (2 * inner, hidden)),
+        "mlp.down_proj": ("mlp.dense_4h_to_h", (hidden, inner)),
+    }
+    return sources | {
+        f"{to}{name}.weight": TensorSource(f"{at}{own}.weight", shape) for name, (own, shape) in whole.items()
+    }
