@@ -29,6 +29,10 @@ class CalibrationError(GlmQuantError):
     """Calibration text, or a calibration artifact, that cannot be used."""
 
 
+class DataError(GlmQuantError):
+    """Text or labelled data that cannot be read."""
+
+
 class QuantizationError(GlmQuantError):
     """Weights or statistics on which a method cannot do what it promises."""
 

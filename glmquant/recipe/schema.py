@@ -1,5 +1,6 @@
 """The recipe's keys. Every knob lives here; unknown keys are errors."""
 
+import math
 from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,8 @@ class CalibrationOptions(Section):
     num_samples: int = Field(128, ge=1)
     seq_len: int = Field(2048, ge=8)
     seed: int = 0
+    sampling: Literal["random", "sequential"] = "random"
+    """``random``: windows chosen by the seed over the whole text; ``sequential``: the first ones, in order."""
 
     @model_validator(mode="after")
     def _one_weight_per_file(self) -> "CalibrationOptions":
@@ -115,23 +118,65 @@ class Task(Section):
         return self
 
 
-class Limits(Section):
-    """What the quantised model may lose: worst acceptable values."""
+class Limit(Section):
+    """The worst acceptable value of a metric; a bare number in a recipe stands for ``{value: number}``.
 
-    perplexity_ratio: float | None = Field(None, gt=0)
-    mean_kl: float | None = Field(None, ge=0)
-    top1_agreement: float | None = Field(None, ge=0, le=1)
-    accuracy_drop: float | None = None
+    ``on: interval``: missed when the whole 95 % interval lies beyond the value, met when it lies within, else inconclusive.
+    ``on: estimate``: the point estimate alone decides.
+    """
+
+    value: float = Field(allow_inf_nan=False)
+    on: Literal["interval", "estimate"] = "interval"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"value": value} if is_number else value
+
+
+class Limits(Section):
+    """What the quantised model may lose. Ratio, KL (nats) and drop are upper limits, agreement is a lower one.
+
+    ``accuracy_drop`` is the baseline's accuracy less the candidate's, of each task.
+    """
+
+    perplexity_ratio: Limit | None = None
+    mean_kl: Limit | None = None
+    top1_agreement: Limit | None = None
+    accuracy_drop: Limit | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Limits":
+        for name, lowest, highest in (
+            ("perplexity_ratio", 0, math.inf),
+            ("mean_kl", 0, math.inf),
+            ("top1_agreement", 0, 1),
+            ("accuracy_drop", -1, 1),
+        ):
+            limit: Limit | None = getattr(self, name)
+            if limit is not None and not lowest <= limit.value <= highest:
+                raise ValueError(f"{name} is {limit.value:g}; it can only be between {lowest} and {highest}")
+        return self
 
 
 class CheckOptions(Section):
-    """What the exported model is measured on, against the FP16 checkpoint."""
+    """What the exported model is measured on, against the FP16 checkpoint.
+
+    ``num_tokens`` is how many of the last tokens of each text are used, rounded down to whole windows of ``seq_len``.
+    """
 
     text: tuple[str, ...] = ()
     num_tokens: int = Field(8192, ge=2)
     seq_len: int = Field(512, ge=2)
     tasks: tuple[Task, ...] = ()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _one_window(self) -> "CheckOptions":
+        if self.num_tokens < self.seq_len:
+            raise ValueError(f"num_tokens is {self.num_tokens}, less than one window of seq_len {self.seq_len}")
+        return self
 
 
 class Recipe(Section):
