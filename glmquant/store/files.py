@@ -1,0 +1,100 @@
+"""Files of a directory that nobody vouches for: nothing outside it is opened, nothing large is parsed."""
+
+import json
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NoReturn
+
+from glmquant.errors import CheckpointError
+
+MAX_CONFIG_BYTES: Final = 4 << 20
+MAX_INDEX_BYTES: Final = 16 << 20
+
+
+def shown(name: object, limit: int = 120) -> str:
+    """A name from a hostile file, fit to print: quoted, escaped, cut."""
+    text = repr(name)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def file_inside(directory: Path, name: str, *, where: object) -> Path:
+    """The regular file ``name`` of ``directory``, its links followed.
+
+    Raises:
+        CheckpointError: the name leads out of the directory, by ``..``, as an absolute path or through a link; or there
+            is no regular file of that name.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
+        raise CheckpointError(
+            f"{shown(name)} leads out of the checkpoint directory", where=where, expected="a file name inside it"
+        )
+    root = directory.resolve()
+    try:
+        path = (root / name).resolve(strict=True)
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the file {shown(name)} is missing or cannot be opened",
+            where=where,
+            expected=f"it in {directory}",
+            fix="download the checkpoint again, completely",
+        ) from error
+    if not path.is_relative_to(root):
+        raise CheckpointError(
+            f"{shown(name)} is a link out of the checkpoint directory",
+            where=directory / name,
+            expected="a file of the directory itself",
+            fix="copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`",
+        )
+    if not is_file:
+        raise CheckpointError(f"{shown(name)} is not a regular file", where=directory / name)
+    return path
+
+
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON object of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {error.strerror}", where=path) from error
+    if len(raw) > limit:
+        raise CheckpointError("the file is too large for what it is", where=path, expected=f"at most {limit} bytes")
+    return parse_json(raw, path)
+
+
+def parse_json(raw: bytes, where: object) -> dict[str, Any]:
+    """A JSON object; see :func:`read_json` for the errors."""
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"not valid JSON: {str(error)[:200]}", where=where) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"the JSON is a {type(value).__name__}", where=where, expected="an object: {…}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError(f"the key {shown(_first_repeated(key for key, _ in pairs))} is given twice")
+    return values
+
+
+def _first_repeated(keys: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,145 @@
+"""safetensors files: an 8-byte length, a JSON header, then the bytes of the tensors
+(https://github.com/huggingface/safetensors, "Format").
+
+Read and written here rather than by the library: its reader maps the whole file, its errors hide a full disk behind an
+exception of its own. Tests hold both directions to the library.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import torch
+from torch import Tensor
+
+from glmquant.errors import CheckpointError
+from glmquant.store.files import parse_json, shown
+from glmquant.store.tensors import StoredTensor, byte_view, file_size
+from glmquant.store.torch_bin import refuse_lfs_pointer
+
+MAX_HEADER_BYTES: Final = 16 << 20
+LENGTH: Final = struct.Struct("<Q")
+METADATA: Final = "__metadata__"
+ALIGNMENT: Final = 8
+
+DTYPES: Final = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name; only its header is read.
+
+    Raises:
+        CheckpointError: a header that is not one, or lengths that lie, overlap or leave holes.
+    """
+    try:
+        with path.open("rb") as file:
+            header, start = _read_header(file, path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
+    header.pop(METADATA, None)
+    tensors = {name: _entry(path, name, entry, start) for name, entry in header.items()}
+    _require_gapless(path, tensors, start)
+    return tensors
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+    prefix = file.read(LENGTH.size)
+    refuse_lfs_pointer(path, prefix + file.read(64))
+    size = file_size(path)
+    length = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - LENGTH.size):
+        raise CheckpointError(
+            f"the header claims {length} bytes of a file of {size}",
+            where=path,
+            expected=f"a safetensors file, with a header of at most {MAX_HEADER_BYTES} bytes",
+            fix="download the file again, completely",
+        )
+    file.seek(LENGTH.size)
+    return parse_json(file.read(length), f"{path}, header"), LENGTH.size + length
+
+
+def _entry(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
+    where = f"{path}, header, {shown(name)}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError("the header's entry is malformed", where=where, expected="dtype, shape, data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"the dtype {shown(dtype)} is not supported", where=where, expected=", ".join(DTYPES))
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise CheckpointError("shape or data_offsets are not sizes", where=where, expected="lists of whole numbers")
+    tensor = StoredTensor(path, name, start + offsets[0], DTYPES[dtype], tuple(shape))
+    if offsets[1] - offsets[0] != tensor.nbytes:
+        raise CheckpointError(
+            f"the header gives {offsets[1] - offsets[0]} bytes to shape {shown(shape)} of {dtype}",
+            where=where,
+            expected=f"{tensor.nbytes}",
+        )
+    return tensor
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+
+
+def _require_gapless(path: Path, tensors: Mapping[str, StoredTensor], start: int) -> None:
+    at = start
+    for tensor in sorted(tensors.values(), key=lambda each: (each.offset, each.nbytes)):
+        if tensor.offset != at:
+            raise CheckpointError(
+                f"the tensor {shown(tensor.name)} overlaps another or leaves a hole", where=path, expected="neither"
+            )
+        at += tensor.nbytes
+    if at != file_size(path):
+        raise CheckpointError(
+            f"the file has {file_size(path)} bytes, its header describes {at}",
+            where=path,
+            fix="download the file again, completely",
+        )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes the tensors and waits until they are on the disk; the same tensors give the same bytes.
+
+    Nothing is copied but tensors that are not contiguous, one at a time.
+
+    Raises:
+        OSError: as the operating system says, a full disk included.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {METADATA: dict(sorted((metadata or {}).items()))} if metadata else {}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % ALIGNMENT)
+    with path.open("wb", buffering=0) as file:
+        _write_all(file, memoryview(LENGTH.pack(len(encoded)) + encoded))
+        for name in order:
+            _write_all(file, byte_view(tensors[name].contiguous()))
+        os.fsync(file.fileno())
+
+
+def _write_all(file: Any, view: memoryview) -> None:
+    while view:
+        view = view[file.write(view) :]

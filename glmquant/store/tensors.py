@@ -1,0 +1,142 @@
+"""A tensor that still lies in a file, and how it is read: into a buffer of its own, never mapped, so that what a
+process holds is what it asked for."""
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import torch
+from torch import Tensor
+
+from glmquant.errors import CheckpointError
+from glmquant.store.files import shown
+
+CHUNK_BYTES: Final = 8 << 20
+"""Read, then checked for NaN and Inf while it is still in the processor's cache."""
+
+WHOLE_FILE_BYTES: Final = 256 << 20
+EDGE_BYTES: Final = 1 << 20
+SAMPLE_BYTES: Final = 4 << 10
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's bytes lie: contiguous, little-endian, row-major, at ``offset`` of ``path``."""
+
+    path: Path
+    name: str
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, rows: tuple[int, int] | None = None) -> Tensor:
+        """The tensor, or its rows ``[start, stop)``, in its stored dtype.
+
+        Raises:
+            CheckpointError: the file ends too early, or a value is NaN or Inf.
+        """
+        shape = self.shape if rows is None else (rows[1] - rows[0], *self.shape[1:])
+        out = torch.empty(shape, dtype=self.dtype)
+        self.read_into(out, rows)
+        return out
+
+    def read_into(self, out: Tensor, rows: tuple[int, int] | None = None) -> None:
+        """As :meth:`read`, into a contiguous tensor of the shape and dtype to be read."""
+        row_bytes = self.nbytes // self.shape[0] if rows is not None and self.shape[0] else 0
+        start = self.offset + (rows[0] * row_bytes if rows is not None else 0)
+        values = out.view(-1)
+        step = CHUNK_BYTES // self.dtype.itemsize
+        with self._open() as file:
+            file.seek(start)
+            for first in range(0, values.numel(), step):
+                chunk = values[first : first + step]
+                self._fill(file, chunk)
+                self._check_finite(chunk)
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise CheckpointError(f"cannot open the file: {error.strerror}", where=self.path) from error
+
+    def _fill(self, file: BinaryIO, chunk: Tensor) -> None:
+        view = byte_view(chunk)
+        while view:
+            count = file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise CheckpointError(
+                    f"the file ends inside the tensor {shown(self.name)}",
+                    where=self.path,
+                    fix="download the file again, completely",
+                )
+            view = view[count:]
+
+    def _check_finite(self, chunk: Tensor) -> None:
+        if not chunk.dtype.is_floating_point:
+            return
+        low, high = torch.aminmax(chunk)  # NaN shows in both
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise CheckpointError(
+                f"the tensor {shown(self.name)} holds NaN or Inf",
+                where=self.path,
+                expected="finite weights",
+                fix="download the file again; if it is the same, the checkpoint itself is broken",
+            )
+
+
+def byte_view(tensor: Tensor) -> memoryview:
+    """A contiguous tensor's own memory."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor]) -> None:
+    """Adds what a weight file holds to a hash.
+
+    A file of up to 256 MiB is hashed whole. Of a larger one: its size, its first and last MiB (which hold the headers
+    of safetensors, and the checksum of every tensor of a ``.bin``) and three samples of 4 KiB from each tensor. So a
+    large safetensors file that was edited in a few bytes only may keep its hash; one trained further does not.
+    """
+    size = path.stat().st_size
+    digest.update(f"{path.name}\0{size}\0".encode())
+    with path.open("rb", buffering=0) as file:
+        if size <= WHOLE_FILE_BYTES:
+            _hash_range(digest, file, 0, size)
+            return
+        _hash_range(digest, file, 0, EDGE_BYTES)
+        _hash_range(digest, file, size - EDGE_BYTES, EDGE_BYTES)
+        for tensor in sorted(tensors, key=lambda each: each.offset):
+            last = max(tensor.nbytes - SAMPLE_BYTES, 0)
+            for at in (0, last // 2, last):
+                _hash_range(digest, file, tensor.offset + at, min(SAMPLE_BYTES, tensor.nbytes))
+
+
+def _hash_range(digest: "hashlib._Hash", file: BinaryIO, start: int, count: int) -> None:
+    file.seek(start)
+    while count:
+        part = file.read(min(count, CHUNK_BYTES))
+        if not part:
+            return
+        digest.update(part)
+        count -= len(part)
+
+
+def reject_beyond_file(tensor: StoredTensor, end: int) -> None:
+    """``end``: how far the bytes may reach."""
+    if tensor.offset < 0 or tensor.offset + tensor.nbytes > end:
+        raise CheckpointError(
+            f"the tensor {shown(tensor.name)} lies beyond the end of its data",
+            where=tensor.path,
+            expected=f"{tensor.nbytes} bytes for shape {shown(tensor.shape)}",
+            fix="download the file again, completely",
+        )
+
+
+def file_size(path: Path) -> int:
+    return os.stat(path).st_size
