@@ -121,7 +121,8 @@ class Task(Section):
 class Limit(Section):
     """The worst acceptable value of a metric; a bare number in a recipe stands for ``{value: number}``.
 
-    ``on: interval``: missed when the whole 95 % interval lies beyond the value, met when it lies within, else inconclusive.
+    ``on: interval``: missed when the whole 95 % interval lies beyond the value, met when it lies within, else
+    inconclusive.
     ``on: estimate``: the point estimate alone decides.
     """
 

@@ -1,0 +1,1 @@
+"""Text in, samples out: for calibration, evaluation and classification. Never downloads."""

@@ -1,0 +1,161 @@
+"""Calibration samples, and what a pass over them leaves behind.
+
+Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmquant.core.stats import InputRange
+from glmquant.data.tokenizer import Tokenizer
+from glmquant.data.tokens import Ids, TokenStream
+from glmquant.errors import CalibrationError
+
+Sampling = Literal["random", "sequential"]
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A file that samples came from: its name without directories, and how many."""
+
+    name: str
+    num_samples: int
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSet:
+    """Samples of equal length, without padding, in the order they are used in.
+
+    Attributes:
+        tokens_SL: int64; each row starts with the tokenizer's prefix, where it has one.
+        sources: where the rows came from.
+        tokenizer: the tokenizer's sha256.
+        seed: what ``random`` sampling chose by.
+        sampling: ``random`` or ``sequential``.
+    """
+
+    tokens_SL: Tensor
+    sources: tuple[TextSource, ...]
+    tokenizer: str
+    seed: int
+    sampling: Sampling = "random"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the tokens, as little-endian int64, and of their shape."""
+        samples, length = self.tokens_SL.shape
+        digest = hashlib.sha256(f"{samples}x{length}\n".encode())
+        digest.update(self.tokens_SL.contiguous().numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValueRange:
+    """Largest absolute keys (after rotation) and values of a layer's cache, per channel: float32 ``[C, E]``."""
+
+    key_absmax_CE: Tensor
+    value_absmax_CE: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What ``calibrate`` writes and ``quantize`` takes.
+
+    Attributes:
+        samples: the samples the pass went over.
+        inputs: linear group (``layers.0.mlp.down_proj``) to the range of its inputs.
+        key_values: a range per layer.
+    """
+
+    samples: CalibrationSet
+    inputs: Mapping[str, InputRange]
+    key_values: tuple[KeyValueRange, ...]
+
+
+def sample_calibration(
+    files: Sequence[Path],
+    weights: Sequence[float],
+    tokenizer: Tokenizer,
+    *,
+    num_samples: int,
+    seq_len: int,
+    seed: int = 0,
+    sampling: Sampling = "random",
+) -> CalibrationSet:
+    """Samples of ``seq_len`` tokens, prefix included, cut from the files without overlap.
+
+    Each file is tokenised into one stream and cut into consecutive windows. ``sequential`` takes the first windows.
+    ``random`` gives window *w* of file *f* the key BLAKE2b(``"seed/f/w"``) and takes the windows of the smallest keys,
+    in the order of their keys: the choice depends on the seed and the tokens alone, and only the chosen are held.
+
+    Args:
+        weights: each file's share of the samples, rounded by largest remainder; empty for equal shares.
+
+    Raises:
+        DataError: a file that cannot be read.
+        CalibrationError: no file, or too little text; it says how many tokens there are and how many are needed.
+    """
+    if not files:
+        raise CalibrationError("no calibration text", expected="at least one file", fix="give one with --data")
+    body = seq_len - len(tokenizer.prefix_ids)
+    if body < 1:
+        raise CalibrationError(
+            f"seq_len {seq_len} leaves no room after the tokenizer's prefix of {len(tokenizer.prefix_ids)} tokens",
+            where="calibration.seq_len",
+        )
+    shares = _shares(weights or [1.0] * len(files), num_samples)
+    keyed = []
+    for index, (path, share) in enumerate(zip(files, shares, strict=True)):
+        keyed += _choose(TokenStream(Path(path), tokenizer), share, body, f"{seed}/{index}", sampling)
+    if sampling == "random":
+        keyed.sort(key=lambda pair: pair[0])
+    prefix_S = np.tile(np.asarray(tokenizer.prefix_ids, dtype=np.int64), (num_samples, 1))
+    tokens_SL = np.concatenate([prefix_S, np.stack([window for _, window in keyed])], axis=1)
+    sources = tuple(TextSource(Path(path).name, share) for path, share in zip(files, shares, strict=True))
+    return CalibrationSet(torch.from_numpy(tokens_SL), sources, tokenizer.sha256, seed, sampling)
+
+
+def _shares(weights: Sequence[float], total: int) -> list[int]:
+    """``total`` split in proportion to ``weights`` by largest remainder, ties to the first."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: total - sum(shares)]:
+        shares[i] += 1
+    if 0 in shares:
+        raise CalibrationError(
+            f"{total} samples leave none for file {shares.index(0) + 1} of {len(shares)}",
+            where="calibration.weights",
+            fix="raise calibration.num_samples, or leave the file out",
+        )
+    return shares
+
+
+def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: Sampling) -> list[tuple[bytes, Ids]]:
+    windows = ((_key(name, index), window_L) for index, window_L in enumerate(stream.windows(length)))
+    if sampling == "sequential":
+        chosen = list(islice(windows, count))
+    else:
+        chosen = heapq.nsmallest(count, windows, key=lambda pair: pair[0])
+    if len(chosen) < count:
+        raise CalibrationError(
+            f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
+            f"{count} samples of {length} text tokens need {count * length:,}",
+            where=stream.path,
+            fix="give more text, or lower calibration.num_samples or calibration.seq_len",
+        )
+    return chosen
+
+
+def _key(name: str, window: int) -> bytes:
+    return hashlib.blake2b(f"{name}/{window}".encode(), digest_size=16).digest()
