@@ -41,6 +41,10 @@ class ExportError(GlmQuantError):
     """A model that cannot be written as, or opened from, the ONNX bundle asked for."""
 
 
+class GenerationError(GlmQuantError):
+    """A prompt, a batch or a generation option that the model cannot take."""
+
+
 class CheckError(GlmQuantError):
     """Evaluation data, or a comparison, from which no verdict can follow."""
 

@@ -1,0 +1,222 @@
+"""Operators, each a thin function over a :class:`GraphBuilder`.
+
+Names in docstrings are ONNX operators with the opset they are taken from; ``com.microsoft`` is ONNX Runtime's own
+domain (ContribOperators.md of onnxruntime 1.32).
+
+Shape suffixes: B batch, S new tokens, D hidden size, N output columns, K input columns, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from glmquant.export.bundle import TensorInfo
+from glmquant.export.weights import PackedMatrix
+
+OPSET = 23
+IR_VERSION = 11  # the one opset 23 came with
+MICROSOFT = "com.microsoft"
+Attribute = int | float | str
+
+
+class GraphBuilder:
+    """An ``onnx_ir`` graph under construction: nodes in order, initialisers by name."""
+
+    def __init__(self, name: str) -> None:
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, MICROSOFT: 1}, name=name)
+        self.fed_inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self._scope = ""
+
+    def scope(self, name: str) -> None:
+        """Nodes added from now on are named under ``name``."""
+        self._scope = name
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.val(name, dtype=dtype, shape=shape)
+        self.graph.inputs.append(value)
+        self.fed_inputs.append(TensorInfo(name, dtype.name, tuple(shape)))
+        return value
+
+    def optional_input(self, name: str, default: np.ndarray) -> ir.Value:
+        """An input that takes ``default`` where it is not fed (an input with an initialiser)."""
+        value = ir.val(name, const_value=ir.tensor(default, name=name))
+        self.graph.inputs.append(value)
+        self.graph.register_initializer(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        value.name = name
+        value.dtype = dtype
+        value.shape = ir.Shape(shape)
+        self.graph.outputs.append(value)
+        self.outputs.append(TensorInfo(name, dtype.name, tuple(shape)))
+
+    def weight(self, tensor: ir.ExternalTensor) -> ir.Value:
+        """The initialiser a handle stands for."""
+        known = self.graph.initializers.get(tensor.name)
+        return self._initializer(tensor) if known is None else known
+
+    def ints(self, *values: int) -> ir.Value:
+        """An int64 constant ``[len(values)]``."""
+        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def int(self, value: int) -> ir.Value:
+        """An int64 scalar constant."""
+        return self._constant(f"int_{value}", np.array(value, np.int64))
+
+    def node(
+        self, operator: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Attribute
+    ) -> ir.Value:
+        return self.nodes(operator, inputs, [f"{self._scope}/{operator}"], domain=domain, **attributes)[0]
+
+    def nodes(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        output_names: Sequence[str],
+        *,
+        domain: str = "",
+        **attributes: Attribute,
+    ) -> Sequence[ir.Value]:
+        """A node of several outputs; an empty name leaves an output out."""
+        number = len(self.graph)
+        outputs = [ir.Value(name=name and f"{name}_{number}") for name in output_names]
+        node = ir.node(
+            operator,
+            inputs,
+            attributes,
+            domain=domain,
+            outputs=outputs,
+            name=f"{self._scope}/{operator}_{number}",
+        )
+        self.graph.append(node)
+        return node.outputs
+
+    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+        known = self.graph.initializers.get(name)
+        return self._initializer(ir.tensor(array, name=name)) if known is None else known
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.val(tensor.name, const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+
+def matmul(g: GraphBuilder, x: ir.Value, weight_KN: ir.Value, bias_N: ir.Value | None) -> ir.Value:
+    """``x @ weight + bias``: MatMul-13, Add-14."""
+    product = g.node("MatMul", [x, weight_KN])
+    return product if bias_N is None else g.node("Add", [product, bias_N])
+
+
+def matmul_nbits(
+    g: GraphBuilder, x: ir.Value, matrix: PackedMatrix, bias_N: ir.Value | None, accuracy_level: int
+) -> ir.Value:
+    """``x @ dequantised.T + bias``: com.microsoft MatMulNBits-1.
+
+    ``accuracy_level`` is the least exact arithmetic the runtime may use: 0 float32, or what it likes best; 1 float32,
+    2 float16, 3 bfloat16, 4 int8.
+    """
+    zero_points = None if matrix.zero_points is None else g.weight(matrix.zero_points)
+    inputs = [x, g.weight(matrix.codes), g.weight(matrix.scales), zero_points, None, bias_N]
+    while inputs[-1] is None:
+        inputs.pop()
+    return g.node(
+        "MatMulNBits",
+        inputs,
+        domain=MICROSOFT,
+        K=matrix.columns,
+        N=matrix.rows,
+        bits=matrix.bits,
+        block_size=matrix.block_size,
+        accuracy_level=accuracy_level,
+    )
+
+
+def gather_rows(g: GraphBuilder, table_VD: ir.Value, ids_BS: ir.Value) -> ir.Value:
+    """``table[ids]``: Gather-13."""
+    return g.node("Gather", [table_VD, ids_BS], axis=0)
+
+
+def gather_quantized_rows(g: GraphBuilder, table: PackedMatrix, ids_BS: ir.Value) -> ir.Value:
+    """``dequantised[ids]``: com.microsoft GatherBlockQuantized-1."""
+    inputs = [g.weight(table.codes), ids_BS, g.weight(table.scales)]
+    if table.zero_points is not None:
+        inputs.append(g.weight(table.zero_points))
+    return g.node(
+        "GatherBlockQuantized",
+        inputs,
+        domain=MICROSOFT,
+        bits=table.bits,
+        block_size=table.block_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+
+
+def rms_norm(g: GraphBuilder, x: ir.Value, gain_D: ir.Value, epsilon: float) -> ir.Value:
+    """RMSNormalization-23, with its sums in float32."""
+    return g.node("RMSNormalization", [x, gain_D], axis=-1, epsilon=epsilon, stash_type=1)
+
+
+def add_and_norm(
+    g: GraphBuilder, x: ir.Value, residual: ir.Value, gain_D: ir.Value, epsilon: float
+) -> tuple[ir.Value, ir.Value]:
+    """The norm of ``x + residual``, and the sum itself: com.microsoft SkipSimplifiedLayerNormalization-1."""
+    names = ["normed", "", "", "residual"]
+    outputs = g.nodes(
+        "SkipSimplifiedLayerNormalization", [x, residual, gain_D], names, domain=MICROSOFT, epsilon=epsilon
+    )
+    return outputs[0], outputs[3]
+
+
+def swiglu(g: GraphBuilder, gate_up: ir.Value) -> ir.Value:
+    """``silu(first half) * second half``: Split-18, com.microsoft QuickGelu-1 with alpha 1, Mul-14."""
+    gated, up = g.nodes("Split", [gate_up], ["gate", "up"], axis=-1, num_outputs=2)
+    return g.node("Mul", [g.node("QuickGelu", [gated], domain=MICROSOFT, alpha=1.0), up])
+
+
+@dataclass(frozen=True, eq=False)
+class CacheStep:
+    """What attention must know about this step beside the new tokens, which stand at the left of their rows.
+
+    Attributes:
+        seqlens_k: int32 ``[B]``, real tokens in all, less one.
+        query_seqlens: int32 ``[B]``, real tokens among the new ones.
+        total_length: int32 scalar, columns of the attention mask.
+    """
+
+    seqlens_k: ir.Value
+    query_seqlens: ir.Value
+    total_length: ir.Value
+
+
+def grouped_query_attention(
+    g: GraphBuilder,
+    qkv: ir.Value,
+    past: tuple[ir.Value, ir.Value],
+    step: CacheStep,
+    caches: tuple[ir.Value, ir.Value],
+    heads: tuple[int, int],
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Rotation, cache update and causal attention on fused q, k, v: com.microsoft GroupQueryAttention-1.
+
+    ``caches`` holds cosines and sines ``[positions, rotary_dim / 2]``; their width decides how much of a head rotates,
+    in interleaved pairs. ``heads`` are query heads and key/value heads. Gives the context, and keys and values with the
+    new ones added.
+    """
+    inputs = [qkv, None, None, *past, step.seqlens_k, step.total_length, *caches]
+    inputs += [None] * (16 - len(inputs)) + [step.query_seqlens]
+    context, key, value = g.nodes(
+        "GroupQueryAttention",
+        inputs,
+        ["context", "key", "value"],
+        domain=MICROSOFT,
+        num_heads=heads[0],
+        kv_num_heads=heads[1],
+        do_rotary=1,
+        rotary_interleaved=1,
+    )
+    return context, key, value

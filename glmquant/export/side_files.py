@@ -1,0 +1,71 @@
+"""The files beside the graph that other runtimes look for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from glmquant.export.bundle import GRAPH_FILE
+from glmquant.glm.config import GlmConfig
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def genai_config(config: GlmConfig, length: int) -> dict[str, Any]:
+    """``genai_config.json`` of onnxruntime-genai 0.18.
+
+    ``chatglm`` is one of the model types it runs as a plain decoder, whatever GLM this is. ``length`` bounds prompt and
+    answer together; the key/value buffer is reserved for all of it.
+    """
+    special = {"eos_token_id": list(config.eos_token_ids), "pad_token_id": config.pad_token_id}
+    if config.bos_token_id is not None:
+        special["bos_token_id"] = config.bos_token_id
+    decoder = {
+        "filename": GRAPH_FILE,
+        "head_size": config.head_dim,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    search = {
+        "do_sample": False,
+        "max_length": length,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+    model = {
+        "type": "chatglm",
+        **special,
+        "vocab_size": config.vocab_size,
+        "context_length": length,
+        "decoder": decoder,
+    }
+    return {"model": model, "search": search}
+
+
+def optimum_config(hf_config: dict[str, Any]) -> dict[str, Any]:
+    """``config.json`` of a bundle.
+
+    Optimum 0.1 counts key/value heads right for ``glm`` and not for ``glm4``; all else it takes from the graph.
+    """
+    return {**hf_config, "model_type": "glm", "architectures": ["GlmForCausalLM"]}

@@ -1,0 +1,70 @@
+"""The bundle's external data: tensors are written as they come, and only small handles are kept.
+
+A tensor is written once and let go, so a model of any size passes through in the memory of its largest piece, and both
+graph files of a bundle can refer to the same bytes.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64  # bytes; a cache line, and enough for every kernel that reads mapped weights in place
+DTYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.uint8: ir.DataType.UINT8,
+}
+
+
+class WeightsFile:
+    """Appends tensors to an external data file; ``add`` returns the handle a graph refers to them by."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> "WeightsFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    def add(self, name: str, tensor: Tensor) -> ir.ExternalTensor:
+        """Writes a float32, float16 or uint8 tensor of any shape."""
+        return self.add_pieces(name, tensor.dtype, tuple(tensor.shape), [tensor])
+
+    def add_pieces(
+        self, name: str, dtype: torch.dtype, shape: tuple[int, ...], pieces: Iterable[Tensor]
+    ) -> ir.ExternalTensor:
+        """Writes one tensor that comes in pieces along its first dimension, one after the other."""
+        self._write(bytes(-self._size % ALIGNMENT))
+        offset = self._size
+        for piece in pieces:
+            self._write(piece.contiguous().numpy().data.cast("B"))
+        return ir.ExternalTensor(
+            self._path.name, offset, self._size - offset, DTYPES[dtype], shape=ir.Shape(shape), name=name
+        )
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)

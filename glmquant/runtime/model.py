@@ -1,0 +1,155 @@
+"""An ONNX bundle as a function from token ids to logits, with or without a key/value cache.
+
+Shape suffixes: B batch, T new tokens, L all columns of the mask, V vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from glmquant.errors import ExportError, GenerationError
+from glmquant.runtime.session import BundleInfo, open_session, read_info
+
+Ids = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+KEEP = "num_logits_to_keep"
+
+
+class KvCache:
+    """Keys and values of a batch, in buffers that stay where they are: each step appends to them in place.
+
+    Attributes:
+        capacity: columns, padding included, that fit.
+        length: columns so far.
+    """
+
+    def __init__(self, session: ort.InferenceSession, info: BundleInfo, batch_size: int, capacity: int) -> None:
+        self.batch_size = batch_size
+        self.capacity = capacity
+        self.length = 0
+        self.binding = session.io_binding()
+        self.binding.bind_output("logits")
+        shape = [batch_size, info.num_key_value_heads, capacity, info.head_dim]
+        for layer in range(info.num_layers):
+            for part in ("key", "value"):
+                buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(info.cache_dtype).type)
+                self.binding.bind_ortvalue_input(f"past_key_values.{layer}.{part}", buffer)
+                # GroupQueryAttention writes in place where past and present are one buffer.
+                self.binding.bind_ortvalue_output(f"present.{layer}.{part}", buffer)
+
+
+class OnnxModel:
+    """A bundle opened in ONNX Runtime, on the CPU."""
+
+    def __init__(self, session: ort.InferenceSession, info: BundleInfo) -> None:
+        self._session = session
+        self.info = info
+
+    @classmethod
+    def open(cls, directory: Path, *, num_threads: int | None = None) -> "OnnxModel":
+        """
+        Args:
+            num_threads: within an operator; None lets ONNX Runtime use every core.
+
+        Raises:
+            ExportError: ``directory`` is no bundle of glmquant's, or damaged.
+        """
+        session = open_session(directory, num_threads)
+        return cls(session, read_info(directory, session))
+
+    def forward(self, input_ids_BT: Ids, attention_mask_BT: Ids, *, keep: int = 0) -> Logits:
+        """Logits of whole sequences.
+
+        Args:
+            attention_mask_BT: 1 for tokens, 0 for padding, which may stand on either side of a row.
+            keep: columns at the end to give logits of; 0 for all.
+
+        Returns:
+            float32 ``[B, keep or T, V]``; rows of padding mean nothing.
+
+        Raises:
+            GenerationError: ids, a mask or a length the model cannot take.
+        """
+        self._check(input_ids_BT, attention_mask_BT, 0)
+        info = self.info
+        empty = np.zeros((len(input_ids_BT), info.num_key_value_heads, 0, info.head_dim), info.cache_dtype)
+        binding = self._session.io_binding()
+        for layer in range(info.num_layers):
+            for part in ("key", "value"):
+                binding.bind_cpu_input(f"past_key_values.{layer}.{part}", empty)
+        return self._run(binding, input_ids_BT, attention_mask_BT, keep)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KvCache:
+        """An empty cache for ``capacity`` columns."""
+        return KvCache(self._session, self.info, batch_size, capacity)
+
+    def forward_with_cache(self, input_ids_BT: Ids, attention_mask_BL: Ids, cache: KvCache, *, keep: int = 0) -> Logits:
+        """Logits of new tokens, whose keys and values are added to ``cache``.
+
+        Args:
+            attention_mask_BL: over the columns the cache holds and the new ones.
+            keep: columns at the end to give logits of; 0 for all.
+
+        Returns:
+            float32 ``[B, keep or T, V]``.
+
+        Raises:
+            GenerationError: ids, a mask or a length the model or the cache cannot take.
+        """
+        self._check(input_ids_BT, attention_mask_BL, cache.length)
+        length = attention_mask_BL.shape[1]
+        if length > cache.capacity or len(input_ids_BT) != cache.batch_size:
+            raise GenerationError(
+                f"a batch of {len(input_ids_BT)} rows and {length} columns does not fit the cache",
+                expected=f"{cache.batch_size} rows and at most {cache.capacity} columns",
+            )
+        logits = self._run(cache.binding, input_ids_BT, attention_mask_BL, keep)
+        cache.length = length
+        return logits
+
+    def _run(self, binding: Any, input_ids_BT: Ids, mask_BL: Ids, keep: int) -> Logits:
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids_BT))
+        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(mask_BL))
+        binding.bind_ortvalue_input(KEEP, ort.OrtValue.ortvalue_from_numpy(np.array([keep], np.int64)))
+        binding.bind_output("logits")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
+            raise ExportError(
+                f"ONNX Runtime could not run the model: {error}",
+                expected=f"a graph that onnxruntime {ort.__version__} can run on this machine",
+                fix="if memory ran out, use a smaller batch or a shorter text",
+            ) from error
+        # The first output bound; binding it again lets the next step have another shape.
+        logits: Logits = binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
+        return logits
+
+    def _check(self, input_ids_BT: Ids, mask_BL: Ids, past: int) -> None:
+        batch, new = input_ids_BT.shape
+        if new == 0 or mask_BL.shape != (batch, past + new):
+            raise GenerationError(
+                f"an attention mask of shape {mask_BL.shape} for ids of shape {(batch, new)} after {past} columns",
+                expected=f"at least one new token, and a mask of shape {(batch, past + new)}",
+            )
+        if input_ids_BT.min() < 0 or input_ids_BT.max() >= self.info.vocab_size:
+            raise GenerationError(
+                f"token ids from {input_ids_BT.min()} to {input_ids_BT.max()}",
+                expected=f"ids from 0 to {self.info.vocab_size - 1}",
+                fix="encode the text with the bundle's own tokenizer",
+            )
+        real_B = mask_BL.sum(1)
+        edges = np.abs(np.diff(mask_BL[:, past:], axis=1, prepend=0, append=0)).sum(1)
+        if real_B.min() < 1 or edges.max() > 2:
+            raise GenerationError(
+                "a row of the batch has no token, or padding between its tokens",
+                expected="tokens side by side, with padding on the left, the right or both",
+            )
+        if real_B.max() > self.info.max_length:
+            raise GenerationError(
+                f"a row of the batch has {real_B.max()} tokens",
+                expected=f"at most {self.info.max_length}, the bundle's max_length",
+                fix="shorten the text, or export with a larger export.max_length",
+            )

@@ -1,0 +1,19 @@
+import hashlib
+
+import numpy as np
+import torch
+
+from glmquant.export.weights_file import WeightsFile
+
+
+def test_tensors_lie_where_their_handles_say(tmp_path) -> None:
+    path = tmp_path / "model.onnx.data"
+    with WeightsFile(path) as file:
+        first = file.add("a", torch.tensor([1, 2, 3], dtype=torch.uint8))
+        second = file.add("b", torch.tensor([[1.5, 2.5]]).half())
+    data = path.read_bytes()
+    assert (first.offset, first.length, second.offset, second.length) == (0, 3, 64, 4)
+    assert second.location == "model.onnx.data"
+    assert np.frombuffer(data[64:68], np.float16).tolist() == [1.5, 2.5]
+    assert file.size == len(data) == 68
+    assert file.sha256 == hashlib.sha256(data).hexdigest()

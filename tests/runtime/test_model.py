@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+
+from glmquant.errors import ExportError, GenerationError
+from glmquant.export.save import export_bundle
+from glmquant.recipe.schema import ExportOptions
+from glmquant.runtime.model import OnnxModel
+from tests.export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+
+
+@pytest.fixture(scope="module", params=GOLDEN_NAMES)
+def golden(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    export_bundle(golden_source(request.param), ExportOptions(), directory)
+    return OnnxModel.open(directory, num_threads=1), golden_expected(request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny")
+    export_bundle(random_source(), ExportOptions(), directory)
+    return OnnxModel.open(directory, num_threads=1)
+
+
+def in_steps(model: OnnxModel, ids, mask, sizes) -> np.ndarray:
+    """Logits of a batch fed in pieces of the given sizes."""
+    cache = model.new_cache(len(ids), ids.shape[1] + 3)
+    pieces = []
+    for size in sizes:
+        start = cache.length
+        pieces.append(model.forward_with_cache(ids[:, start : start + size], mask[:, : start + size], cache))
+    return np.concatenate(pieces, axis=1)
+
+
+@pytest.mark.parametrize("sizes", [[24], [1] * 24, [10, 1, 1, 5, 7]], ids=["prompt", "tokens", "chunks"])
+def test_steps_with_a_cache_equal_the_full_forward(golden, sizes) -> None:
+    model, expected = golden
+    ids = expected["input_ids"].numpy()
+    logits = in_steps(model, ids, np.ones_like(ids), sizes)
+    assert np.abs(logits - expected["logits"].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("sizes", [[24], [12] + [1] * 12, [9, 8, 7]], ids=["prompt", "tokens", "chunks"])
+def test_left_padded_steps_equal_the_full_forward(golden, sizes) -> None:
+    model, expected = golden
+    mask = expected["attention_mask_padded"].numpy()
+    logits = in_steps(model, expected["input_ids"].numpy(), mask, sizes)
+    assert np.abs(logits - expected["logits_padded"].numpy())[mask == 1].max() < 1e-5
+
+
+def test_decoding_after_a_right_padded_prompt_equals_the_full_forward(golden) -> None:
+    model, expected = golden
+    full = expected["input_ids"].numpy()
+    # Row 1 has 6 tokens of 10, then both rows go on.
+    prompt, mask = full[:, :10].copy(), np.ones((2, 10), np.int64)
+    mask[1, 6:] = 0
+    cache = model.new_cache(2, 16)
+    first = model.forward_with_cache(prompt, mask, cache)
+    assert np.abs(first[1, :6] - expected["logits"][1, :6].numpy()).max() < 1e-5
+    for step in range(4):
+        mask = np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1)
+        ids = np.array([[full[0, 10 + step]], [full[1, 6 + step]]])
+        logits = model.forward_with_cache(ids, mask, cache)
+        assert np.abs(logits[0, 0] - expected["logits"][0, 10 + step].numpy()).max() < 1e-5
+        assert np.abs(logits[1, 0] - expected["logits"][1, 6 + step].numpy()).max() < 1e-5
+
+
+def test_kept_logits_are_the_last_of_all(golden) -> None:
+    model, expected = golden
+    ids, mask = expected["input_ids"].numpy(), expected["attention_mask_padded"].numpy()
+    every = model.forward(ids, mask)
+    assert every.shape == (2, 24, 2112)
+    assert np.array_equal(model.forward(ids, mask, keep=3), every[:, -3:])
+
+
+def test_info_is_the_models(golden) -> None:
+    info = golden[0].info
+    assert (info.num_layers, info.num_key_value_heads, info.head_dim, info.vocab_size) == (3, 2, 32, 2112)
+    assert (info.max_length, info.eos_ids, info.pad_id, info.accuracy_level) == (2048, (2,), 0, 4)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        (ones(1, 3), ones(1, 2), "attention mask of shape"),
+        (ones(1, 0), ones(1, 0), "attention mask of shape"),
+        (ones(1, 2) * 200, ones(1, 2), "token ids from 200"),
+        (ones(1, 2) * -1, ones(1, 2), "token ids from -1"),
+        (ones(2, 2), np.array([[1, 1], [0, 0]]), "no token"),
+        (ones(1, 3), np.array([[1, 0, 1]]), "padding between"),
+        (ones(1, 65), ones(1, 65), "65 tokens"),
+    ],
+)
+def test_input_the_model_cannot_take_is_refused(tiny, ids, mask, message) -> None:
+    with pytest.raises(GenerationError, match=message):
+        tiny.forward(ids, mask)
+
+
+def test_a_full_cache_is_refused(tiny) -> None:
+    cache = tiny.new_cache(1, 4)
+    with pytest.raises(GenerationError, match="does not fit the cache"):
+        tiny.forward_with_cache(ones(1, 5), ones(1, 5), cache)
+    with pytest.raises(GenerationError, match="does not fit the cache"):
+        tiny.forward_with_cache(ones(2, 2), ones(2, 2), cache)
+
+
+def test_float16_cache_gives_float32_logits(tmp_path) -> None:
+    export_bundle(random_source(), ExportOptions(dtype="float16"), tmp_path)
+    model = OnnxModel.open(tmp_path, num_threads=1)
+    ids = np.arange(1, 9)[None]
+    logits = in_steps(model, ids, ones(1, 8), [5, 1, 1, 1])
+    assert model.info.cache_dtype == "float16"
+    assert logits.dtype == np.float32
+    assert np.abs(logits - model.forward(ids, ones(1, 8))).max() < 0.02
+
+
+def test_what_is_no_bundle_is_refused(tmp_path) -> None:
+    with pytest.raises(ExportError, match="is not an ONNX bundle"):
+        OnnxModel.open(tmp_path / "THUDM" / "chatglm2-6b")
+    with pytest.raises(ExportError, match="is not an ONNX bundle"):
+        OnnxModel.open(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ExportError, match="cannot load"):
+        OnnxModel.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_weights_are_refused(tmp_path, damage) -> None:
+    export_bundle(random_source(), ExportOptions(), tmp_path)
+    weights = tmp_path / "model.onnx.data"
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ExportError, match="cannot load"):
+        OnnxModel.open(tmp_path)
+
+
+def test_a_bundle_without_its_token_ids_is_refused(tmp_path) -> None:
+    export_bundle(random_source(), ExportOptions(), tmp_path)
+    (tmp_path / "genai_config.json").write_text('{"model": {}}')
+    with pytest.raises(ExportError, match="special token ids"):
+        OnnxModel.open(tmp_path)
+
+
+def test_another_tools_graph_is_refused(tmp_path) -> None:
+    import onnx
+
+    export_bundle(random_source(), ExportOptions(), tmp_path)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="no graph of glmquant's"):
+        OnnxModel.open(tmp_path)

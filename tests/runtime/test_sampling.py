@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from glmquant.errors import GenerationError
+from glmquant.runtime.sampling import GenerationOptions, Sampler
+
+LOGITS_BV = np.log(np.array([[0.1, 0.5, 0.15, 0.25]], np.float32))
+
+
+def shares(**options) -> list[float]:
+    """How often each token is drawn."""
+    sampler = Sampler(GenerationOptions(seed=0, **options))
+    drawn = [int(sampler.choose(LOGITS_BV)[0]) for _ in range(4000)]
+    return [drawn.count(token) / 4000 for token in range(4)]
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    two_rows = np.array([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]], np.float32)
+    assert Sampler(GenerationOptions()).choose(two_rows).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 1.0}, [0.1, 0.5, 0.15, 0.25]),
+        ({"temperature": 0.5}, [0.029, 0.725, 0.065, 0.181]),
+        ({"temperature": 1.0, "top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
+        ({"temperature": 1.0, "top_k": 1}, [0, 1, 0, 0]),
+        ({"temperature": 1.0, "top_p": 0.5}, [0, 1, 0, 0]),
+        ({"temperature": 1.0, "top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.8}, [0, 2 / 3, 0, 1 / 3]),
+    ],
+)
+def test_tokens_are_drawn_as_often_as_they_should(options, expected) -> None:
+    assert shares(**options) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
+def test_options_out_of_range_are_refused(options) -> None:
+    with pytest.raises(GenerationError, match=next(iter(options))):
+        GenerationOptions(**options)
