@@ -54,7 +54,8 @@ class Sampler:
     def choose(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """One token id a row, ``[B]``."""
         if self._options.temperature == 0:
-            return logits_BV.argmax(1).astype(np.int64)
+            likeliest_B: npt.NDArray[np.int64] = logits_BV.argmax(1)
+            return likeliest_B
         return np.array([self._draw(logits_V) for logits_V in logits_BV], np.int64)
 
     def _draw(self, logits_V: npt.NDArray[np.float32]) -> int:

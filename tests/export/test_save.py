@@ -116,10 +116,11 @@ def test_int8_arithmetic_is_close(tmp_path) -> None:
     assert 1e-4 < relative_error(logits, torch_logits(source, IDS)) < 0.05
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(
     "spec", [QuantSpec(8, 128), QuantSpec(4, 32), QuantSpec(4, 32, False), QuantSpec(2, -1)], ids=str
 )
-def test_quantised_embedding_is_what_it_says(tmp_path, spec) -> None:
+def test_quantised_embedding_is_what_it_says(tmp_path, spec, dtype) -> None:
     source = random_source()
     rounded = replace(source, embedding_VD=Rtn().quantize(source.embedding_VD, spec, None).dequantize())
     logits = onnx_logits(source, ExportOptions(embedding=spec, dtype=dtype), tmp_path)
