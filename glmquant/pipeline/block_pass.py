@@ -1,7 +1,7 @@
 """One block: quantised linear by linear while the calibration samples pass through it once.
 
-Each linear sees the inputs it will meet: those that the linears before it, already quantised, produce. The block is cut where
-a linear's input appears, so each product is computed once.
+Each linear sees the inputs it will meet: those that the linears before it, already quantised, produce. The block is
+cut where a linear's input appears, so each product is computed at most twice.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,9 +68,9 @@ def quantize_block(
         linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
         done = [quantize_linear(n, linear, plans[n], None) for n, linear in zip(names, linears, strict=True)]
         (qkv, _), (o, _), (gate_up, _), (down, _) = done
-        return replace(
-            block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down
-        ), [outcome for _, outcome in done]
+        return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [
+            outcome for _, outcome in done
+        ]
     attention, first = _attention_half(block, names, plans, config, activations)
     mlp, second = _mlp_half(block, names, plans, config, activations)
     qkv, o = attention

@@ -1,0 +1,244 @@
+"""The command line: the only place that prints or exits. Results go to stdout, progress and notes to stderr.
+
+Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, 3 the check was inconclusive, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from glmquant import __version__
+from glmquant.errors import GlmQuantError
+from glmquant.progress import Progress
+
+EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Takes a GLM checkpoint to a small, fast, proven ONNX model: calibrate, quantise, export, check.",
+)
+
+ModelArgument = Annotated[Path, typer.Argument(help="Directory of a GLM checkpoint.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist, or be empty.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
+]
+RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Name of a packaged recipe, or path of a YAML file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]
+Data = Annotated[list[Path] | None, typer.Option("--data", help="UTF-8 text or JSONL to calibrate on.")]
+TaskOption = Annotated[list[Path] | None, typer.Option("--task", help="Labelled JSONL or CSV to classify.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options of every command; ``main`` reads ``--debug`` itself."""
+
+
+@app.command()
+def demo(
+    out: Out,
+    recipe: RecipeOption = "demo",
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole pipeline on the model inside the package: calibrate, quantise, export, check, generate."""
+    from glmquant import assets
+
+    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or path of a YAML file.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Directory of a GLM checkpoint.")],
+    out: Out,
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Calibrate, quantise, export and check in one go."""
+    _run(recipe, model, out, overrides, as_json, quiet)
+
+
+@app.command()
+def inspect(
+    model: ModelArgument, recipe: RecipeOption | None = None, overrides: Set = None, as_json: Json = False
+) -> None:
+    """Say what a checkpoint is, how big, and what a recipe would make of it."""
+    from glmquant import api
+
+    chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
+    summary = api.inspect(model, chosen)
+    _print(summary.to_dict() if as_json else summary.lines(), as_json)
+
+
+@app.command()
+def calibrate(
+    model: ModelArgument,
+    out: Out,
+    data: Data = None,
+    recipe: RecipeOption = "int4-g128-gptq",
+    overrides: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Sample calibration text and record the ranges of every linear's inputs."""
+    from glmquant import api
+
+    with _progress(quiet) as progress:
+        api.calibrate(model, api.load_recipe(recipe, _overrides(overrides)), text=data, out=out, progress=progress)
+    print(out)
+
+
+@app.command()
+def quantize(
+    model: ModelArgument,
+    out: Out,
+    recipe: RecipeOption,
+    calibration: Annotated[Path | None, typer.Option("--calibration", "-c", help="What `calibrate` wrote.")] = None,
+    overrides: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Quantise a checkpoint into a directory in GPTQ format."""
+    from glmquant import api
+
+    with _progress(quiet) as progress:
+        api.quantize(model, api.load_recipe(recipe, _overrides(overrides)), calibration, out=out, progress=progress)
+    print(out)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Directory of a checkpoint: what `quantize` wrote, or a float one.")],
+    out: Out,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe whose `export` section to use.")] = None,
+    overrides: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a checkpoint as an ONNX bundle with KV-cache inputs."""
+    from glmquant import api
+
+    with _progress(quiet) as progress:
+        bundle = api.export(model, api.recipe_for_export(recipe, _overrides(overrides)), out=out, progress=progress)
+    print(bundle.path)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="Directory of an ONNX bundle.")],
+    baseline: Annotated[Path, typer.Option("--baseline", "-b", help="Directory of the float checkpoint.")],
+    text: Text = None,
+    task: TaskOption = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Directory to write the report to.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe whose `check` section to use.")] = None,
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure an ONNX bundle against the float checkpoint. Exit code 0 passed, 1 missed a limit, 3 inconclusive."""
+    from glmquant import api
+
+    chosen = api.recipe_for_check(recipe, _overrides(overrides))
+    with _progress(quiet) as progress:
+        result = api.check(
+            bundle, baseline=baseline, recipe=chosen, text=text, tasks=task, out=report, progress=progress
+        )
+    _print(result.to_dict() if as_json else result.to_markdown(), as_json)
+    raise typer.Exit(EXIT_CODES[result.verdict])
+
+
+@app.command()
+def generate(
+    bundle: Annotated[Path, typer.Argument(help="Directory of an ONNX bundle.")],
+    prompt: Annotated[str, typer.Argument(help="What to say to the model.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Stream an answer from an ONNX bundle."""
+    from glmquant import api
+
+    options = api.GenerationOptions(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    for piece in api.generate(bundle, prompt, chat=not raw, options=options):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def recipes() -> None:
+    """List the packaged recipes."""
+    from glmquant import api
+
+    for name in api.packaged_recipes():
+        print(f"{name:24} {api.load_recipe(name).description}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``glmquant`` command."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("\ninterrupted; run the same command again to go on from where it stopped", file=sys.stderr)
+        code = INTERRUPTED
+    except GlmQuantError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"glmquant: {error}", file=sys.stderr)
+        code = BAD_INPUT
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(recipe: str, model: Path, out: Path, overrides: list[str] | None, as_json: bool, quiet: bool) -> None:
+    from glmquant import api
+
+    chosen = api.load_recipe(recipe, _overrides(overrides))
+    with _progress(quiet) as progress:
+        report = api.run(model, chosen, out=out, progress=progress)
+    _print(report.to_dict() if as_json else report.to_markdown(), as_json)
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def _progress(quiet: bool) -> AbstractContextManager[Progress]:
+    from glmquant.terminal import progress_on_stderr
+
+    return progress_on_stderr(quiet)
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    from glmquant.recipe.load import parse_override
+
+    return dict(parse_override(pair) for pair in pairs or ())
+
+
+def _print(result: Any, as_json: bool) -> None:
+    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else result)

@@ -1,0 +1,71 @@
+"""Progress on stderr: bars on a terminal, a line now and then anywhere else, nothing when quiet."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from glmquant.progress import Progress, silent
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress_on_stderr(quiet: bool) -> Iterator[Progress]:
+    """A progress callback for the library, and its notes (``logging``) shown, while the context lasts."""
+    if quiet:
+        yield silent
+        return
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
+    logger = logging.getLogger("glmquant")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        if console.is_terminal:
+            with _bars(console) as bars:
+                yield bars
+        else:
+            yield Lines(console)
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+class Lines:
+    """One line as a stage starts and ends, and every few seconds between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage = ""
+        self._shown_at = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage or done == total or now - self._shown_at >= SECONDS_BETWEEN_LINES:
+            self._stage, self._shown_at = stage, now
+            self._console.print(f"{stage}: {done} of {total}", highlight=False)
