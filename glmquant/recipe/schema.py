@@ -88,14 +88,26 @@ class Rule(Section):
 
 
 class ExportOptions(Section):
-    """How the ONNX bundle is written."""
+    """How the ONNX bundle is written.
 
-    profile: Literal["ort"] = "ort"
+    ``profile: ort`` uses ONNX Runtime's fused operators; ``standard`` plain ONNX, for other runtimes. ``kv_cache: int8``
+    and ``int4`` store keys and values with scales from a calibration, one a channel.
+    """
+
+    profile: Literal["ort", "standard"] = "ort"
     dtype: Literal["float32", "float16"] = "float32"
     accuracy_level: Literal[0, 1, 2, 3, 4] = 4
     embedding: QuantSpec | None = None
-    kv_cache: Literal["float"] = "float"
+    kv_cache: Literal["float", "int8", "int4"] = "float"
     max_length: int = Field(8192, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "ExportOptions":
+        if self.profile == "standard" and self.kv_cache != "float":
+            raise ValueError(f"kv_cache: {self.kv_cache} needs `profile: ort`; no standard operator has such a cache")
+        if self.profile == "standard" and self.embedding is not None and self.embedding.bits != 8:
+            raise ValueError("profile: standard takes an embedding of 8 bits, or a float one")
+        return self
 
 
 class Task(Section):
