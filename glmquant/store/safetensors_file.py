@@ -46,18 +46,29 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: a header that is not one, or lengths that lie, overlap or leave holes.
     """
-    try:
-        with path.open("rb") as file:
-            header, start = _read_header(file, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
+    header, start = _read_header(path)
     header.pop(METADATA, None)
     tensors = {name: _entry(path, name, entry, start) for name, entry in header.items()}
     _require_gapless(path, tensors, start)
     return tensors
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The free text in a file's header. Raises CheckpointError for a header that is not one."""
+    metadata = _read_header(path)[0].get(METADATA, {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    try:
+        with path.open("rb") as file:
+            return _header_of(file, path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
+
+
+def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     prefix = file.read(LENGTH.size)
     refuse_lfs_pointer(path, prefix + file.read(64))
     size = file_size(path)

@@ -49,6 +49,8 @@ class StoredTensor:
 
     def read_into(self, out: Tensor, rows: tuple[int, int] | None = None) -> None:
         """As :meth:`read`, into a contiguous tensor of the shape and dtype to be read."""
+        assert out.dtype == self.dtype
+        assert out.is_contiguous()
         row_bytes = self.nbytes // self.shape[0] if rows is not None and self.shape[0] else 0
         start = self.offset + (rows[0] * row_bytes if rows is not None else 0)
         values = out.view(-1)

@@ -1,0 +1,213 @@
+"""Writing a quantised checkpoint piece by piece, so that a killed run loses one piece at most.
+
+A piece is the embedding, a block, or the final norm with the head: one safetensors shard each, which appears under its
+name only when it is on the disk. What quantising a piece cost travels in its header. No time, host or path is written.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from torch import Tensor
+
+from glmquant import __version__
+from glmquant.core.qtensor import QuantTensor
+from glmquant.errors import CheckpointError
+from glmquant.glm.block import Block, Linear
+from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group, linear_groups
+from glmquant.glm.hf_config import to_hf_config
+from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.names import EMBEDDING, FINAL_NORM, canonical_shapes, layer_prefix
+from glmquant.store.checkpoint import CONFIG, Checkpoint
+from glmquant.store.files import MAX_CONFIG_BYTES, file_inside
+from glmquant.store.gptq import GptqFormat, encode, require_whole_words
+from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Plan, quantize_config, version_for
+from glmquant.store.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    GroupRecord,
+    Manifest,
+    library_versions,
+    manifest_bytes,
+    records_from_json,
+    records_to_json,
+)
+from glmquant.store.output import sync_directory
+from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from glmquant.store.shards import INDEX
+from glmquant.store.table import FUSED, HALVES, TensorTable
+
+GateUp = Literal["fused", "split"]
+"""``fused`` is what transformers loads, ``split`` what GPTQModel loads."""
+
+RECORDS: Final = "glmquant.records"
+SIDE_FILES: Final = ("GENERATION_CONFIG.JSON", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
+
+
+class ArtifactWriter:
+    """Writes a checkpoint in canonical names and GPTQ format into a directory, and finds there what is finished.
+
+    Args:
+        directory: exists; what an earlier run with the same inputs wrote may be in it.
+        config: of the model.
+        plan: a spec for each linear group by name; None where it is kept float.
+        gate_up: how the two are stored.
+
+    Raises:
+        QuantizationError: a linear whose shape the GPTQ format cannot hold at the bits planned.
+    """
+
+    def __init__(self, directory: Path, config: GlmConfig, plan: Plan, *, gate_up: GateUp = "fused") -> None:
+        self._directory, self._plan, self._gate_up = directory, plan, gate_up
+        own_head = plan.get(HEAD) is not None
+        self._config = replace(config, tie_word_embeddings=False) if own_head else config
+        self._version = version_for(plan)
+        for group in linear_groups(config):
+            spec = plan[group.name]
+            for module, start, stop in self._modules(group):
+                if spec is not None:
+                    require_whole_words(module, stop - start, group.columns, spec.bits)
+
+    @property
+    def has_embedding(self) -> bool:
+        return self._shard(0).exists()
+
+    def has_block(self, layer: int) -> bool:
+        return self._shard(1 + layer).exists()
+
+    @property
+    def has_head(self) -> bool:
+        return self._shard(-1).exists()
+
+    def write_embedding(self, weight_VD: Tensor) -> None:
+        self._write(self._shard(0), {EMBEDDING: weight_VD})
+
+    def write_block(self, layer: int, block: Block, records: Sequence[GroupRecord] = ()) -> None:
+        """``block``'s linears are quantised as planned; ``records`` say what that cost."""
+        at = layer_prefix(layer)
+        norms = {
+            "input_layernorm": block.input_layernorm,
+            "post_self_attn_layernorm": block.post_self_attn_layernorm,
+            "post_attention_layernorm": block.post_attention_layernorm,
+            "post_mlp_layernorm": block.post_mlp_layernorm,
+        }
+        tensors = {f"{at}{name}.weight": gain for name, gain in norms.items() if gain is not None}
+        linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
+        for group, linear in zip(block_groups(self._config, layer), linears, strict=True):
+            tensors |= self._linear(group, linear)
+        self._write(self._shard(1 + layer), tensors, records)
+
+    def write_head(self, final_norm: Tensor, lm_head: Linear, records: Sequence[GroupRecord] = ()) -> None:
+        """A head that is tied to the embedding is not written again."""
+        tied = self._config.tie_word_embeddings
+        head = {} if tied else self._linear(head_group(self._config), lm_head)
+        self._write(self._shard(-1), {FINAL_NORM: final_norm, **head}, records)
+
+    def read_block(self, layer: int) -> Block:
+        """A block that is already written."""
+        sources = {name: TensorSource(name, shape) for name, shape in canonical_shapes(self._config).items()}
+        stored = read_safetensors(self._shard(1 + layer))
+        usual = next((spec.group_size for spec in self._plan.values() if spec is not None), -1)
+        return TensorTable(Layout(self._config, sources), stored, GptqFormat(self._version, usual)).block(layer)
+
+    def finish(self, source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None) -> None:
+        """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
+
+        Args:
+            source: what was quantised; licence and generation settings are copied from it.
+            recipe: as resolved, in values JSON has.
+            calibration: sha256 of the calibration tokens.
+        """
+        shards = [self._shard(piece) for piece in range(self._pieces)]
+        records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            glmquant_version=__version__,
+            source_name=source.path.name,
+            source_fingerprint=source.fingerprint,
+            family=self._config.family,
+            recipe=recipe,
+            calibration=calibration,
+            groups=tuple(records),
+            libraries=library_versions(),
+        )
+        quantization = quantize_config(self._plan, f"glmquant:{__version__}")
+        section = {SECTION: quantization} if quantization else {}
+        self._write_json(CONFIG, to_hf_config(self._config) | section)
+        if quantization:
+            self._write_json(QUANTIZE_CONFIG, quantization)
+        self._write_json(INDEX, _index(shards))
+        copy_side_files(source.path, self._directory)
+        (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+
+    @property
+    def _pieces(self) -> int:
+        return self._config.num_hidden_layers + 2
+
+    def _shard(self, piece: int) -> Path:
+        """Pieces in the order data flows: embedding, blocks, head."""
+        return self._directory / f"model-{piece % self._pieces + 1:05}-of-{self._pieces:05}.safetensors"
+
+    def _modules(self, group: LinearGroup) -> Iterator[tuple[str, int, int]]:
+        """The modules a group is written as, each with its rows ``[start, stop)``."""
+        start = 0
+        for member, rows in zip(group.members, group.member_rows, strict=True):
+            split = self._gate_up == "split" and member.endswith(FUSED)
+            names = [member.replace(FUSED, half) for half in HALVES] if split else [member]
+            for name in names:
+                stop = start + rows // len(names)
+                yield name, start, stop
+                start = stop
+
+    def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
+        weight, bias_N = linear.weight, linear.bias_N
+        spec = weight.spec if isinstance(weight, QuantTensor) else None
+        assert spec == self._plan[group.name], f"{group.name} is not quantised as planned"
+        tensors: dict[str, Tensor] = {}
+        for module, start, stop in self._modules(group):
+            if isinstance(weight, QuantTensor):
+                parts = encode(weight.rows(start, stop), self._version, name=module)
+            else:
+                parts = {"weight": weight[start:stop]}
+            if bias_N is not None:
+                parts["bias"] = bias_N[start:stop]
+            tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in parts.items()}
+        return tensors
+
+    def _write(self, shard: Path, tensors: Mapping[str, Tensor], records: Sequence[GroupRecord] = ()) -> None:
+        unfinished = shard.with_suffix(".unfinished")
+        write_safetensors(unfinished, tensors, {"format": "pt", RECORDS: records_to_json(records)})
+        os.rename(unfinished, shard)
+        sync_directory(self._directory)
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        text = json.dumps(values, ensure_ascii=False, indent=2)
+        (self._directory / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _index(shards: Sequence[Path]) -> dict[str, Any]:
+    stored = {name: (tensor, shard.name) for shard in shards for name, tensor in read_safetensors(shard).items()}
+    return {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor, _ in stored.values())},
+        "weight_map": {name: stored[name][1] for name in sorted(stored)},
+    }
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copies licences, notices and generation settings.
+
+    Raises:
+        CheckpointError: one that is no file of the checkpoint directory, or far too large.
+    """
+    for name in sorted(path.name for path in source.iterdir()):
+        if any(fnmatchcase(name.upper(), pattern) for pattern in SIDE_FILES):
+            path = file_inside(source, name, where=source)
+            with path.open("rb") as file:
+                content = file.read(MAX_CONFIG_BYTES + 1)
+            if len(content) > MAX_CONFIG_BYTES:
+                raise CheckpointError(f"{name} is too large for what it is", where=path)
+            (target / name).write_bytes(content)

@@ -1,0 +1,143 @@
+"""A checkpoint or artifact directory, opened: everything about it is checked, no weight is read yet."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from glmquant.errors import CheckpointError
+from glmquant.glm.block import Block, Linear
+from glmquant.glm.config import Family, GlmConfig
+from glmquant.glm.layouts import resolve_layout
+from glmquant.store.files import file_inside, read_json
+from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
+from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
+from glmquant.store.shards import Shards, find_shards
+from glmquant.store.table import TensorTable
+from glmquant.store.tensors import StoredTensor, update_digest
+
+CONFIG: Final = "config.json"
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A GLM on disk, float or GPTQ-quantised, native or canonical; tensors load on demand and are not kept.
+
+    Every method that reads raises :class:`CheckpointError` for NaN, Inf or a file cut short.
+
+    Attributes:
+        path: the directory.
+        config: the model's canonical description.
+        manifest: ``glmquant.json``, where glmquant wrote the directory.
+    """
+
+    path: Path
+    config: GlmConfig
+    manifest: Manifest | None
+    _table: TensorTable
+    _shards: Shards
+
+    @property
+    def is_quantized(self) -> bool:
+        return self._table.gptq is not None
+
+    @cached_property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors that the model is made of."""
+        return sum(tensor.nbytes for tensor in set(self._table.used()))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`."""
+        stored: dict[Path, list[StoredTensor]] = {}
+        for tensor in self._shards.stored.values():
+            stored.setdefault(tensor.path, []).append(tensor)
+        configs = [self.path / name for name in (CONFIG, QUANTIZE_CONFIG) if (self.path / name).exists()]
+        digest = hashlib.sha256()
+        for path in (*configs, *self._shards.files):
+            update_digest(digest, path, stored.get(path, []))
+        return digest.hexdigest()
+
+    def embedding(self) -> Tensor:
+        """Token embeddings ``[V, D]`` in their stored dtype."""
+        return self._table.embedding()
+
+    def block(self, layer: int) -> Block:
+        """A block's weights, float ones in their stored dtype."""
+        return self._table.block(layer)
+
+    def final_norm(self) -> Tensor:
+        """Gain ``[D]`` of the last norm."""
+        return self._table.final_norm()
+
+    def lm_head(self) -> Linear:
+        """The head ``[V, D]``; the embedding, where they are tied."""
+        return self._table.lm_head()
+
+
+def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> Checkpoint:
+    """Opens a checkpoint directory: configuration, names, shapes and file bounds are checked; no code of it runs.
+
+    Args:
+        directory: ``config.json`` with safetensors or ``.bin`` weights beside it.
+        family: lineage of a native checkpoint whose ``config.json`` does not tell it.
+
+    Raises:
+        CheckpointError: what is wrong with it, naming file and field.
+    """
+    path = _existing(directory)
+    config_path = _config_path(path)
+    values = read_json(config_path)
+    manifest = read_manifest(file_inside(path, MANIFEST, where=path)) if (path / MANIFEST).exists() else None
+    family = family or (manifest.family if manifest else None)
+    resolve_layout(values, config_path=config_path, family=family)  # its errors come before those of the weights
+    gptq = read_gptq_format(path, values)
+    shards = find_shards(path)
+    layout = resolve_layout(
+        values,
+        config_path=config_path,
+        family=family,
+        tensor_names={_float_name(name) for name in shards.stored if not name.endswith(_GPTQ_ONLY)},
+    )
+    table = TensorTable(layout, shards.stored, gptq)
+    table.verify()
+    return Checkpoint(path, layout.config, manifest, table, shards)
+
+
+def _float_name(name: str) -> str:
+    """The name a quantised linear's weight had before."""
+    return name.removesuffix("qweight") + "weight" if name.endswith(".qweight") else name
+
+
+def _existing(directory: str | Path) -> Path:
+    path = Path(directory)
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise CheckpointError("a checkpoint is a directory, this is a file", where=path, fix="give its directory")
+    text = str(directory)
+    if _HUB_ID.fullmatch(text) and not text.startswith("."):
+        raise CheckpointError(
+            f"there is no directory {text}; it looks like the id of a checkpoint on the Hugging Face hub",
+            where=text,
+            expected="a directory on this machine: glmquant downloads nothing",
+            fix=f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR",
+        )
+    raise CheckpointError("the checkpoint directory does not exist", where=path)
+
+
+def _config_path(directory: Path) -> Path:
+    if not (directory / CONFIG).exists():
+        raise CheckpointError(
+            f"the directory has no {CONFIG}",
+            where=directory,
+            expected="a checkpoint directory as its publisher ships it",
+            fix="give the directory that holds config.json and the weights",
+        )
+    return file_inside(directory, CONFIG, where=directory)

@@ -1,0 +1,204 @@
+"""GPTQ on disk: one linear at a time, between :class:`QuantTensor` and the four tensors that AutoGPTQ, GPTQModel and
+AutoRound write (AutoGPTQ ``nn_modules/qlinear``, GPTQModel ``FORMAT.GPTQ`` and ``FORMAT.GPTQ_V2``):
+
+    qweight  int32   [K * bits / 32, N]   codes along K, the first in the lowest bits
+    qzeros   int32   [G, N * bits / 32]   zero points along N, the first in the lowest bits
+    scales   float16 [G, N]
+    g_idx    int32   [K]                  the group of each column
+
+``gptq`` (v1) stores each zero point less one, wrapped within its own bits, and readers add one the same way;
+``gptq_v2`` stores zero points as they are.
+
+Bits and group size are read from the shapes themselves, so a module that ``dynamic`` gives other bits needs no regular
+expression of a stranger's run. Symmetric is what has every zero point in the middle, whatever a file says of itself.
+
+Shape suffixes: N output rows, K input columns, G groups along K.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from glmquant.core.packing import from_int32_words, to_int32_words
+from glmquant.core.qtensor import QuantTensor
+from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.errors import CheckpointError, QuantizationError
+from glmquant.store.tensors import StoredTensor
+
+Version = Literal["gptq", "gptq_v2"]
+
+SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
+WORD_BITS: Final = 32
+POWERS: Final = tuple(1 << n for n in range(4, 25))
+HALF_ROUNDING: Final = 2.0**-11
+
+
+def encode(quantized: QuantTensor, version: Version, *, name: str) -> dict[str, Tensor]:
+    """The four tensors of a linear by suffix.
+
+    Raises:
+        QuantizationError: the linear's rows or columns do not fill whole 32-bit words.
+    """
+    rows, columns = quantized.shape
+    bits = quantized.spec.bits
+    require_whole_words(name, rows, columns, bits)
+    stored_NG = (quantized.zeros_NG - 1) & quantized.spec.max_code if version == "gptq" else quantized.zeros_NG
+    return {
+        "qweight": to_int32_words(quantized.codes_NK, bits).T.contiguous(),
+        "qzeros": to_int32_words(stored_NG.T, bits),
+        "scales": quantized.scales_NG.T.contiguous().half(),
+        "g_idx": group_of_column(columns, quantized.spec),
+    }
+
+
+def require_whole_words(name: str, rows: int, columns: int, bits: int) -> None:
+    """Raises QuantizationError for a linear that the format cannot hold."""
+    for what, count in (("output rows", rows), ("input columns", columns)):
+        if count * bits % WORD_BITS:
+            raise QuantizationError(
+                f"{name} has {count} {what}; at {bits} bits they do not fill whole 32-bit words",
+                expected=f"a multiple of {WORD_BITS // bits}: the GPTQ format knows no padding",
+                fix=f"quantise it to more bits, or keep it float with a rule that matches {name}",
+            )
+
+
+def decode(words: Mapping[str, Tensor], spec: QuantSpec, version: Version) -> QuantTensor:
+    """The inverse of :func:`encode`; the result is symmetric if every zero point is in the middle, else not.
+
+    Args:
+        words: ``qweight``, ``qzeros`` and ``scales``.
+        spec: its bits and group size are taken.
+
+    Raises:
+        CheckpointError: a scale that float16 cannot hold.
+    """
+    stored_GN = from_int32_words(words["qzeros"], spec.bits)
+    zeros_GN = (stored_GN + 1) & spec.max_code if version == "gptq" else stored_GN
+    symmetric = bool((zeros_GN == spec.middle).all())
+    return QuantTensor(
+        from_int32_words(words["qweight"].T, spec.bits),
+        _half_scales(words["scales"]).T.contiguous(),
+        zeros_GN.T.contiguous(),
+        replace(spec, symmetric=symmetric),
+    )
+
+
+def group_of_column(columns: int, spec: QuantSpec) -> Tensor:
+    """``g_idx`` of columns in their natural order, int32 ``[K]``."""
+    return torch.arange(columns, dtype=torch.int32) // spec.width(columns)
+
+
+def _half_scales(scales_GN: Tensor) -> Tensor:
+    """Scales as float32 values that float16 can hold; those stored in other dtypes are rounded."""
+    exact_GN = scales_GN.float()
+    rounded_GN = exact_GN.half().float()
+    if not bool(((rounded_GN - exact_GN).abs() <= HALF_ROUNDING * exact_GN.abs()).all()):
+        raise CheckpointError("a scale is beyond what float16 can hold", expected="scales from 6.1e-05 to 65504, or 0")
+    return rounded_GN
+
+
+@dataclass(frozen=True)
+class GptqFormat:
+    """What the configuration says and the tensors cannot: how zero points are stored, and the usual group size."""
+
+    version: Version
+    group_size: int
+
+
+@dataclass(frozen=True)
+class GptqLinear:
+    """A quantised linear that still lies in a file; its shapes are checked, its codes not yet read."""
+
+    qweight: StoredTensor
+    qzeros: StoredTensor
+    scales: StoredTensor
+    g_idx: StoredTensor | None
+    spec: QuantSpec
+    version: Version
+
+    @property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        parts = (self.qweight, self.qzeros, self.scales)
+        return parts if self.g_idx is None else (*parts, self.g_idx)
+
+    def read(self) -> QuantTensor:
+        """Raises CheckpointError for scales that are not finite or that float16 cannot hold."""
+        words = {"qweight": self.qweight.read(), "qzeros": self.qzeros.read(), "scales": self.scales.read()}
+        try:
+            return decode(words, self.spec, self.version)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.scales.name}: {error.what}", where=self.scales.path) from error
+
+
+def locate_linear(
+    stored: Mapping[str, StoredTensor], module: str, shape: tuple[int, ...], gptq: GptqFormat
+) -> GptqLinear:
+    """The quantised linear ``module`` of a checkpoint, whose weight is ``[N, K]``.
+
+    Raises:
+        CheckpointError: a tensor is missing, of the wrong dtype or shape, or columns are not in their natural order.
+    """
+    parts = {suffix: stored.get(f"{module}.{suffix}") for suffix in SUFFIXES}
+    qweight, qzeros, scales, g_idx = (parts[suffix] for suffix in SUFFIXES)
+    if qweight is None or qzeros is None or scales is None:
+        missing = [f"{module}.{suffix}" for suffix in SUFFIXES[:3] if parts[suffix] is None]
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]}", where=module, expected="a GPTQ linear")
+    spec = _spec(qweight, scales, shape, gptq)
+    rows, columns = shape
+    groups = spec.num_groups(columns)
+    _require(qweight, (columns * spec.bits // WORD_BITS, rows), torch.int32)
+    _require(qzeros, (groups, rows * spec.bits // WORD_BITS), torch.int32)
+    _require(scales, (groups, rows), torch.float16, torch.bfloat16, torch.float32)
+    if g_idx is not None:
+        _require(g_idx, (columns,), torch.int32)
+        _require_natural_order(g_idx, columns, spec)
+    return GptqLinear(qweight, qzeros, scales, g_idx, spec, gptq.version)
+
+
+def _spec(qweight: StoredTensor, scales: StoredTensor, shape: tuple[int, ...], gptq: GptqFormat) -> QuantSpec:
+    """Bits and group size as the shapes of the words and the scales have them."""
+    rows, columns = shape
+    words = qweight.shape[0] if qweight.shape else 0
+    bits = next((b for b in (2, 4, 8) if b * columns == words * WORD_BITS and b * rows % WORD_BITS == 0), None)
+    if bits is None:
+        raise CheckpointError(
+            f"{qweight.name} has shape {list(qweight.shape)}, the weight {list(shape)}",
+            where=qweight.path,
+            expected="2, 4 or 8 bits a weight, in whole 32-bit words",
+        )
+    groups = scales.shape[0] if scales.shape else 0
+    return QuantSpec(bits, _group_size(columns, groups, gptq.group_size, scales), symmetric=False)
+
+
+def _group_size(columns: int, groups: int, usual: int, scales: StoredTensor) -> int:
+    for size in (usual, WHOLE_ROW, *POWERS):
+        if size in (WHOLE_ROW, *POWERS) and QuantSpec(8, size).num_groups(columns) == groups:
+            return size
+    raise CheckpointError(
+        f"{scales.name} has {groups} groups for {columns} columns",
+        where=scales.path,
+        expected="groups of a power of two of at least 16 columns, or whole rows",
+    )
+
+
+def _require(tensor: StoredTensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    if tensor.shape != shape or tensor.dtype not in dtypes:
+        raise CheckpointError(
+            f"{tensor.name} is {tensor.dtype} of shape {list(tensor.shape)}",
+            where=tensor.path,
+            expected=f"{' or '.join(str(dtype) for dtype in dtypes)} of shape {list(shape)}",
+        )
+
+
+def _require_natural_order(g_idx: StoredTensor, columns: int, spec: QuantSpec) -> None:
+    """The place where ``desc_act`` would enter: as the order in which the linear's inputs are permuted."""
+    if not torch.equal(g_idx.read(), group_of_column(columns, spec)):
+        raise CheckpointError(
+            f"{g_idx.name} puts columns into groups in another order (desc_act)",
+            where=g_idx.path,
+            expected="consecutive columns in each group",
+            fix="quantise with desc_act: false, or with static_groups: true",
+        )

@@ -1,0 +1,128 @@
+"""``quantization_config`` in ``config.json`` and ``quantize_config.json``, as AutoGPTQ and GPTQModel know them.
+
+Modules that differ from the rest stand in ``dynamic`` (GPTQModel, ``QuantizeConfig.dynamic_get``; vLLM reads it the
+same way): regular expressions over module names, with ``-:`` before them for modules that are not quantised, ``+:`` for
+those with other values; the first that matches counts.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.errors import CheckpointError
+from glmquant.store.files import file_inside, read_json, shown
+from glmquant.store.gptq import GptqFormat, Version
+
+QUANTIZE_CONFIG: Final = "quantize_config.json"
+SECTION: Final = "quantization_config"
+HEAD: Final = "lm_head"
+
+MODULES: Final = {
+    "self_attn.qkv_proj": r"self_attn\.(q|k|v|qkv)_proj",
+    "self_attn.o_proj": r"self_attn\.o_proj",
+    "mlp.gate_up_proj": r"mlp\.(gate|up|gate_up)_proj",
+    "mlp.down_proj": r"mlp\.down_proj",
+}
+"""The modules of each linear group, in every form a reader may have them: split, or fused."""
+
+Plan = Mapping[str, QuantSpec | None]
+"""A spec for each linear group by name; None where it is kept float."""
+
+
+def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat | None:
+    """How a checkpoint's linears are stored; None where nothing says that they are quantised.
+
+    Raises:
+        CheckpointError: quantised in a format that is not GPTQ's v1 or v2.
+    """
+    section, where = config.get(SECTION), f"{directory / 'config.json'}, {SECTION}"
+    if section is None and (directory / QUANTIZE_CONFIG).exists():
+        path = file_inside(directory, QUANTIZE_CONFIG, where=directory)
+        section, where = read_json(path), str(path)
+    if section is None:
+        return None
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{SECTION} is a {type(section).__name__}", where=where, expected="an object: {…}")
+    method = section.get("quant_method", "gptq")
+    if method != "gptq":
+        raise CheckpointError(
+            f"the checkpoint is quantised by {shown(method)}",
+            where=f"{where}, quant_method",
+            expected="gptq",
+            fix="start from the float checkpoint",
+        )
+    return GptqFormat(_version(section, where), _group_size(section, where))
+
+
+def _version(section: Mapping[str, Any], where: str) -> Version:
+    name = section.get("checkpoint_format") or section.get("format") or "gptq"
+    if name == "gptq":
+        return "gptq"
+    if name == "gptq_v2":
+        return "gptq_v2"
+    raise CheckpointError(
+        f"checkpoint_format is {shown(name)}", where=f"{where}, checkpoint_format", expected="gptq or gptq_v2"
+    )
+
+
+def _group_size(section: Mapping[str, Any], where: str) -> int:
+    size = section.get("group_size", WHOLE_ROW)
+    if type(size) is not int:
+        raise CheckpointError(f"group_size is {shown(size)}", where=f"{where}, group_size", expected="a whole number")
+    return size
+
+
+def version_for(plan: Plan) -> Version:
+    """v1, which every reader knows, unless it cannot hold a zero point that is not in the middle."""
+    return "gptq" if all(spec.symmetric for spec in plan.values() if spec is not None) else "gptq_v2"
+
+
+def quantize_config(plan: Plan, quantizer: str) -> dict[str, Any] | None:
+    """The configuration of an artifact, its keys in a fixed order; None where nothing is quantised.
+
+    Args:
+        quantizer: name and version of the program, as ``glmquant:0.1.0``.
+    """
+    blocks = {name: spec for name, spec in plan.items() if name != HEAD}
+    head = plan.get(HEAD)
+    counts = Counter(spec for spec in (*blocks.values(), head) if spec is not None)
+    if not counts:
+        return None
+    base = counts.most_common(1)[0][0]
+    dynamic = dict(_block_rules(blocks, base))
+    if head not in (None, base):
+        dynamic[f"+:{HEAD}$"] = _difference(head, base)
+    values = {
+        "quant_method": "gptq",
+        "checkpoint_format": version_for(plan),
+        **_values(base),
+        "desc_act": False,
+        "static_groups": False,
+        "true_sequential": True,
+        "lm_head": head is not None,
+        "pack_dtype": "int32",
+        "meta": {"quantizer": [quantizer]},
+    }
+    return values | ({"dynamic": dynamic} if dynamic else {})
+
+
+def _block_rules(blocks: Plan, base: QuantSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    layers: dict[tuple[str, QuantSpec | None], list[str]] = {}
+    for name, spec in blocks.items():
+        _, layer, group = name.split(".", 2)
+        if spec != base:
+            layers.setdefault((group, spec), []).append(layer)
+    for (group, spec), numbers in layers.items():
+        pattern = rf"model\.layers\.({'|'.join(numbers)})\.{MODULES[group]}$"
+        yield (f"-:{pattern}", {}) if spec is None else (f"+:{pattern}", _difference(spec, base))
+
+
+def _values(spec: QuantSpec) -> dict[str, Any]:
+    return {"bits": spec.bits, "group_size": spec.group_size, "sym": spec.symmetric}
+
+
+def _difference(spec: QuantSpec | None, base: QuantSpec) -> dict[str, Any]:
+    assert spec is not None
+    return {key: value for key, value in _values(spec).items() if value != _values(base)[key]}

@@ -1,0 +1,115 @@
+"""``glmquant.json``: where a quantised artifact comes from and what quantising cost, for readers and for machines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from glmquant.core.spec import QuantSpec
+from glmquant.errors import CheckpointError
+from glmquant.glm.config import Family
+from glmquant.store.files import MAX_INDEX_BYTES, read_json
+
+MANIFEST: Final = "glmquant.json"
+FORMAT_VERSION: Final = 1
+LIBRARIES: Final = ("torch",)
+"""Those whose arithmetic the weights went through."""
+
+T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """What happened to one linear group.
+
+    Attributes:
+        name: as in :class:`glmquant.glm.config.LinearGroup`.
+        spec: None where the group is kept float.
+        method: the recipe's name for it; None where kept.
+        weight_error: ``‖W - Q‖² / ‖W‖²``; None where kept.
+        output_error: ``E‖(W - Q) x‖² / E‖W x‖²`` on the calibration inputs; None where none were gathered.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    spec: QuantSpec | None = None
+    method: str | None = None
+    weight_error: float | None = None
+    output_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The origin of a quantised artifact.
+
+    Attributes:
+        source_name: the source directory's own name, without the path to it.
+        source_fingerprint: see :attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`.
+        family: lineage, which the canonical layout does not tell.
+        recipe: as resolved, overrides included.
+        calibration: sha256 of the calibration tokens; None where none were used.
+        groups: in the order of :func:`glmquant.glm.config.linear_groups`.
+        libraries: name to version.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    format_version: int
+    glmquant_version: str
+    source_name: str
+    source_fingerprint: str
+    family: Family
+    recipe: dict[str, Any]
+    calibration: str | None
+    groups: tuple[GroupRecord, ...]
+    libraries: dict[str, str]
+
+
+_MANIFEST = TypeAdapter(Manifest)
+_RECORDS = TypeAdapter(tuple[GroupRecord, ...])
+
+
+def library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Equal manifests give equal bytes."""
+    return _MANIFEST.dump_json(manifest, indent=1) + b"\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises CheckpointError naming the field that is wrong."""
+    values = read_json(path, MAX_INDEX_BYTES)
+    if values.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"format_version is {values.get('format_version')!r:.80}",
+            where=path,
+            expected=str(FORMAT_VERSION),
+            fix="open it with the release of glmquant that wrote it",
+        )
+    return _validated(_MANIFEST, json.dumps(values), path)
+
+
+def records_to_json(records: Sequence[GroupRecord]) -> str:
+    return _RECORDS.dump_json(tuple(records)).decode()
+
+
+def records_from_json(text: str, where: Path) -> tuple[GroupRecord, ...]:
+    """Raises CheckpointError naming the field that is wrong."""
+    return _validated(_RECORDS, text, where)
+
+
+def _validated(adapter: TypeAdapter[T], text: str, where: Path) -> T:
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{field}: {first['msg']}"[:300], where=f"{where}, {field[:100]}") from error

@@ -1,0 +1,127 @@
+"""An output directory that appears whole or not at all.
+
+Work goes on in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill, Ctrl-C
+or a full disk leaves ``OUT.partial``, from which the same command goes on where its inputs are the same.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from glmquant.errors import GlmQuantError, OutputError
+
+MARKER: Final = ".glmquant-partial"
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+log = logging.getLogger("glmquant.store")
+
+
+@contextmanager
+def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Path]:
+    """Yields ``OUT.partial`` to write into.
+
+    Args:
+        out: does not exist, or is an empty directory.
+        resume_key: a hash of all inputs. What an unfinished run with the same key wrote is still there; of a run with
+            another key, or without one, nothing is.
+
+    Raises:
+        OutputError: ``out`` holds something, cannot be written, or the disk is full.
+    """
+    out = out.resolve()
+    _refuse_occupied(out)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        _prepare(partial, resume_key)
+    except OSError as error:
+        raise OutputError(f"cannot write there: {error.strerror}", where=partial, fix="choose another --out") from error
+    try:
+        yield partial
+        _publish(partial, out)
+    except KeyboardInterrupt:
+        log.warning("stopped; %s", _how_to_go_on(partial, resume_key))
+        raise
+    except Exception as error:
+        if _is_disk_full(error):
+            fix = f"free some space; {_how_to_go_on(partial, resume_key)}"
+            raise OutputError("the disk is full", where=partial, fix=fix) from error
+        if isinstance(error, GlmQuantError) and not _is_disk_full(error.__cause__):
+            shutil.rmtree(partial)
+        raise
+
+
+def _refuse_occupied(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError("the output is a file", where=out, expected="a directory that is empty or does not exist")
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            "the output directory is not empty",
+            where=out,
+            expected="one that is empty or does not exist",
+            fix="choose another --out, or remove it",
+        )
+
+
+def _prepare(partial: Path, resume_key: str | None) -> None:
+    marker = partial / MARKER
+    if partial.is_dir() and any(partial.iterdir()):
+        if not marker.is_file():
+            raise OutputError(
+                f"{partial.name} is in the way, and glmquant did not make it",
+                where=partial,
+                fix="move it away, or choose another --out",
+            )
+        if resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
+            log.info("going on from %s", partial)
+            return
+        log.warning("removed %s, which an unfinished run with other inputs had left", partial)
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    marker.write_text(_mark(resume_key), encoding="utf-8")
+
+
+def _mark(resume_key: str | None) -> str:
+    return json.dumps({"resume_key": resume_key}) + "\n"
+
+
+def _publish(partial: Path, out: Path) -> None:
+    for path in partial.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    sync_directory(partial)
+    (partial / MARKER).unlink()
+    if out.exists():
+        out.rmdir()
+    os.rename(partial, out)
+    sync_directory(out.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Waits until the names in a directory are on the disk."""
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _how_to_go_on(partial: Path, resume_key: str | None) -> str:
+    if resume_key is None:
+        return f"{partial} stays until the same command runs again, which starts anew"
+    return f"{partial} stays, and the same command goes on from there"
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Libraries written in Rust tell it in words only."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in DISK_FULL or f"os error {errno.ENOSPC}" in str(error)

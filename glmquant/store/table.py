@@ -1,0 +1,207 @@
+"""From the tensors of a checkpoint, in whatever layout and however quantised, to canonical blocks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from glmquant.core.qtensor import QuantTensor
+from glmquant.errors import CheckpointError
+from glmquant.glm.block import Block, Linear
+from glmquant.glm.config import LinearGroup, block_groups, head_group
+from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
+from glmquant.store.files import shown
+from glmquant.store.gptq import GptqFormat, GptqLinear, locate_linear
+from glmquant.store.tensors import StoredTensor
+
+FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32)
+WEIGHT: Final = ".weight"
+FUSED, HALVES = "gate_up_proj", ("gate_proj", "up_proj")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows ``[start, stop)`` of a stored matrix or vector, which is float or quantised."""
+
+    stored: StoredTensor | GptqLinear
+    start: int
+    stop: int
+
+    @property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        return self.stored.tensors if isinstance(self.stored, GptqLinear) else (self.stored,)
+
+
+@dataclass(frozen=True)
+class TensorTable:
+    """The tensors of a checkpoint and what is where; reading anything leaves nothing behind.
+
+    Attributes:
+        layout: canonical names to published ones.
+        stored: published name to where the tensor lies.
+        gptq: how quantised linears are stored; None in a float checkpoint.
+    """
+
+    layout: Layout
+    stored: Mapping[str, StoredTensor]
+    gptq: GptqFormat | None = None
+
+    def verify(self) -> None:
+        """Raises CheckpointError for a tensor that is missing, of another shape or dtype, or that nothing uses."""
+        used = {tensor.name for tensor in self.used()}
+        unknown = sorted(self.stored.keys() - used - self.layout.ignored)
+        if unknown:
+            raise CheckpointError(
+                f"{len(unknown)} tensors of the checkpoint have no place in a {self.layout.config.family} model: "
+                + ", ".join(shown(name) for name in unknown[:3]),
+                where=self.stored[unknown[0]].path,
+                expected="only tensors whose meaning is known, since leaving one out would change the model",
+            )
+        config = self.layout.config
+        for layer in range(config.num_hidden_layers):
+            for group in block_groups(config, layer):
+                self._uniform(group.name, self._weight_parts(group))
+                self._uniform(group.name, self._bias_parts(group))
+
+    def used(self) -> Iterator[StoredTensor]:
+        """Every stored tensor that the model is made of; some come more than once."""
+        for name in self.layout.sources:
+            for part in self.parts(name):
+                yield from part.tensors
+
+    def parts(self, name: str) -> tuple[Part, ...]:
+        """Where a canonical tensor lies, top rows first."""
+        source = self.layout.sources[name]
+        if source.name.endswith(FUSED + WEIGHT) and not self._holds(source.name):
+            return self._halves(source)
+        is_linear = len(source.shape) == 2 and name != EMBEDDING
+        stored = self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
+        start, stop = source.rows or (0, source.shape[0])
+        return (Part(stored, start, stop),)
+
+    def _halves(self, source: TensorSource) -> tuple[Part, ...]:
+        rows, *rest = source.shape
+        names = [source.name.replace(FUSED, half) for half in HALVES]
+        if not any(self._holds(name) for name in names):
+            names = [source.name]
+        share = (rows // len(names), *rest)
+        return tuple(Part(self._locate(name, share), 0, share[0]) for name in names)
+
+    def _holds(self, name: str) -> bool:
+        return name in self.stored or name.removesuffix(WEIGHT) + ".qweight" in self.stored
+
+    def _locate(self, name: str, shape: tuple[int, ...]) -> StoredTensor | GptqLinear:
+        is_quantized = name not in self.stored and self._holds(name)
+        return self._quantized(name.removesuffix(WEIGHT), shape) if is_quantized else self._float(name, shape)
+
+    def _float(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        tensor = self.stored.get(name)
+        if tensor is None:
+            raise CheckpointError(
+                f"the checkpoint has no tensor {name}",
+                where=next((each.path.parent for each in self.stored.values()), None),
+                expected=f"one of shape {list(shape)}",
+                fix="download the checkpoint again, completely, and see that config.json belongs to it",
+            )
+        if tensor.shape != shape or tensor.dtype not in FLOATS:
+            raise CheckpointError(
+                f"the tensor {name} is {tensor.dtype} of shape {shown(list(tensor.shape))}",
+                where=tensor.path,
+                expected=f"a float tensor of shape {list(shape)}, as config.json has it",
+            )
+        return tensor
+
+    def _quantized(self, module: str, shape: tuple[int, ...]) -> GptqLinear:
+        if self.gptq is None:
+            raise CheckpointError(
+                f"{module} is quantised, but nothing says how",
+                where=self.stored[f"{module}.qweight"].path,
+                expected="quantization_config in config.json, or a quantize_config.json",
+            )
+        return locate_linear(self.stored, module, shape, self.gptq)
+
+    def _weight_parts(self, group: LinearGroup) -> list[Part]:
+        """The parts of a group's weight; rows that follow each other in one stored tensor become one part."""
+        merged: list[Part] = []
+        for part in (part for member in group.members for part in self.parts(member + WEIGHT)):
+            last = merged[-1] if merged else None
+            if last is not None and last.stored == part.stored and last.stop == part.start:
+                merged[-1] = replace(last, stop=part.stop)
+            else:
+                merged.append(part)
+        return merged
+
+    def _bias_parts(self, group: LinearGroup) -> list[Part]:
+        names = [f"{member}.bias" for member in group.members if f"{member}.bias" in self.layout.sources]
+        return [part for name in names for part in self.parts(name)]
+
+    def _uniform(self, name: str, parts: Sequence[Part]) -> None:
+        kinds = {p.stored.spec if isinstance(p.stored, GptqLinear) else p.stored.dtype for p in parts}
+        if len(kinds) > 1:
+            raise CheckpointError(
+                f"the linears of {name} differ: " + ", ".join(sorted(str(kind) for kind in kinds)),
+                where=parts[0].tensors[0].path,
+                expected="one dtype, or one number of bits and one group size, for all that share an input",
+            )
+
+    def vector(self, name: str) -> Tensor:
+        """A canonical float tensor that is no linear's weight."""
+        return self._read_float(self.parts(name))
+
+    def linear(self, group: LinearGroup) -> Linear:
+        """A linear group, its members one below the other."""
+        bias = self._bias_parts(group)
+        return Linear(self._read(self._weight_parts(group)), self._read_float(bias) if bias else None)
+
+    def _read(self, parts: Sequence[Part]) -> Tensor | QuantTensor:
+        quantized = [_rows(part) for part in parts if isinstance(part.stored, GptqLinear)]
+        return _stack(quantized) if quantized else self._read_float(parts)
+
+    def _read_float(self, parts: Sequence[Part]) -> Tensor:
+        tensors = [part.stored for part in parts if isinstance(part.stored, StoredTensor)]
+        rows = sum(part.stop - part.start for part in parts)
+        out = torch.empty((rows, *tensors[0].shape[1:]), dtype=tensors[0].dtype)
+        at = 0
+        for tensor, part in zip(tensors, parts, strict=True):
+            count = part.stop - part.start
+            tensor.read_into(out[at : at + count], (part.start, part.stop))
+            at += count
+        return out
+
+    def block(self, layer: int) -> Block:
+        at, config = layer_prefix(layer), self.layout.config
+        qkv, o, gate_up, down = (self.linear(group) for group in block_groups(config, layer))
+        after = config.sandwich_norms
+        return Block(
+            input_layernorm=self.vector(f"{at}input_layernorm.weight"),
+            qkv_proj=qkv,
+            o_proj=o,
+            post_attention_layernorm=self.vector(f"{at}post_attention_layernorm.weight"),
+            gate_up_proj=gate_up,
+            down_proj=down,
+            post_self_attn_layernorm=self.vector(f"{at}post_self_attn_layernorm.weight") if after else None,
+            post_mlp_layernorm=self.vector(f"{at}post_mlp_layernorm.weight") if after else None,
+        )
+
+    def embedding(self) -> Tensor:
+        return self.vector(EMBEDDING)
+
+    def final_norm(self) -> Tensor:
+        return self.vector(FINAL_NORM)
+
+    def lm_head(self) -> Linear:
+        return self.linear(head_group(self.layout.config))
+
+
+def _rows(part: Part) -> QuantTensor:
+    assert isinstance(part.stored, GptqLinear)
+    return part.stored.read().rows(part.start, part.stop)
+
+
+def _stack(parts: list[QuantTensor]) -> QuantTensor:
+    """Symmetric only where all parts are."""
+    symmetric = all(part.spec.symmetric for part in parts)
+    return QuantTensor.stack([replace(part, spec=replace(part.spec, symmetric=symmetric)) for part in parts])
