@@ -90,8 +90,8 @@ class Rule(Section):
 class ExportOptions(Section):
     """How the ONNX bundle is written.
 
-    ``profile: ort`` uses ONNX Runtime's fused operators; ``standard`` plain ONNX, for other runtimes. ``kv_cache: int8`` and
-    ``int4`` store keys and values with scales from a calibration, one a channel.
+    ``profile: ort`` uses ONNX Runtime's fused operators; ``standard`` plain ONNX, for other runtimes.
+    ``kv_cache: int8`` and ``int4`` store keys and values with scales from a calibration, one a channel.
     """
 
     profile: Literal["ort", "standard"] = "ort"
