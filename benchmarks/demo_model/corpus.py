@@ -107,7 +107,7 @@ def train_tokenizer(corpus: Corpus) -> bytes:
         model_writer=model,
         model_type="bpe",
         vocab_size=NUM_PIECES,
-        character_coverage=0.99,
+        character_coverage=0.995,
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
@@ -169,8 +169,7 @@ def write_samples(corpus: Corpus, directory: Path) -> None:
         "held-out-en.txt": corpus.en.held_out,
         "held-out-zh.txt": corpus.zh.held_out,
         "reviews.jsonl": "".join(
-            json.dumps({"text": r.text, "label": r.label}, ensure_ascii=False) + "\n"
-            for r in corpus.reviews.shipped()
+            json.dumps({"text": r.text, "label": r.label}, ensure_ascii=False) + "\n" for r in corpus.reviews.shipped()
         ),
     }
     directory.mkdir(parents=True, exist_ok=True)

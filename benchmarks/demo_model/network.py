@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Shape:
     channels: int = 64
     ffn: int = 768
     positions: int = 1024
+    dropout: float = 0.0
     epsilon: float = 1e-5
 
 
@@ -32,7 +33,7 @@ class RMSNorm(nn.Module):
         self.epsilon = shape.epsilon
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
+        return functional.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
 
 
 class Rotary(nn.Module):
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         q, k, v = heads.split((s.heads, s.groups, s.groups), dim=1)
         q, k = rotary(q), rotary(k)
         k, v = (t.repeat_interleave(s.heads // s.groups, dim=1) for t in (k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.dense(mixed.transpose(1, 2).reshape(batch, length, -1))
         return out
 
@@ -88,7 +89,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate, up = self.dense_h_to_4h(x_BTD).chunk(2, dim=-1)
-        out: Tensor = self.dense_4h_to_h(F.silu(gate) * up)
+        out: Tensor = self.dense_4h_to_h(functional.silu(gate) * up)
         return out
 
 
@@ -99,10 +100,24 @@ class Block(nn.Module):
         self.self_attention = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape)
         self.mlp = FeedForward(shape)
+        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x_BTD: Tensor, rotary: Rotary) -> Tensor:
-        x_BTD = x_BTD + self.self_attention(self.input_layernorm(x_BTD), rotary)
-        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = x_BTD + self.dropout(self.self_attention(self.input_layernorm(x_BTD), rotary))
+        out: Tensor = x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
+        return out
+
+
+class Encoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.final_layernorm = RMSNorm(shape)
+
+    def forward(self, x_BTD: Tensor, rotary: Rotary) -> Tensor:
+        for block in self.layers:
+            x_BTD = block(x_BTD, rotary)
+        out: Tensor = self.final_layernorm(x_BTD)
         return out
 
 
@@ -111,12 +126,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.embedding = nn.ModuleDict({"word_embeddings": nn.Embedding(shape.vocab, shape.hidden)})
         self.rotary_pos_emb = Rotary(shape)
-        self.encoder = nn.ModuleDict(
-            {
-                "layers": nn.ModuleList(Block(shape) for _ in range(shape.layers)),
-                "final_layernorm": RMSNorm(shape),
-            }
-        )
+        self.encoder = Encoder(shape)
         self.output_layer = nn.Linear(shape.hidden, shape.vocab, bias=False)
 
 
@@ -136,7 +146,5 @@ class ChatGLM2(nn.Module):
         """Logits [B, T, V]."""
         model = self.transformer
         x_BTD = model.embedding["word_embeddings"](ids_BT)
-        for block in model.encoder["layers"]:  # type: ignore[union-attr]
-            x_BTD = block(x_BTD, model.rotary_pos_emb)
-        logits_BTV: Tensor = model.output_layer(model.encoder["final_layernorm"](x_BTD))
+        logits_BTV: Tensor = model.output_layer(model.encoder(x_BTD, model.rotary_pos_emb))
         return logits_BTV
