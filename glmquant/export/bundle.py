@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GRAPH_FILE = "model.onnx"
+GENAI_GRAPH_FILE = "genai.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 
 

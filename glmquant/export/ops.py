@@ -1,108 +1,21 @@
-"""Operators, each a thin function over a :class:`GraphBuilder`.
+"""Operators of the ``ort`` profile, and those both profiles share: thin functions over a :class:`GraphBuilder`.
 
 Names in docstrings are ONNX operators with the opset they are taken from; ``com.microsoft`` is ONNX Runtime's own
 domain (ContribOperators.md of onnxruntime 1.32).
 
-Shape suffixes: B batch, S new tokens, D hidden size, N output columns, K input columns, V vocabulary.
+Shape suffixes: B batch, S new tokens, D hidden size, N output columns, K input columns, V vocabulary, C key/value
+heads, E head size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from glmquant.export.bundle import TensorInfo
-from glmquant.export.weights import PackedMatrix
+from glmquant.export.builder import GraphBuilder
+from glmquant.export.matrices import PackedMatrix
 
 OPSET = 23
-IR_VERSION = 11  # the one opset 23 came with
 MICROSOFT = "com.microsoft"
-Attribute = int | float | str
-
-
-class GraphBuilder:
-    """An ``onnx_ir`` graph under construction: nodes in order, initialisers by name."""
-
-    def __init__(self, name: str) -> None:
-        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, MICROSOFT: 1}, name=name)
-        self.fed_inputs: list[TensorInfo] = []
-        self.outputs: list[TensorInfo] = []
-        self._scope = ""
-
-    def scope(self, name: str) -> None:
-        """Nodes added from now on are named under ``name``."""
-        self._scope = name
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        value = ir.val(name, dtype=dtype, shape=shape)
-        self.graph.inputs.append(value)
-        self.fed_inputs.append(TensorInfo(name, dtype.name, tuple(shape)))
-        return value
-
-    def optional_input(self, name: str, default: np.ndarray) -> ir.Value:
-        """An input that takes ``default`` where it is not fed (an input with an initialiser)."""
-        value = ir.val(name, const_value=ir.tensor(default, name=name))
-        self.graph.inputs.append(value)
-        self.graph.register_initializer(value)
-        return value
-
-    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
-        value.name = name
-        value.dtype = dtype
-        value.shape = ir.Shape(shape)
-        self.graph.outputs.append(value)
-        self.outputs.append(TensorInfo(name, dtype.name, tuple(shape)))
-
-    def weight(self, tensor: ir.ExternalTensor) -> ir.Value:
-        """The initialiser a handle stands for."""
-        known = self.graph.initializers.get(tensor.name)
-        return self._initializer(tensor) if known is None else known
-
-    def ints(self, *values: int) -> ir.Value:
-        """An int64 constant ``[len(values)]``."""
-        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
-
-    def int(self, value: int) -> ir.Value:
-        """An int64 scalar constant."""
-        return self._constant(f"int_{value}", np.array(value, np.int64))
-
-    def node(
-        self, operator: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Attribute
-    ) -> ir.Value:
-        return self.nodes(operator, inputs, [f"{self._scope}/{operator}"], domain=domain, **attributes)[0]
-
-    def nodes(
-        self,
-        operator: str,
-        inputs: Sequence[ir.Value | None],
-        output_names: Sequence[str],
-        *,
-        domain: str = "",
-        **attributes: Attribute,
-    ) -> Sequence[ir.Value]:
-        """A node of several outputs; an empty name leaves an output out."""
-        number = len(self.graph)
-        outputs = [ir.Value(name=name and f"{name}_{number}") for name in output_names]
-        node = ir.node(
-            operator,
-            inputs,
-            attributes,
-            domain=domain,
-            outputs=outputs,
-            name=f"{self._scope}/{operator}_{number}",
-        )
-        self.graph.append(node)
-        return node.outputs
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        known = self.graph.initializers.get(name)
-        return self._initializer(ir.tensor(array, name=name)) if known is None else known
-
-    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.val(tensor.name, const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
 
 
 def matmul(g: GraphBuilder, x: ir.Value, weight_KN: ir.Value, bias_N: ir.Value | None) -> ir.Value:
@@ -193,6 +106,15 @@ class CacheStep:
     total_length: ir.Value
 
 
+@dataclass(frozen=True, eq=False)
+class CacheScales:
+    """Of a quantised cache: a scale for each channel of keys and of values, float32 ``[1, C, 1, E]``."""
+
+    bits: int
+    key: ir.Value
+    value: ir.Value
+
+
 def grouped_query_attention(
     g: GraphBuilder,
     qkv: ir.Value,
@@ -200,6 +122,7 @@ def grouped_query_attention(
     step: CacheStep,
     caches: tuple[ir.Value, ir.Value],
     heads: tuple[int, int],
+    scales: CacheScales | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Rotation, cache update and causal attention on fused q, k, v: com.microsoft GroupQueryAttention-1.
 
@@ -207,8 +130,12 @@ def grouped_query_attention(
     in interleaved pairs. ``heads`` are query heads and key/value heads. Gives the context, and keys and values with the
     new ones added.
     """
+    quantised: list[ir.Value | None] = [None, None] if scales is None else [scales.key, scales.value]
     inputs = [qkv, None, None, *past, step.seqlens_k, step.total_length, *caches]
-    inputs += [None] * (16 - len(inputs)) + [step.query_seqlens]
+    inputs += [None] * 3 + quantised + [None] * 2 + [step.query_seqlens]
+    kind: dict[str, int | str] = {}
+    if scales is not None:
+        kind = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": scales.bits}
     context, key, value = g.nodes(
         "GroupQueryAttention",
         inputs,
@@ -218,5 +145,6 @@ def grouped_query_attention(
         kv_num_heads=heads[1],
         do_rotary=1,
         rotary_interleaved=1,
+        **kind,
     )
     return context, key, value

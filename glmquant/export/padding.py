@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from glmquant.export.ops import CacheStep, GraphBuilder
+from glmquant.export.builder import GraphBuilder
+from glmquant.export.ops import CacheStep
 
 END = int(np.iinfo(np.int64).max)
 
@@ -57,6 +58,12 @@ def restore_rows(g: GraphBuilder, x_BSD: ir.Value, rows: AlignedRows, keep_1: ir
     """
     kept_BS = g.node("Slice", [rows.restore_BS, g.node("Neg", [keep_1]), g.ints(END), g.ints(1)])
     return g.node("GatherND", [x_BSD, g.node("Unsqueeze", [kept_BS, g.ints(-1)])], batch_dims=1)
+
+
+def last_real(g: GraphBuilder, x_BSD: ir.Value, rows: AlignedRows) -> ir.Value:
+    """Each row's last real token, ``[B, 1, D]``: GatherND-13."""
+    last_B = g.node("Sub", [g.node("Cast", [rows.step.query_seqlens], to=int(ir.DataType.INT64)), g.int(1)])
+    return g.node("GatherND", [x_BSD, g.node("Unsqueeze", [last_B, g.ints(1, 2)])], batch_dims=1)
 
 
 def _int32(g: GraphBuilder, value: ir.Value) -> ir.Value:

@@ -1,17 +1,21 @@
 """Writing a bundle."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from glmquant.data.calibration import KeyValueRange
 from glmquant.errors import ExportError
-from glmquant.export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
-from glmquant.export.graph import build_graph, to_bytes
+from glmquant.export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.export.fused import FusedOperators
+from glmquant.export.graph import Operators, build_graph, to_bytes
+from glmquant.export.matrices import BlockedWriter, PackedWriter
 from glmquant.export.side_files import genai_config, optimum_config, write_json
 from glmquant.export.source import ModelSource
+from glmquant.export.standard import StandardOperators
 from glmquant.export.weights import StoredModel, WeightWriter, store_model
 from glmquant.export.weights_file import DTYPES, WeightsFile
 from glmquant.glm.config import GlmConfig
@@ -19,6 +23,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.recipe.schema import ExportOptions
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+CACHE_BITS = {"float": 0, "int8": 8, "int4": 4}
 
 
 class Saveable(Protocol):
@@ -32,30 +37,44 @@ def export_bundle(
     options: ExportOptions,
     out: Path,
     *,
+    key_values: Sequence[KeyValueRange] | None = None,
     tokenizer: Saveable | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> OnnxBundle:
-    """Writes a model into the existing directory ``out``: graph, weights, and side files.
+    """Writes a model into the existing directory ``out``: two graphs, their weights, and side files.
+
+    ``model.onnx`` is for ONNX Runtime and Optimum, ``genai.onnx`` for onnxruntime-genai, which needs logits of each
+    row's last token alone; both read ``model.onnx.data``.
 
     Memory follows the largest of one block, the embedding and ``lm_head``. The same model and options give the same
     bytes.
 
     Args:
+        key_values: ranges of each layer's keys and values, from a calibration; ``kv_cache: int8`` and ``int4`` need
+            them, others leave them unread.
         progress: called with blocks done and blocks in all.
 
     Raises:
-        ExportError: a shape the operators cannot run, or a weight that ``options.dtype`` cannot hold.
+        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantised cache
+            without the ranges of this model.
     """
     config = source.config
-    check_supported(config)
-    length = positions(config, options)
+    check_supported(config, options)
+    ranges = cache_ranges(config, options, key_values)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
+        matrices = PackedWriter(file, dtype) if options.profile == "ort" else BlockedWriter(file, dtype)
         weights = store_model(
-            source, WeightWriter(file, dtype), embedding=options.embedding, length=length, progress=progress
+            source,
+            WeightWriter(file, dtype, matrices),
+            embedding=options.embedding,
+            length=positions(config, options),
+            key_values=ranges,
+            cache_bits=CACHE_BITS[options.kv_cache],
+            progress=progress,
         )
-    bundle = _write_graph(config, options, weights, file, out)
-    write_json(out / "genai_config.json", genai_config(config, length))
+    bundle = _write_graphs(config, options, weights, file, out)
+    write_json(out / "genai_config.json", genai_config(config, options, positions(config, options)))
     write_json(out / "config.json", optimum_config(to_hf_config(config)))
     if tokenizer is not None:
         tokenizer.save(out)
@@ -67,34 +86,77 @@ def positions(config: GlmConfig, options: ExportOptions) -> int:
     return min(options.max_length, config.max_position_embeddings)
 
 
-def check_supported(config: GlmConfig) -> None:
-    """Refuses what GroupQueryAttention cannot run.
+def check_supported(config: GlmConfig, options: ExportOptions) -> None:
+    """Refuses what the profile's attention cannot run.
 
     Raises:
         ExportError: naming the dimension.
     """
+    if options.profile == "standard":
+        return
     for name, value in (("head_dim", config.head_dim), ("rotary_dim", config.rotary_dim)):
         if value % 16:
             raise ExportError(
-                f"{name} is {value}", where=name, expected="a multiple of 16 (ONNX Runtime's GroupQueryAttention)"
+                f"{name} is {value}",
+                where=name,
+                expected="a multiple of 16 (ONNX Runtime's GroupQueryAttention)",
+                fix="use export.profile=standard",
             )
 
 
-def _write_graph(
+def cache_ranges(
+    config: GlmConfig, options: ExportOptions, key_values: Sequence[KeyValueRange] | None
+) -> Sequence[KeyValueRange]:
+    """The ranges a quantised cache needs; none for a float one.
+
+    Raises:
+        ExportError: there are none, or they are another model's.
+    """
+    if options.kv_cache == "float":
+        return ()
+    shape = (config.num_key_value_heads, config.head_dim)
+    if key_values is None:
+        raise ExportError(
+            f"kv_cache: {options.kv_cache} needs the ranges of keys and values, and there is no calibration",
+            where="export.kv_cache",
+            expected="the artifact that `glmquant calibrate` writes",
+            fix="give one with --calibration, or use export.kv_cache=float",
+        )
+    found = {tuple(part.shape) for seen in key_values for part in (seen.key_absmax_CE, seen.value_absmax_CE)}
+    if len(key_values) != config.num_hidden_layers or found != {shape}:
+        raise ExportError(
+            f"the calibration has {len(key_values)} layers with keys and values of {sorted(found)}",
+            where="export.kv_cache",
+            expected=f"{config.num_hidden_layers} layers with {shape} (heads, head size)",
+            fix="calibrate this very model",
+        )
+    return key_values
+
+
+def _operators(config: GlmConfig, options: ExportOptions, weights: StoredModel) -> Operators:
+    dtype = DTYPES[TORCH_DTYPES[options.dtype]]
+    if options.profile == "standard":
+        return StandardOperators(config, weights, dtype)
+    return FusedOperators(config, weights, dtype, options.accuracy_level, CACHE_BITS[options.kv_cache])
+
+
+def _write_graphs(
     config: GlmConfig, options: ExportOptions, weights: StoredModel, file: WeightsFile, out: Path
 ) -> OnnxBundle:
-    decoder = build_graph(
-        config, weights, dtype=DTYPES[TORCH_DTYPES[options.dtype]], accuracy_level=options.accuracy_level
-    )
+    dtype = DTYPES[TORCH_DTYPES[options.dtype]]
     metadata = {
         "glmquant.profile": options.profile,
         "glmquant.accuracy_level": str(options.accuracy_level),
+        "glmquant.kv_cache": options.kv_cache,
         "glmquant.max_length": str(positions(config, options)),
         "glmquant.weights_sha256": file.sha256,
         "glmquant.weights_size": str(file.size),
     }
+    decoder = build_graph(config, weights, _operators(config, options, weights), dtype=dtype)
     data = to_bytes(decoder.graph, metadata)
     (out / GRAPH_FILE).write_bytes(data)
+    last_only = build_graph(config, weights, _operators(config, options, weights), dtype=dtype, last_only=True)
+    (out / GENAI_GRAPH_FILE).write_bytes(to_bytes(last_only.graph, metadata))
     return OnnxBundle(
         path=out,
         inputs=decoder.inputs,

@@ -4,31 +4,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glmquant.export.bundle import GRAPH_FILE
+from glmquant.export.bundle import GENAI_GRAPH_FILE
 from glmquant.glm.config import GlmConfig
+from glmquant.recipe.schema import ExportOptions
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def genai_config(config: GlmConfig, length: int) -> dict[str, Any]:
+def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict[str, Any]:
     """``genai_config.json`` of onnxruntime-genai 0.18.
 
     ``chatglm`` is one of the model types it runs as a plain decoder, whatever GLM this is. ``length`` bounds prompt and
-    answer together; the key/value buffer is reserved for all of it.
+    answer together; the key/value buffer is reserved for all of it, where the profile's attention writes in place.
     """
     special = {"eos_token_id": list(config.eos_token_ids), "pad_token_id": config.pad_token_id}
     if config.bos_token_id is not None:
         special["bos_token_id"] = config.bos_token_id
     decoder = {
-        "filename": GRAPH_FILE,
+        "filename": GENAI_GRAPH_FILE,
         "head_size": config.head_dim,
         "hidden_size": config.hidden_size,
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads,
         "num_hidden_layers": config.num_hidden_layers,
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": session_options(options),
         "inputs": {
             "input_ids": "input_ids",
             "attention_mask": "attention_mask",
@@ -47,7 +48,7 @@ def genai_config(config: GlmConfig, length: int) -> dict[str, Any]:
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,
-        "past_present_share_buffer": True,
+        "past_present_share_buffer": options.profile == "ort",
         "repetition_penalty": 1.0,
         "temperature": 1.0,
         "top_k": 50,
@@ -61,6 +62,18 @@ def genai_config(config: GlmConfig, length: int) -> dict[str, Any]:
         "decoder": decoder,
     }
     return {"model": model, "search": search}
+
+
+def session_options(options: ExportOptions) -> dict[str, Any]:
+    """ONNX Runtime session options; entries with a dot in their names are its configuration keys.
+
+    Quantised products of the ``standard`` profile are fused as the model loads, and take their accuracy level from the
+    session rather than from the graph.
+    """
+    common: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
+    if options.profile == "standard":
+        common["session.qdq_matmulnbits_accuracy_level"] = str(options.accuracy_level)
+    return common
 
 
 def optimum_config(hf_config: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ DTYPES = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,
     torch.uint8: ir.DataType.UINT8,
+    torch.int8: ir.DataType.INT8,
 }
 
 
@@ -49,20 +50,27 @@ class WeightsFile:
         return self._digest.hexdigest()
 
     def add(self, name: str, tensor: Tensor) -> ir.ExternalTensor:
-        """Writes a float32, float16 or uint8 tensor of any shape."""
+        """Writes a tensor of one of ``DTYPES`` and any shape."""
         return self.add_pieces(name, tensor.dtype, tuple(tensor.shape), [tensor])
+
+    def add_packed(self, name: str, data: Tensor, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
+        """Writes bytes that hold a tensor of another ``dtype`` and ``shape``, narrower than a byte."""
+        return self._add(name, dtype, shape, [data])
 
     def add_pieces(
         self, name: str, dtype: torch.dtype, shape: tuple[int, ...], pieces: Iterable[Tensor]
     ) -> ir.ExternalTensor:
         """Writes one tensor that comes in pieces along its first dimension, one after the other."""
+        return self._add(name, DTYPES[dtype], shape, pieces)
+
+    def _add(
+        self, name: str, dtype: ir.DataType, shape: tuple[int, ...], pieces: Iterable[Tensor]
+    ) -> ir.ExternalTensor:
         self._write(bytes(-self._size % ALIGNMENT))
         offset = self._size
         for piece in pieces:
             self._write(piece.contiguous().numpy().data.cast("B"))
-        return ir.ExternalTensor(
-            self._path.name, offset, self._size - offset, DTYPES[dtype], shape=ir.Shape(shape), name=name
-        )
+        return ir.ExternalTensor(self._path.name, offset, self._size - offset, dtype, shape=ir.Shape(shape), name=name)
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)

@@ -11,54 +11,43 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from glmquant.errors import ExportError, GenerationError
-from glmquant.runtime.session import BundleInfo, open_session, read_info
+from glmquant.runtime.cache import GrowingCache, KvCache, SharedCache
+from glmquant.runtime.session import (
+    BundleInfo,
+    Provider,
+    open_session,
+    read_info,
+    read_settings,
+    require_bundle,
+    require_provider,
+)
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 KEEP = "num_logits_to_keep"
 
 
-class KvCache:
-    """Keys and values of a batch, in buffers that stay where they are: each step appends to them in place.
-
-    Attributes:
-        capacity: columns, padding included, that fit.
-        length: columns so far.
-    """
-
-    def __init__(self, session: ort.InferenceSession, info: BundleInfo, batch_size: int, capacity: int) -> None:
-        self.batch_size = batch_size
-        self.capacity = capacity
-        self.length = 0
-        self.binding = session.io_binding()
-        self.binding.bind_output("logits")
-        shape = [batch_size, info.num_key_value_heads, capacity, info.head_dim]
-        for layer in range(info.num_layers):
-            for part in ("key", "value"):
-                buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(info.cache_dtype).type)
-                self.binding.bind_ortvalue_input(f"past_key_values.{layer}.{part}", buffer)
-                # GroupQueryAttention writes in place where past and present are one buffer.
-                self.binding.bind_ortvalue_output(f"present.{layer}.{part}", buffer)
-
-
 class OnnxModel:
-    """A bundle opened in ONNX Runtime, on the CPU."""
+    """A bundle opened in ONNX Runtime."""
 
     def __init__(self, session: ort.InferenceSession, info: BundleInfo) -> None:
         self._session = session
         self.info = info
 
     @classmethod
-    def open(cls, directory: Path, *, num_threads: int | None = None) -> "OnnxModel":
+    def open(cls, directory: Path, *, num_threads: int | None = None, provider: Provider = "cpu") -> "OnnxModel":
         """
         Args:
             num_threads: within an operator; None lets ONNX Runtime use every core.
 
         Raises:
-            ExportError: ``directory`` is no bundle of glmquant's, or damaged.
+            ExportError: ``directory`` is no bundle of glmquant's, or damaged; or ``provider`` is not there.
         """
-        session = open_session(directory, num_threads)
-        return cls(session, read_info(directory, session))
+        require_provider(provider)
+        require_bundle(directory)
+        settings = read_settings(directory)
+        session = open_session(directory, settings, num_threads, provider)
+        return cls(session, read_info(directory, session, settings, provider))
 
     def forward(self, input_ids_BT: Ids, attention_mask_BT: Ids, *, keep: int = 0) -> Logits:
         """Logits of whole sequences.
@@ -75,16 +64,18 @@ class OnnxModel:
         """
         self._check(input_ids_BT, attention_mask_BT, 0)
         info = self.info
-        empty = np.zeros((len(input_ids_BT), info.num_key_value_heads, 0, info.head_dim), info.cache_dtype)
+        empty = np.zeros((len(input_ids_BT), info.num_key_value_heads, 0, info.cache_width), info.cache_dtype)
         binding = self._session.io_binding()
+        binding.bind_output("logits")
         for layer in range(info.num_layers):
             for part in ("key", "value"):
                 binding.bind_cpu_input(f"past_key_values.{layer}.{part}", empty)
-        return self._run(binding, input_ids_BT, attention_mask_BT, keep)
+        return _as_logits(self._run(binding, input_ids_BT, attention_mask_BT, keep))
 
     def new_cache(self, batch_size: int, capacity: int) -> KvCache:
         """An empty cache for ``capacity`` columns."""
-        return KvCache(self._session, self.info, batch_size, capacity)
+        kind = GrowingCache if self.info.cache_grows else SharedCache
+        return kind(self._session, self.info, batch_size, capacity)
 
     def forward_with_cache(self, input_ids_BT: Ids, attention_mask_BL: Ids, cache: KvCache, *, keep: int = 0) -> Logits:
         """Logits of new tokens, whose keys and values are added to ``cache``.
@@ -106,15 +97,16 @@ class OnnxModel:
                 f"a batch of {len(input_ids_BT)} rows and {length} columns does not fit the cache",
                 expected=f"{cache.batch_size} rows and at most {cache.capacity} columns",
             )
-        logits = self._run(cache.binding, input_ids_BT, attention_mask_BL, keep)
-        cache.length = length
-        return logits
+        outputs = self._run(cache.binding, input_ids_BT, attention_mask_BL, keep)
+        cache.take(outputs, length)
+        return _as_logits(outputs)
 
-    def _run(self, binding: Any, input_ids_BT: Ids, mask_BL: Ids, keep: int) -> Logits:
+    def _run(self, binding: Any, input_ids_BT: Ids, mask_BL: Ids, keep: int) -> list[ort.OrtValue]:
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids_BT))
         binding.bind_cpu_input("attention_mask", np.ascontiguousarray(mask_BL))
         binding.bind_ortvalue_input(KEEP, ort.OrtValue.ortvalue_from_numpy(np.array([keep], np.int64)))
-        binding.bind_output("logits")
+        # Bound again, it may have another shape than in the last step.
+        binding.bind_output("logits", self.info.provider)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
@@ -123,9 +115,8 @@ class OnnxModel:
                 expected=f"a graph that onnxruntime {ort.__version__} can run on this machine",
                 fix="if memory ran out, use a smaller batch or a shorter text",
             ) from error
-        # The first output bound; binding it again lets the next step have another shape.
-        logits: Logits = binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
-        return logits
+        outputs: list[ort.OrtValue] = binding.get_outputs()
+        return outputs
 
     def _check(self, input_ids_BT: Ids, mask_BL: Ids, past: int) -> None:
         batch, new = input_ids_BT.shape
@@ -153,3 +144,8 @@ class OnnxModel:
                 expected=f"at most {self.info.max_length}, the bundle's max_length",
                 fix="shorten the text, or export with a larger export.max_length",
             )
+
+
+def _as_logits(outputs: list[ort.OrtValue]) -> Logits:
+    logits: Logits = outputs[0].numpy().astype(np.float32, copy=False)
+    return logits

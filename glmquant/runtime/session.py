@@ -3,13 +3,23 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import onnxruntime as ort
 
 from glmquant.errors import ExportError
 
 GRAPH_FILE = "model.onnx"
+SETTINGS_FILE = "genai_config.json"
 INPUTS = ("input_ids", "attention_mask")
+Provider = Literal["cpu", "cuda"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CACHE_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
 
 
 @dataclass(frozen=True)
@@ -17,48 +27,52 @@ class BundleInfo:
     """What a bundle says about itself.
 
     Attributes:
-        num_layers, num_key_value_heads, head_dim: of the key/value cache.
-        cache_dtype: ``float32`` or ``float16``.
+        num_layers, num_key_value_heads: of the key/value cache.
+        cache_width: last dimension of the cache: the head size, or half of it where two 4-bit numbers share a byte.
+        cache_dtype: ``float32``, ``float16``, ``int8`` or ``uint8``.
+        cache_grows: attention gives a longer cache at each step (profile ``standard``); else it writes in place.
         vocab_size: width of the logits.
         max_length: tokens that prompt and answer may have together.
         eos_ids: ids that end generation.
         pad_id: id that fills rows up.
         accuracy_level: the least exact arithmetic its quantised products may use (``MatMulNBits``).
+        provider: what runs it.
     """
 
     num_layers: int
     num_key_value_heads: int
-    head_dim: int
+    cache_width: int
     cache_dtype: str
+    cache_grows: bool
     vocab_size: int
     max_length: int
     eos_ids: tuple[int, ...]
     pad_id: int
     accuracy_level: int
+    provider: Provider
 
 
-def open_session(directory: Path, num_threads: int | None) -> ort.InferenceSession:
+@dataclass(frozen=True)
+class Settings:
+    """What ``genai_config.json`` says: token ids, and configuration entries of the session."""
+
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    entries: dict[str, str]
+
+
+def open_session(
+    directory: Path, settings: Settings, num_threads: int | None, provider: Provider
+) -> ort.InferenceSession:
     """The session of ``model.onnx``.
 
     Raises:
-        ExportError: no such file, or ONNX Runtime cannot load it.
+        ExportError: ONNX Runtime cannot load it, or does not have the provider.
     """
+    require_provider(provider)
     graph = directory / GRAPH_FILE
-    if not graph.is_file():
-        raise ExportError(
-            f"{directory} is not an ONNX bundle",
-            where=graph,
-            expected="a directory that `glmquant export` or `glmquant run` wrote",
-            fix="give the path of such a directory; nothing is downloaded",
-        )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
-    # Every step of decoding has shapes of its own, and a memory pattern would be kept for each.
-    options.enable_mem_pattern = False
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, _session_options(settings, num_threads), providers=[PROVIDERS[provider]])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
         raise ExportError(
             f"ONNX Runtime cannot load {graph}: {error}",
@@ -66,9 +80,47 @@ def open_session(directory: Path, num_threads: int | None) -> ort.InferenceSessi
             expected=f"a graph and weights that onnxruntime {ort.__version__} can run",
             fix="export the model again; the files may be damaged or incomplete",
         ) from error
+    if PROVIDERS[provider] not in session.get_providers():
+        raise _missing(provider, f"it is installed but does not start; only {session.get_providers()} do")
+    return session
 
 
-def read_info(directory: Path, session: ort.InferenceSession) -> BundleInfo:
+def require_provider(provider: Provider) -> None:
+    """Raises ExportError where the installed onnxruntime was built without it."""
+    available = ort.get_available_providers()
+    if PROVIDERS[provider] not in available:
+        raise _missing(provider, f"onnxruntime {ort.__version__} here has {', '.join(available)}")
+
+
+def require_bundle(directory: Path) -> None:
+    """Raises ExportError where there is no ``model.onnx``."""
+    if not (directory / GRAPH_FILE).is_file():
+        raise ExportError(
+            f"{directory} is not an ONNX bundle",
+            where=directory / GRAPH_FILE,
+            expected="a directory that `glmquant export` or `glmquant run` wrote",
+            fix="give the path of such a directory; nothing is downloaded",
+        )
+
+
+def read_settings(directory: Path) -> Settings:
+    """Raises ExportError where ``genai_config.json`` is missing or damaged."""
+    path = directory / SETTINGS_FILE
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        options: dict[str, Any] = model["decoder"]["session_options"]
+        entries = {name: value for name, value in options.items() if "." in name}
+        return Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"cannot read the special token ids of the bundle: {error!r}",
+            where=path,
+            expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
+            fix="export the model again",
+        ) from error
+
+
+def read_info(directory: Path, session: ort.InferenceSession, settings: Settings, provider: Provider) -> BundleInfo:
     """Raises ExportError where the graph is not one of glmquant's."""
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
@@ -82,29 +134,38 @@ def read_info(directory: Path, session: ort.InferenceSession) -> BundleInfo:
             expected=f"inputs {', '.join(INPUTS)} and past_key_values.*, output logits, and glmquant's metadata",
             fix="export the checkpoint with glmquant",
         )
-    _, heads, _, head_dim = inputs[keys[0]].shape
-    eos_ids, pad_id = _special_ids(directory / "genai_config.json")
+    _, heads, _, width = inputs[keys[0]].shape
     return BundleInfo(
         num_layers=len(keys),
         num_key_value_heads=heads,
-        head_dim=head_dim,
-        cache_dtype={"tensor(float)": "float32", "tensor(float16)": "float16"}[inputs[keys[0]].type],
+        cache_width=width,
+        cache_dtype=CACHE_DTYPES[inputs[keys[0]].type],
+        cache_grows=metadata["glmquant.profile"] == "standard",
         vocab_size=outputs["logits"].shape[2],
         max_length=int(metadata["glmquant.max_length"]),
-        eos_ids=eos_ids,
-        pad_id=pad_id,
+        eos_ids=settings.eos_ids,
+        pad_id=settings.pad_id,
         accuracy_level=int(metadata["glmquant.accuracy_level"]),
+        provider=provider,
     )
 
 
-def _special_ids(path: Path) -> tuple[tuple[int, ...], int]:
-    try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
-        return tuple(model["eos_token_id"]), model["pad_token_id"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"cannot read the special token ids of the bundle: {error!r}",
-            where=path,
-            expected="model.eos_token_id, a list, and model.pad_token_id",
-            fix="export the model again",
-        ) from error
+def _session_options(settings: Settings, num_threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    # Every step of decoding has shapes of its own, and a memory pattern would be kept for each.
+    options.enable_mem_pattern = False
+    for name, value in settings.entries.items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def _missing(provider: Provider, why: str) -> ExportError:
+    return ExportError(
+        f"provider {provider} is not there: {why}",
+        where="--provider",
+        expected=PROVIDERS[provider],
+        fix="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use --provider cpu",
+    )

@@ -144,7 +144,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
         (tmp_path / name).mkdir()
         export_bundle(source, ExportOptions(embedding=QuantSpec(8, 32)), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["config.json", "genai_config.json", "model.onnx", "model.onnx.data"]
+    assert files == ["config.json", "genai.onnx", "genai_config.json", "model.onnx", "model.onnx.data"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 

@@ -2,11 +2,12 @@ from dataclasses import replace
 
 from glmquant.export.side_files import genai_config, optimum_config
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.recipe.schema import ExportOptions
 from tests.export.models import TINY, TINY_GLM4
 
 
 def test_genai_config_names_the_graph() -> None:
-    config = genai_config(replace(TINY, eos_token_ids=(2, 7)), 64)
+    config = genai_config(replace(TINY, eos_token_ids=(2, 7)), ExportOptions(), 64)
     model, decoder = config["model"], config["model"]["decoder"]
     assert model["type"] == "chatglm"
     assert (model["eos_token_id"], model["pad_token_id"], model["bos_token_id"]) == ([2, 7], 0, 1)
@@ -14,11 +15,19 @@ def test_genai_config_names_the_graph() -> None:
     assert (decoder["num_key_value_heads"], decoder["head_size"], decoder["num_hidden_layers"]) == (1, 32, 2)
     assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
     assert "position_ids" not in decoder["inputs"]
+    assert decoder["filename"] == "genai.onnx"
     assert config["search"]["past_present_share_buffer"] is True
 
 
+def test_genai_config_of_the_standard_profile() -> None:
+    config = genai_config(TINY, ExportOptions(profile="standard", accuracy_level=0), 64)
+    options = config["model"]["decoder"]["session_options"]
+    assert options["session.qdq_matmulnbits_accuracy_level"] == "0"
+    assert config["search"]["past_present_share_buffer"] is False
+
+
 def test_a_model_without_bos_says_none() -> None:
-    assert "bos_token_id" not in genai_config(replace(TINY, bos_token_id=None), 64)["model"]
+    assert "bos_token_id" not in genai_config(replace(TINY, bos_token_id=None), ExportOptions(), 64)["model"]
 
 
 def test_config_is_a_glm_to_optimum() -> None:

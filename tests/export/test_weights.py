@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.export.weights import PackedMatrix, WeightWriter, block_size, store_model
+from glmquant.export.matrices import PackedMatrix, PackedWriter, block_size
+from glmquant.export.weights import WeightWriter, store_model
 from glmquant.export.weights_file import WeightsFile
 from glmquant.glm.block import Block, Linear
 from glmquant.methods.rtn import Rtn
@@ -56,7 +57,7 @@ def test_packed_matrix_is_the_quantised_one(
     quant = Rtn().quantize(weight, spec, None)
     path = tmp_path_factory.mktemp("weights") / "w"
     with WeightsFile(path) as file:
-        writer = WeightWriter(file, torch.float32)
+        writer = WeightWriter(file, torch.float32, PackedWriter(file, torch.float32))
         matrix = writer.embedding(weight, spec) if embedding else writer.linear("x", Linear(quant)).weight
     assert isinstance(matrix, PackedMatrix)
     expected = quant.dequantize()
@@ -71,10 +72,12 @@ def test_blocks_are_no_wider_than_the_kernels_take() -> None:
 
 
 def test_float_linears_are_transposed_in_pieces(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("glmquant.export.weights.PIECE_ELEMENTS", 12)
+    monkeypatch.setattr("glmquant.export.matrices.PIECE_ELEMENTS", 12)
     weight = torch.arange(35.0).view(5, 7)
     with WeightsFile(tmp_path / "w") as file:
-        stored = WeightWriter(file, torch.float32).linear("x", Linear(weight, torch.ones(5)))
+        stored = WeightWriter(file, torch.float32, PackedWriter(file, torch.float32)).linear(
+            "x", Linear(weight, torch.ones(5))
+        )
     assert np.array_equal(read(tmp_path / "w", stored.weight), weight.T.numpy())
     assert read(tmp_path / "w", stored.bias).tolist() == [1.0] * 5
 
@@ -84,7 +87,9 @@ def test_a_value_float16_cannot_hold_is_named(tmp_path, value) -> None:
     source = random_source()
     source.blocks[1].down_proj.weight[3, 4] = value
     with WeightsFile(tmp_path / "w") as file, pytest.raises(ExportError, match=r"layers\.1\.mlp\.down_proj\.weight"):
-        store_model(source, WeightWriter(file, torch.float16), embedding=None, length=8)
+        store_model(
+            source, WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)), embedding=None, length=8
+        )
 
 
 class CountingSource(MemorySource):
@@ -109,7 +114,7 @@ def test_one_block_is_in_memory_at_a_time(tmp_path, dtype) -> None:
     with WeightsFile(tmp_path / "w") as file:
         store_model(
             source,
-            WeightWriter(file, dtype),
+            WeightWriter(file, dtype, PackedWriter(file, dtype)),
             embedding=None,
             length=8,
             progress=lambda done, total: calls.append((done, total)),
@@ -122,8 +127,8 @@ def test_pieces_of_a_large_embedding_are_the_whole(tmp_path, monkeypatch) -> Non
     weight = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     spec = QuantSpec(4, 16)
     with WeightsFile(tmp_path / "whole") as file:
-        WeightWriter(file, torch.float16).embedding(weight, spec)
-    monkeypatch.setattr("glmquant.export.weights.PIECE_ELEMENTS", 32 * 7)
+        WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
+    monkeypatch.setattr("glmquant.export.matrices.PIECE_ELEMENTS", 32 * 7)
     with WeightsFile(tmp_path / "pieces") as file:
-        WeightWriter(file, torch.float16).embedding(weight, spec)
+        WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()

@@ -7,12 +7,15 @@ from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from tests.export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
 
+CASES = [(name, profile) for name in GOLDEN_NAMES for profile in ("ort", "standard")]
 
-@pytest.fixture(scope="module", params=GOLDEN_NAMES)
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def golden(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp(request.param)
-    export_bundle(golden_source(request.param), ExportOptions(), directory)
-    return OnnxModel.open(directory, num_threads=1), golden_expected(request.param)
+    name, profile = request.param
+    directory = tmp_path_factory.mktemp(name)
+    export_bundle(golden_source(name), ExportOptions(profile=profile), directory)
+    return OnnxModel.open(directory, num_threads=1), golden_expected(name)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,19 @@ def test_decoding_after_a_right_padded_prompt_equals_the_full_forward(golden) ->
         assert np.abs(logits[1, 0] - expected["logits"][1, 6 + step].numpy()).max() < 1e-5
 
 
+def test_a_cut_cache_goes_on_from_there(golden) -> None:
+    model, expected = golden
+    ids, mask = expected["input_ids"].numpy(), np.ones((2, 24), np.int64)
+    cache = model.new_cache(2, 24)
+    model.forward_with_cache(ids[:, :9], mask[:, :9], cache)
+    model.forward_with_cache(ids[:, 3:10] * 0 + 7, mask[:, :16], cache)
+    cache.cut(8)
+    logits = model.forward_with_cache(ids[:, 8:], mask, cache)
+    assert np.abs(logits - expected["logits"][:, 8:].numpy()).max() < 1e-5
+    with pytest.raises(GenerationError, match="cannot be cut to 25"):
+        cache.cut(25)
+
+
 def test_kept_logits_are_the_last_of_all(golden) -> None:
     model, expected = golden
     ids, mask = expected["input_ids"].numpy(), expected["attention_mask_padded"].numpy()
@@ -75,7 +91,7 @@ def test_kept_logits_are_the_last_of_all(golden) -> None:
 
 def test_info_is_the_models(golden) -> None:
     info = golden[0].info
-    assert (info.num_layers, info.num_key_value_heads, info.head_dim, info.vocab_size) == (3, 2, 32, 2112)
+    assert (info.num_layers, info.num_key_value_heads, info.cache_width, info.vocab_size) == (3, 2, 32, 2112)
     assert (info.max_length, info.eos_ids, info.pad_id, info.accuracy_level) == (2048, (2,), 0, 4)
 
 
@@ -123,6 +139,7 @@ def test_what_is_no_bundle_is_refused(tmp_path) -> None:
         OnnxModel.open(tmp_path / "THUDM" / "chatglm2-6b")
     with pytest.raises(ExportError, match="is not an ONNX bundle"):
         OnnxModel.open(tmp_path)
+    export_bundle(random_source(), ExportOptions(), tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ExportError, match="cannot load"):
         OnnxModel.open(tmp_path)

@@ -1,0 +1,216 @@
+"""Quantised matrices in the layouts the operators want.
+
+Shape suffixes: N output rows, K input columns, G groups along K, B blocks along K, C bytes of a block, V vocabulary,
+D hidden size, P part of a dimension.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from glmquant.core.packing import pack_bits, pack_blocks, pack_zero_points
+from glmquant.core.qtensor import QuantTensor, spread
+from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.errors import ExportError
+from glmquant.export.weights_file import WeightsFile
+from glmquant.methods.rtn import Rtn
+
+WIDEST_BLOCK = 256  # the widest block right at every bit width in ONNX Runtime's CPU kernels
+COMMON_BLOCK = 128  # the fastest; wider groups repeat their scale over blocks of this size
+PIECE_ELEMENTS = 16 * 2**20  # of a large matrix converted at once
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """A matrix ``[N, K]`` as ``MatMulNBits`` and ``GatherBlockQuantized`` take it: handles, and their attributes."""
+
+    codes: ir.ExternalTensor
+    scales: ir.ExternalTensor
+    zero_points: ir.ExternalTensor | None
+    rows: int
+    columns: int
+    bits: int
+    block_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedMatrix:
+    """A matrix as ``DequantizeLinear`` takes it, blocked along ``axis``.
+
+    Codes of a linear are ``[K, N]`` and those of an embedding ``[V, D]``; scales and zero points have a row or a column
+    for each block. Symmetric codes are signed and need no zero points.
+    """
+
+    codes: ir.ExternalTensor
+    scales: ir.ExternalTensor
+    zero_points: ir.ExternalTensor | None
+    axis: int
+    block_size: int
+
+
+class MatrixWriter(Protocol):
+    """Writes quantised matrices in a profile's layout."""
+
+    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | BlockedMatrix: ...
+
+    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix | BlockedMatrix:
+        """Rounded to nearest with ``spec``, some rows at a time."""
+        ...
+
+
+class PackedWriter:
+    """For the ``ort`` profile."""
+
+    def __init__(self, file: WeightsFile, dtype: torch.dtype) -> None:
+        self._file = file
+        self._dtype = dtype
+
+    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix:
+        spec, (rows, columns) = weight.spec, weight.shape
+        size = block_size(spec)
+        codes_NBC = pack_blocks(weight.codes_NK, spec.bits, size, spec.middle)
+        scales_NB = per_block(weight.scales_NG, spec, columns)
+        zeros_NB = None if spec.symmetric else per_block(weight.zeros_NG, spec, columns)
+        return PackedMatrix(
+            self._file.add(name, codes_NBC),
+            self._file.add(f"{name}_scales", cast(f"{name}_scales", scales_NB, self._dtype)),
+            None if zeros_NB is None else self._file.add(f"{name}_zeros", pack_zero_points(zeros_NB, spec.bits)),
+            rows,
+            columns,
+            spec.bits,
+            size,
+        )
+
+    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix:
+        rows, columns = weight_VD.shape
+        scales: list[Tensor] = []
+        zeros: list[Tensor] = []
+
+        def packed_pieces() -> Iterator[Tensor]:
+            for quantised in rounded_pieces(weight_VD, spec):
+                scales.append(per_block(quantised.scales_NG, spec, columns))
+                zeros.append(pack_zero_points(per_block(quantised.zeros_NG, spec, columns), spec.bits))
+                yield pack_bits(quantised.codes_NK, spec.bits)
+
+        shape = (rows, -(-columns * spec.bits // 8))
+        codes = self._file.add_pieces(name, torch.uint8, shape, packed_pieces())
+        return PackedMatrix(
+            codes,
+            self._file.add(f"{name}_scales", cast(f"{name}_scales", torch.cat(scales), self._dtype)),
+            None if spec.symmetric else self._file.add(f"{name}_zeros", torch.cat(zeros)),
+            rows,
+            columns,
+            spec.bits,
+            block_size(spec),
+        )
+
+
+class BlockedWriter:
+    """For the ``standard`` profile: 4 and 8 bits.
+
+    Raises (from every method):
+        ExportError: 2 bits, which opset 23 has no type for.
+    """
+
+    def __init__(self, file: WeightsFile, dtype: torch.dtype) -> None:
+        self._file = file
+        self._dtype = dtype
+
+    def linear(self, name: str, weight: QuantTensor) -> BlockedMatrix:
+        spec, (_, columns) = weight.spec, weight.shape
+        _require_standard(name, spec)
+        scales_BN = per_block(weight.scales_NG, spec, columns).T
+        zeros_BN = None if spec.symmetric else per_block(weight.zeros_NG, spec, columns).T
+        return BlockedMatrix(
+            self._codes(name, weight.codes_NK.T, spec),
+            self._file.add(f"{name}_scales", cast(f"{name}_scales", scales_BN, self._dtype)),
+            None if zeros_BN is None else self._codes(f"{name}_zeros", zeros_BN, spec),
+            axis=0,
+            block_size=block_size(spec),
+        )
+
+    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> BlockedMatrix:
+        if spec.bits != 8:
+            raise ExportError(f"an embedding of {spec.bits} bits", where=name, expected="8 bits in profile standard")
+        columns = weight_VD.shape[1]
+        scales: list[Tensor] = []
+        zeros: list[Tensor] = []
+
+        def pieces() -> Iterator[Tensor]:
+            for quantised in rounded_pieces(weight_VD, spec):
+                scales.append(per_block(quantised.scales_NG, spec, columns))
+                zeros.append(per_block(quantised.zeros_NG, spec, columns))
+                yield _signed(quantised.codes_NK, spec)
+
+        dtype = torch.int8 if spec.symmetric else torch.uint8
+        codes = self._file.add_pieces(name, dtype, tuple(weight_VD.shape), pieces())
+        return BlockedMatrix(
+            codes,
+            self._file.add(f"{name}_scales", cast(f"{name}_scales", torch.cat(scales), self._dtype)),
+            None if spec.symmetric else self._file.add(f"{name}_zeros", torch.cat(zeros)),
+            axis=1,
+            block_size=block_size(spec),
+        )
+
+    def _codes(self, name: str, codes: Tensor, spec: QuantSpec) -> ir.ExternalTensor:
+        if spec.bits == 8:
+            return self._file.add(name, _signed(codes, spec))
+        # Two to a byte through the whole tensor, the first low. A signed nibble is the unsigned one with its top bit
+        # turned: subtracting 8 modulo 16.
+        flat = codes.flatten() ^ 8 if spec.symmetric else codes.flatten()
+        if len(flat) % 2:
+            flat = torch.cat([flat, flat.new_zeros(1)])
+        dtype = ir.DataType.INT4 if spec.symmetric else ir.DataType.UINT4
+        return self._file.add_packed(name, pack_bits(flat, 4), dtype, tuple(codes.shape))
+
+
+def _signed(codes: Tensor, spec: QuantSpec) -> Tensor:
+    """Symmetric 8-bit codes as int8, others as they are."""
+    return (codes ^ 128).view(torch.int8) if spec.symmetric else codes
+
+
+def _require_standard(name: str, spec: QuantSpec) -> None:
+    if spec.bits not in (4, 8):
+        raise ExportError(
+            f"{name} has {spec.bits} bits",
+            where=name,
+            expected="4 or 8 bits: opset 23 has no narrower integers",
+            fix="use export.profile=ort, or more bits",
+        )
+
+
+def rounded_pieces(weight_VD: Tensor, spec: QuantSpec) -> Iterator[QuantTensor]:
+    for piece_PD in weight_VD.split(piece_rows(weight_VD.shape[1])):
+        yield Rtn().quantize(piece_PD, spec, None)
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raises ExportError for a value that ``dtype`` cannot hold."""
+    converted = tensor.to(dtype)
+    if not torch.isfinite(converted).all():
+        raise ExportError(
+            f"tensor {name} holds {tensor.abs().max().item():.6g}, which {dtype} cannot hold",
+            where=name,
+            expected=f"finite values of at most {torch.finfo(dtype).max:.6g}",
+            fix="export with export.dtype=float32; if it is not finite there either, the checkpoint is damaged",
+        )
+    return converted
+
+
+def block_size(spec: QuantSpec) -> int:
+    """The operator's block for a spec's groups: the group itself, or a part of one that is too wide."""
+    return COMMON_BLOCK if spec.group_size == WHOLE_ROW or spec.group_size > WIDEST_BLOCK else spec.group_size
+
+
+def per_block(values_NG: Tensor, spec: QuantSpec, columns: int) -> Tensor:
+    """Each group's value, once for every block of the group: ``[N, B]``."""
+    size = block_size(spec)
+    return spread(values_NG, -(-spec.width(columns) // size), -(-columns // size)).contiguous()
+
+
+def piece_rows(columns: int) -> int:
+    return max(1, PIECE_ELEMENTS // columns)
