@@ -49,12 +49,20 @@ def to_int32_words(codes_RC: Tensor, bits: int) -> Tensor:
             f"{codes_RC.shape[1]} codes of {bits} bits do not fill whole 32-bit words",
             expected=f"a multiple of {32 // bits}",
         )
-    return pack_bits(codes_RC, bits).contiguous().view(torch.int32)
+    return _reinterpret(pack_bits(codes_RC, bits), torch.int32)
 
 
 def from_int32_words(words_RW: Tensor, bits: int) -> Tensor:
     """The inverse of :func:`to_int32_words`."""
-    return unpack_bits(words_RW.contiguous().view(torch.uint8), bits)
+    return unpack_bits(_reinterpret(words_RW, torch.uint8), bits)
+
+
+def _reinterpret(matrix_RC: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bytes of a matrix, row by row, as another dtype."""
+    rows, columns = matrix_RC.shape
+    # A single row or column counts as contiguous with strides that a change of dtype refuses.
+    flat = matrix_RC.contiguous().as_strided((rows * columns,), (1,))
+    return flat.view(dtype).view(rows, columns * matrix_RC.dtype.itemsize // dtype.itemsize)
 
 
 def pack_blocks(codes_NK: Tensor, bits: int, block_size: int, padding: int) -> Tensor:

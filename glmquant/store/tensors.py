@@ -95,7 +95,9 @@ class StoredTensor:
 
 def byte_view(tensor: Tensor) -> memoryview:
     """A contiguous tensor's own memory."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    # A single element counts as contiguous with strides that a change of dtype refuses.
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor]) -> None:

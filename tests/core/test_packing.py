@@ -65,10 +65,11 @@ def test_words_hold_codes_first_in_the_lowest_bits(bits: int, rows: int, words: 
     assert torch.equal(from_int32_words(packed, bits), codes)
 
 
-def test_words_from_a_transposed_matrix() -> None:
-    codes = random_codes(8, 16, 4, 0)
-    packed = to_int32_words(codes.T.contiguous().T, 4)
-    assert torch.equal(from_int32_words(packed.T.contiguous().T, 4), codes)
+@given(BITS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**31))
+def test_words_of_transposed_matrices(bits: int, rows: int, words: int, seed: int) -> None:
+    codes = random_codes(rows, words * 32 // bits, bits, seed)
+    packed = to_int32_words(codes.T.contiguous().T, bits)
+    assert torch.equal(from_int32_words(packed.T.contiguous().T, bits), codes)
 
 
 def test_codes_that_do_not_fill_words_are_refused() -> None:
