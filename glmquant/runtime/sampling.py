@@ -3,6 +3,7 @@
 Shape suffixes: B batch, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,9 @@ class GenerationOptions:
         temperature: logits are divided by it before sampling; 0 always takes the likeliest token.
         top_k: sample among the so many likeliest tokens; None for all.
         top_p: sample among the fewest likeliest tokens whose probabilities reach it (arXiv:1904.09751, §3.1).
+        repetition_penalty: logits of tokens that the prompt or the answer already has are divided by it where positive
+            and multiplied where negative (CTRL, arXiv:1909.05858, §4.1); 1 for none.
+        stop_ids: ids that end the answer beside the model's own.
         seed: of the random choices; None differs each time.
 
     Raises:
@@ -30,6 +34,8 @@ class GenerationOptions:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    stop_ids: tuple[int, ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -37,6 +43,7 @@ class GenerationOptions:
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1, or none"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < float("inf"), "more than 0"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
         )
         for name, value, fits, expected in checks:
@@ -45,18 +52,36 @@ class GenerationOptions:
 
 
 class Sampler:
-    """Chooses tokens by ``options``; one sampler an answer, so that a seed gives the same answer again."""
+    """Chooses tokens by ``options``; one sampler a batch of answers, so that a seed gives the same answers again.
 
-    def __init__(self, options: GenerationOptions) -> None:
+    Args:
+        prompts: of each row, for the repetition penalty.
+    """
+
+    def __init__(self, options: GenerationOptions, prompts: Sequence[Sequence[int]]) -> None:
         self._options = options
         self._random = np.random.default_rng(options.seed)
+        self._seen = [set(prompt) for prompt in prompts]
 
     def choose(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """One token id a row, ``[B]``."""
+        """One token id a row, ``[B]``; it counts as seen from now on."""
+        if self._options.repetition_penalty != 1:
+            logits_BV = self._penalised(logits_BV)
         if self._options.temperature == 0:
-            likeliest_B: npt.NDArray[np.int64] = logits_BV.argmax(1)
-            return likeliest_B
-        return np.array([self._draw(logits_V) for logits_V in logits_BV], np.int64)
+            tokens_B: npt.NDArray[np.int64] = logits_BV.argmax(1)
+        else:
+            tokens_B = np.array([self._draw(logits_V) for logits_V in logits_BV], np.int64)
+        for seen, token in zip(self._seen, tokens_B, strict=True):
+            seen.add(int(token))
+        return tokens_B
+
+    def _penalised(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        penalty = np.float32(self._options.repetition_penalty)
+        penalised = logits_BV.copy()
+        for logits_V, seen in zip(penalised, self._seen, strict=True):
+            ids = np.fromiter(seen, np.int64)
+            logits_V[ids] = np.where(logits_V[ids] > 0, logits_V[ids] / penalty, logits_V[ids] * penalty)
+        return penalised
 
     def _draw(self, logits_V: npt.NDArray[np.float32]) -> int:
         options = self._options

@@ -6,7 +6,7 @@ import pytest
 from glmquant.errors import GenerationError
 from glmquant.export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.generate import generate
+from glmquant.runtime.generate import Conversation, generate, generate_batch
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
 from tests.export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
@@ -14,10 +14,10 @@ from tests.export.models import GOLDEN_NAMES, golden_expected, golden_source, ra
 PROMPT = [5, 6, 7]
 
 
-@pytest.fixture(scope="module")
-def tiny_directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tiny")
-    export_bundle(random_source(), ExportOptions(), directory)
+@pytest.fixture(scope="module", params=["ort", "standard"])
+def tiny_directory(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    export_bundle(random_source(), ExportOptions(profile=request.param), directory)
     return directory
 
 
@@ -69,8 +69,53 @@ def test_tokens_stream(tiny) -> None:
 
 
 def test_what_cannot_be_answered_is_refused_at_once(tiny) -> None:
-    with pytest.raises(GenerationError, match="prompt is empty"):
+    with pytest.raises(GenerationError, match="a prompt is empty"):
         generate(tiny, [], GenerationOptions())
     with pytest.raises(GenerationError, match="no room for 62 more"):
         generate(tiny, PROMPT, GenerationOptions(max_new_tokens=62))
     assert len(list(generate(tiny, PROMPT, GenerationOptions(max_new_tokens=61)))) <= 61
+    with pytest.raises(GenerationError, match="there is no prompt"):
+        generate_batch(tiny, [], GenerationOptions())
+
+
+def test_a_batch_is_answered_as_each_prompt_alone(tiny) -> None:
+    prompts = [[5, 6, 7], [9], [3, 1, 4, 1, 5, 9, 2, 6], [8, 8]]
+    options = GenerationOptions(max_new_tokens=20)
+    alone = [tuple(generate(tiny, prompt, options)) for prompt in prompts]
+    assert list(generate_batch(tiny, prompts, options)) == alone
+    # Where an answer ends, the others go on.
+    stopping = GenerationOptions(max_new_tokens=20, stop_ids=(alone[1][3],))
+    assert list(generate_batch(tiny, prompts, stopping)) == [tuple(generate(tiny, p, stopping)) for p in prompts]
+    assert len(list(generate(tiny, prompts[1], stopping))) == alone[1].index(alone[1][3])
+
+
+def test_a_repetition_penalty_ends_repetition(tiny) -> None:
+    options = GenerationOptions(max_new_tokens=30, repetition_penalty=100.0)
+    tokens = list(generate(tiny, PROMPT, options))
+    assert len({*PROMPT, *tokens}) == len(PROMPT) + len(tokens)
+
+
+def test_turns_of_a_conversation_compute_only_what_is_new(tiny) -> None:
+    options = GenerationOptions(max_new_tokens=6)
+    conversation = Conversation(tiny)
+    first = list(conversation.answer(PROMPT, options))
+    assert conversation.cached == (*PROMPT, *first[:-1])
+    for prompt in ([*PROMPT, *first, 11, 12], [*PROMPT, *first[:2], 9], PROMPT, [1, 2]):
+        assert list(conversation.answer(prompt, options)) == list(generate(tiny, prompt, options))
+
+
+def test_an_answer_left_unfinished_does_no_harm(tiny) -> None:
+    options = GenerationOptions(max_new_tokens=6)
+    conversation = Conversation(tiny, 30)
+    next(conversation.answer(PROMPT, options))
+    prompt = [*PROMPT, 40, 41]
+    assert list(conversation.answer(prompt, options)) == list(generate(tiny, prompt, options))
+    with pytest.raises(GenerationError, match="no room for 6 more"):
+        conversation.answer([1] * 25, options)
+
+
+def test_decoding_many_steps_equals_the_full_forward(tiny) -> None:
+    ids = np.random.default_rng(0).integers(0, 200, (1, 64))
+    cache = tiny.new_cache(1, 64)
+    steps = [tiny.forward_with_cache(ids[:, i : i + 1], np.ones((1, i + 1), np.int64), cache) for i in range(64)]
+    assert np.abs(np.concatenate(steps, 1) - tiny.forward(ids, np.ones_like(ids))).max() < 2e-5

@@ -9,14 +9,14 @@ LOGITS_BV = np.log(np.array([[0.1, 0.5, 0.15, 0.25]], np.float32))
 
 def shares(**options) -> list[float]:
     """How often each token is drawn."""
-    sampler = Sampler(GenerationOptions(seed=0, **options))
+    sampler = Sampler(GenerationOptions(seed=0, **options), [[]])
     drawn = [int(sampler.choose(LOGITS_BV)[0]) for _ in range(4000)]
     return [drawn.count(token) / 4000 for token in range(4)]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     two_rows = np.array([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]], np.float32)
-    assert Sampler(GenerationOptions()).choose(two_rows).tolist() == [1, 0]
+    assert Sampler(GenerationOptions(), [[], []]).choose(two_rows).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,25 @@ def test_tokens_are_drawn_as_often_as_they_should(options, expected) -> None:
     assert shares(**options) == pytest.approx(expected, abs=0.03)
 
 
+def test_seen_tokens_are_penalised() -> None:
+    logits_BV = np.array([[4.0, 3.0, -1.0, -1.5]] * 2, np.float32)
+    sampler = Sampler(GenerationOptions(repetition_penalty=2.0), [[0], []])
+    assert sampler.choose(logits_BV).tolist() == [1, 0]  # 2, 3, -1, -1.5 and 4, 3, -1, -1.5
+    assert sampler.choose(logits_BV).tolist() == [0, 1]  # 2, 1.5, -1, -1.5 and 2, 3, -1, -1.5
+    negative = np.array([[-1.0, -1.5]], np.float32)
+    assert Sampler(GenerationOptions(repetition_penalty=2.0), [[0]]).choose(negative).tolist() == [1]
+
+
 @pytest.mark.parametrize(
-    "options", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}]
+    "options",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"repetition_penalty": 0.0},
+    ],
 )
 def test_options_out_of_range_are_refused(options) -> None:
     with pytest.raises(GenerationError, match=next(iter(options))):
