@@ -12,8 +12,8 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layout import Layout
 from glmquant.glm.layouts import resolve_layout
 from glmquant.glm.names import canonical_shapes
+from tests.glm.golden import directory, published_config
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CONFIG_PATH = Path("model/config.json")
 
 GLM: dict[str, Any] = {
@@ -32,26 +32,21 @@ GLM: dict[str, Any] = {
 }
 
 
-def golden_config(name: str = "chatglm2-tiny", **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((GOLDEN / name / "config.json").read_text())
-    return values | changes
-
-
 def resolve(config: dict[str, Any], **options: Any) -> Layout:
     return resolve_layout(config, config_path=CONFIG_PATH, **options)
 
 
 @pytest.mark.parametrize("name", ["chatglm2-tiny", "chatglm3-tiny"])
 def test_native_sources_cover_every_published_tensor(name: str) -> None:
-    index = json.loads((GOLDEN / name / "pytorch_model.bin.index.json").read_text())
+    index = json.loads((directory(name) / "pytorch_model.bin.index.json").read_text())
     published = set(index["weight_map"])
-    layout = resolve(golden_config(name), tensor_names=published)
+    layout = resolve(published_config(name), tensor_names=published)
     assert {source.name for source in layout.sources.values()} | layout.ignored == published
     assert layout.config.family == name.removesuffix("-tiny")
 
 
 def test_native_sources_have_canonical_names_and_shapes() -> None:
-    layout = resolve(golden_config())
+    layout = resolve(published_config())
     shapes = {}
     for name, source in layout.sources.items():
         start, stop = source.rows or (0, source.shape[0])
@@ -61,7 +56,7 @@ def test_native_sources_have_canonical_names_and_shapes() -> None:
 
 
 def test_query_key_value_rows_are_in_that_order() -> None:
-    sources = resolve(golden_config()).sources
+    sources = resolve(published_config()).sources
     fused = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
     rows = [sources[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]
     assert [(source.name, source.shape, source.rows) for source in rows] == [
@@ -72,7 +67,7 @@ def test_query_key_value_rows_are_in_that_order() -> None:
 
 
 def test_chatglm2_shape_and_constants() -> None:
-    config = resolve(golden_config()).config
+    config = resolve(published_config()).config
     assert (config.architecture, config.hidden_size, config.intermediate_size) == ("glm", 128, 352)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rotary_dim) == (
         4,
@@ -94,7 +89,7 @@ def test_chatglm2_shape_and_constants() -> None:
     ],
 )
 def test_rope_ratio_acts_by_lineage(path: str, theta: float, divisor: float) -> None:
-    config = resolve(golden_config(_name_or_path=path, rope_ratio=50, eos_token_id=2, pad_token_id=0)).config
+    config = resolve(published_config(_name_or_path=path, rope_ratio=50, eos_token_id=2, pad_token_id=0)).config
     assert (config.rope_theta, config.position_divisor) == (theta, divisor)
 
 
@@ -108,12 +103,12 @@ def test_rope_ratio_acts_by_lineage(path: str, theta: float, divisor: float) -> 
     ],
 )
 def test_lineage_from_the_name(path: str, family: str) -> None:
-    assert resolve(golden_config(_name_or_path=path)).config.family == family
+    assert resolve(published_config(_name_or_path=path)).config.family == family
 
 
 @pytest.mark.parametrize("path", [None, "", "./out", "THUDM/chatglm-6b", "my-chatglm2-and-chatglm3-merge", 7])
 def test_lineage_is_never_guessed(path: object) -> None:
-    config = golden_config(_name_or_path=path)
+    config = published_config(_name_or_path=path)
     with pytest.raises(CheckpointError, match=r"--set model\.family=chatglm3") as caught:
         resolve(config)
     assert "config.json, _name_or_path" in str(caught.value)
@@ -122,9 +117,9 @@ def test_lineage_is_never_guessed(path: object) -> None:
 
 def test_a_family_that_contradicts_the_name_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"model\.family"):
-        resolve(golden_config(), family="chatglm3")
+        resolve(published_config(), family="chatglm3")
     with pytest.raises(CheckpointError, match="one of chatglm2"):
-        resolve(golden_config(_name_or_path=""), family="glm-4-0414")
+        resolve(published_config(_name_or_path=""), family="glm-4-0414")
 
 
 REFUSED_NATIVE = {
@@ -158,7 +153,7 @@ REFUSED_NATIVE = {
 @pytest.mark.parametrize("field", REFUSED_NATIVE)
 def test_native_fields_are_checked(field: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        resolve(golden_config(**{field: REFUSED_NATIVE[field]}))
+        resolve(published_config(**{field: REFUSED_NATIVE[field]}))
     assert f"model/config.json, {field}" in str(caught.value)
 
 
@@ -204,10 +199,10 @@ def test_a_tied_head_is_the_embedding() -> None:
     layout = resolve(GLM | {"tie_word_embeddings": True}, tensor_names=["lm_head.weight", "model.rotary_emb.inv_freq"])
     assert layout.sources["lm_head.weight"].name == "model.embed_tokens.weight"
     assert layout.ignored == {"lm_head.weight", "model.rotary_emb.inv_freq"}
-    native = resolve(golden_config(tie_word_embeddings=True))
+    native = resolve(published_config(tie_word_embeddings=True))
     assert native.sources["lm_head.weight"].name == "transformer.embedding.word_embeddings.weight"
     with pytest.raises(CheckpointError, match="tie_word_embeddings"):
-        resolve(golden_config(tie_word_embeddings=True), tensor_names=["transformer.output_layer.weight"])
+        resolve(published_config(tie_word_embeddings=True), tensor_names=["transformer.output_layer.weight"])
 
 
 @pytest.mark.parametrize("model_type", ["glm", "glm4"])
@@ -222,6 +217,6 @@ def test_canonical_names_are_those_of_transformers(model_type: str) -> None:
 
 @pytest.mark.parametrize("divisor", [1.0, 50.0])
 def test_a_written_config_reads_back(divisor: float) -> None:
-    config = replace(resolve(golden_config()).config, position_divisor=divisor, family="glm")
+    config = replace(resolve(published_config()).config, position_divisor=divisor, family="glm")
     written = json.loads(json.dumps(to_hf_config(config)))
     assert resolve(written).config == config

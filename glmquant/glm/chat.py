@@ -1,0 +1,167 @@
+"""Chat prompts: what each family's publisher feeds its model, as Jinja text, and how a template becomes token ids.
+
+Only the template's own special tokens become special ids. Those a user writes into a message stay text: they are broken
+up before rendering and restored in the text between the special tokens.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from glmquant.errors import CheckpointError
+from glmquant.glm.config import Family
+
+LONGEST_TEMPLATE: Final = 2**17
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: ``system``, ``user``, ``assistant``, or ``observation`` for a tool's answer.
+        content: the text.
+        metadata: ChatGLM3 and GLM-4: what follows the role token, such as the name of the tool an assistant calls.
+    """
+
+    role: str
+    content: str
+    metadata: str = ""
+
+
+_ROUNDS = (
+    "[gMASK]sop{% for message in messages %}"
+    "{% if message['role'] != ['user', 'assistant'][loop.index0 % 2] %}"
+    "{{ raise_exception('turns must alternate between user and assistant, user first') }}{% endif %}"
+    "{% if message['role'] == 'user' %}[Round {{ loop.index0 // 2 + 1 }}]\n\n问：{{ message['content'] }}\n\n答："
+    "{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
+)
+
+_CHECK_ROLE = (
+    "{% if message['role'] not in ['system', 'user', 'assistant', 'observation'] %}"
+    "{{ raise_exception('the role must be system, user, assistant or observation') }}{% endif %}"
+)
+
+# The publisher encodes "metadata\n" and the content apart, and SentencePiece starts each with a space.
+_ROLES_SENTENCEPIECE = (
+    "[gMASK]sop{% for message in messages %}" + _CHECK_ROLE + "<|{{ message['role'] }}|>{{ message['metadata'] }}\n"
+    "{% if message['content'] %} {{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+_ROLES_TIKTOKEN = (
+    "[gMASK]<sop>{% for message in messages %}" + _CHECK_ROLE + "<|{{ message['role'] }}|>{{ message['metadata'] }}\n"
+    "{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+TEMPLATES: Final[dict[Family, str]] = {
+    "chatglm2": _ROUNDS,
+    "codegeex2": _ROUNDS,
+    "chatglm3": _ROLES_SENTENCEPIECE,
+    "glm-4": _ROLES_TIKTOKEN,
+}
+"""Families that were published without a template file."""
+
+
+def render(template: str, messages: Sequence[Message], special_tokens: dict[str, str]) -> str:
+    """The prompt for ``messages``, ending where the assistant's turn begins.
+
+    Args:
+        template: Jinja text, run in a sandbox, with the names that transformers gives it.
+        messages: the turns, oldest first; at least one.
+        special_tokens: ``eos_token`` and the like, which templates may name.
+
+    Raises:
+        CheckpointError: a template that does not run, or that refuses the messages.
+    """
+    if not messages:
+        raise CheckpointError("there is no message to answer", where="messages", expected="at least one turn")
+    from jinja2 import TemplateError
+
+    turns = [
+        {name: text for name, text in asdict(message).items() if text or name != "metadata"} for message in messages
+    ]
+    try:
+        compiled = _compiled(template)
+        text: str = compiled.render(messages=turns, add_generation_prompt=True, **special_tokens)
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the chat template does not take these messages: {error}",
+            where="chat_template",
+            expected="turns that the model was trained on",
+        ) from error
+    return text
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if len(template) > LONGEST_TEMPLATE:
+        raise CheckpointError("the chat template is far too long", where="chat_template")
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.filters["tojson"] = _to_json
+    return environment.from_string(template)
+
+
+def _refuse(reason: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(reason)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class TemplateEncoder:
+    """Turns rendered templates into ids.
+
+    Args:
+        specials: special token text to id.
+        whole_words: those of them that count only where no letter or digit touches them (``sop``).
+        encode: text to ids, special tokens in it read as text.
+    """
+
+    def __init__(
+        self, specials: dict[str, int], whole_words: frozenset[str], encode: Callable[[str], list[int]]
+    ) -> None:
+        self._specials, self._encode = specials, encode
+        longest_first = sorted(specials, key=lambda token: (-len(token), token))
+        bounded = {token: rf"(?<!\w){re.escape(token)}(?!\w)" for token in whole_words}
+        self._pattern = re.compile("|".join(f"({bounded.get(t) or re.escape(t)})" for t in longest_first) or r"(?!)")
+
+    def ids(self, template: str, messages: Sequence[Message], special_tokens: dict[str, str]) -> list[int]:
+        """Token ids of the prompt; see :func:`render` for the errors."""
+        mark = _unused_mark(messages)
+        broken = [
+            Message(message.role, self._break(message.content, mark), self._break(message.metadata, mark))
+            for message in messages
+        ]
+        text = render(template, broken, special_tokens)
+        ids: list[int] = []
+        start = 0
+        for match in self._pattern.finditer(text):
+            ids += self._encode(text[start : match.start()].replace(mark, ""))
+            ids.append(self._specials[match.group()])
+            start = match.end()
+        return ids + self._encode(text[start:].replace(mark, ""))
+
+    def _break(self, text: str, mark: str) -> str:
+        return self._pattern.sub(lambda match: match.group()[0] + mark + match.group()[1:], text)
+
+
+def _unused_mark(messages: Sequence[Message]) -> str:
+    """A character that no message holds, from those Unicode sets aside for internal use."""
+    text = "".join(message.content + message.metadata for message in messages)
+    for point in range(0xFDD0, 0xFDF0):
+        if chr(point) not in text:
+            return chr(point)
+    raise CheckpointError("the messages hold every character set aside for internal use", where="messages")
