@@ -8,17 +8,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 
 from glmquant import __version__
 from glmquant.errors import GlmQuantError
 from glmquant.progress import Progress
 
+if TYPE_CHECKING:
+    from glmquant.check.report import AccuracyReport
+    from glmquant.pipeline.summary import GroupSummary, ModelSummary
+
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 BAD_INPUT, INTERRUPTED = 2, 130
+USAGE_ERROR: Any = typer.BadParameter.__base__  # typer's own copy of click in some releases, click's in others
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +38,9 @@ Set = Annotated[
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
 ]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Name of a packaged recipe, or path of a YAML file.")]
+OptionalRecipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Name or path of the recipe whose settings to use.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]
@@ -83,15 +90,16 @@ def run(
 
 
 @app.command()
-def inspect(
-    model: ModelArgument, recipe: RecipeOption | None = None, overrides: Set = None, as_json: Json = False
-) -> None:
+def inspect(model: ModelArgument, recipe: OptionalRecipe = None, overrides: Set = None, as_json: Json = False) -> None:
     """Say what a checkpoint is, how big, and what a recipe would make of it."""
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
     summary = api.inspect(model, chosen)
-    _print(summary.to_dict() if as_json else summary.lines(), as_json)
+    if as_json:
+        _print_json(summary.to_dict())
+    else:
+        print(_describe(summary))
 
 
 @app.command()
@@ -132,7 +140,7 @@ def quantize(
 def export(
     model: Annotated[Path, typer.Argument(help="Directory of a checkpoint: what `quantize` wrote, or a float one.")],
     out: Out,
-    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe whose `export` section to use.")] = None,
+    recipe: OptionalRecipe = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -140,7 +148,7 @@ def export(
     from glmquant import api
 
     with _progress(quiet) as progress:
-        bundle = api.export(model, api.recipe_for_export(recipe, _overrides(overrides)), out=out, progress=progress)
+        bundle = api.export(model, api.load_recipe(recipe, _overrides(overrides)), out=out, progress=progress)
     print(bundle.path)
 
 
@@ -151,7 +159,7 @@ def check(
     text: Text = None,
     task: TaskOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Directory to write the report to.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe whose `check` section to use.")] = None,
+    recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -159,13 +167,12 @@ def check(
     """Measure an ONNX bundle against the float checkpoint. Exit code 0 passed, 1 missed a limit, 3 inconclusive."""
     from glmquant import api
 
-    chosen = api.recipe_for_check(recipe, _overrides(overrides))
+    chosen = api.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet) as progress:
         result = api.check(
             bundle, baseline=baseline, recipe=chosen, text=text, tasks=task, out=report, progress=progress
         )
-    _print(result.to_dict() if as_json else result.to_markdown(), as_json)
-    raise typer.Exit(EXIT_CODES[result.verdict])
+    _print_report(result, as_json)
 
 
 @app.command()
@@ -175,9 +182,9 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample among so many tokens; default all.")] = None,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling; default differs each time.")] = None,
 ) -> None:
     """Stream an answer from an ONNX bundle."""
     from glmquant import api
@@ -204,11 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("\ninterrupted; run the same command again to go on from where it stopped", file=sys.stderr)
+        code = BAD_INPUT
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except GlmQuantError as error:
         if "--debug" in arguments:
@@ -224,8 +231,7 @@ def _run(recipe: str, model: Path, out: Path, overrides: list[str] | None, as_js
     chosen = api.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet) as progress:
         report = api.run(model, chosen, out=out, progress=progress)
-    _print(report.to_dict() if as_json else report.to_markdown(), as_json)
-    raise typer.Exit(EXIT_CODES[report.verdict])
+    _print_report(report, as_json)
 
 
 def _progress(quiet: bool) -> AbstractContextManager[Progress]:
@@ -240,5 +246,38 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
     return dict(parse_override(pair) for pair in pairs or ())
 
 
-def _print(result: Any, as_json: bool) -> None:
-    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else result)
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=1))
+
+
+def _print_report(report: "AccuracyReport", as_json: bool) -> NoReturn:
+    from glmquant.check.markdown import to_markdown
+
+    print(report.to_json() if as_json else to_markdown(report), end="")
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def _describe(summary: "ModelSummary") -> str:
+    from glmquant.check.markdown import size
+
+    config = summary.config
+    lines = [
+        summary.path,
+        f"  {config.family}, {config.architecture} blocks, {summary.num_parameters / 1e6:,.1f} million parameters",
+        f"  {config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads of "
+        f"{config.head_dim}, {config.num_key_value_heads} for keys and values, vocabulary {config.vocab_size}",
+        f"  {'GPTQ-quantised' if summary.is_quantized else config.float_dtype}, {size(summary.num_bytes)}",
+    ]
+    if summary.readers:
+        lines.append(f"  read by {', '.join(summary.readers)}")
+    if summary.average_bits is not None:
+        lines.append(f"  the recipe: {summary.average_bits:.2f} bits a weight in linears, as follows")
+        lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+    return "\n".join(lines)
+
+
+def _spec(group: "GroupSummary") -> str:
+    if group.spec is None:
+        return "kept float"
+    kind = "symmetric" if group.spec.symmetric else "asymmetric"
+    return f"{group.spec.bits} bits, group {group.spec.group_size}, {kind}"

@@ -3,6 +3,7 @@
 Shape suffixes: N output rows, K input columns, G groups along K.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from glmquant.core.spec import QuantSpec
 from glmquant.errors import QuantizationError
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
+WEIGHTS_AT_ONCE = 1 << 22  # float32 work arrays of 16 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +96,10 @@ def storable(scales: Tensor) -> Tensor:
             fix="the checkpoint's weights are far too large to be real; check it for corruption",
         )
     return rounded
+
+
+def row_slices(weight_NK: Tensor) -> Iterator[Tensor]:
+    """The matrix in float32, some rows at a time, so that work arrays stay small whatever its size."""
+    rows_at_once = max(1, WEIGHTS_AT_ONCE // weight_NK.shape[1])
+    for start in range(0, weight_NK.shape[0], rows_at_once):
+        yield weight_NK[start : start + rows_at_once].float()

@@ -11,7 +11,7 @@ so, going from the last column to the first, the best ``q_i`` given the later on
 ``w_i + Σ_{j > i} e_j L_ji / L_ii``. The codes are GPTQ's (in exact arithmetic); the work is one Cholesky factorisation
 instead of a factorisation, an inverse and another factorisation.
 
-Shape suffixes: N output rows, K input columns, G groups along K, B columns of the current block.
+Shape suffixes: N output rows, K input columns, G groups along K.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ from glmquant.core.stats import LayerStats
 from glmquant.errors import QuantizationError, RecipeError
 from glmquant.methods.grid import range_grid, search_grid
 
-BLOCK = 128
+LEAF_COLUMNS = 16
+ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,62 @@ def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tens
 def nearest_plane(
     weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec, factor_KK: Tensor, order_K: Tensor
 ) -> Tensor:
-    """Codes ``[N, K]``, rounded from the last entry of ``order_K`` to the first, block of columns by block.
+    """Codes ``[N, K]``, rounded from the last entry of ``order_K`` to the first.
 
-    ``factor_KK`` is in the order of ``order_K``; weights, grid and codes are in the layer's own. Columns are kept as
-    contiguous rows, so that the inner loop runs along memory.
+    ``factor_KK`` is in the order of ``order_K``; weights, grid and codes are in the layer's own. Rows do not depend on
+    each other and go in slices that bound memory; in a slice, columns are kept as contiguous rows.
     """
-    columns = weight_NK.shape[1]
-    weight_KN = weight_NK.T[order_K].contiguous()
-    group_K = order_K // spec.width(columns)
-    scales_GN, zeros_GN = scales_NG.T.contiguous(), zeros_NG.T.contiguous()
-    errors_KN = torch.empty_like(weight_KN)
-    codes_KN = torch.empty(weight_KN.shape, dtype=torch.uint8)
-    for stop in range(columns, 0, -BLOCK):
-        start = max(stop - BLOCK, 0)
-        block_BB = factor_KK[start:stop, start:stop]
-        # What the columns already rounded pull these towards, before division by L_ii.
-        pull_BN = factor_KK[stop:, start:stop].T @ errors_KN[stop:]
-        for i in reversed(range(stop - start)):
-            column = start + i
-            scale_N, zero_N = scales_GN[group_K[column]], zeros_GN[group_K[column]]
-            target_N = weight_KN[column] + pull_BN[i] / block_BB[i, i]
-            code_N = (target_N / scale_N).round_().add_(zero_N).clamp_(0, spec.max_code)
-            codes_KN[column] = code_N
-            error_N = torch.sub(weight_KN[column], code_N.sub_(zero_N).mul_(scale_N), out=errors_KN[column])
-            pull_BN[:i].addr_(block_BB[i, :i], error_N)
     codes_NK = torch.empty(weight_NK.shape, dtype=torch.uint8)
-    codes_NK[:, order_K] = codes_KN.T
+    group_K = (order_K // spec.width(weight_NK.shape[1])).tolist()
+    for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        weight_KN = weight_NK[rows].T[order_K].contiguous()
+        rounding = _Rounding(
+            factor_KK=factor_KK,
+            weight_KN=weight_KN,
+            scales_GN=scales_NG[rows].T.contiguous(),
+            zeros_GN=zeros_NG[rows].T.contiguous(),
+            group_K=group_K,
+            max_code=spec.max_code,
+            pull_KN=torch.zeros_like(weight_KN),
+            errors_KN=torch.empty_like(weight_KN),
+            codes_KN=torch.empty(weight_KN.shape, dtype=torch.uint8),
+        )
+        rounding.columns(0, weight_KN.shape[0])
+        codes_NK[rows, order_K] = rounding.codes_KN.T
     return codes_NK
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounding:
+    """``pull_KN[i]`` gathers ``Σ_{j > i} e_j L_ji`` over columns already rounded; ``errors_KN[j]`` is ``e_j``."""
+
+    factor_KK: Tensor
+    weight_KN: Tensor
+    scales_GN: Tensor
+    zeros_GN: Tensor
+    group_K: list[int]
+    max_code: int
+    pull_KN: Tensor
+    errors_KN: Tensor
+    codes_KN: Tensor
+
+    def columns(self, start: int, stop: int) -> None:
+        """Rounds columns ``[start, stop)``: the right half, what it pulls the left half by, the left half."""
+        if stop - start <= LEAF_COLUMNS:
+            for column in reversed(range(start, stop)):
+                self._column(column, start)
+            return
+        middle = (start + stop) // 2
+        self.columns(middle, stop)
+        self.pull_KN[start:middle].addmm_(self.factor_KK[middle:stop, start:middle].T, self.errors_KN[middle:stop])
+        self.columns(start, middle)
+
+    def _column(self, column: int, leaf_start: int) -> None:
+        scale_N, zero_N = self.scales_GN[self.group_K[column]], self.zeros_GN[self.group_K[column]]
+        weight_N, factor_K = self.weight_KN[column], self.factor_KK[column]
+        target_N = self.pull_KN[column].div_(factor_K[column]).add_(weight_N)
+        code_N = target_N.div_(scale_N).round_().add_(zero_N).clamp_(0, self.max_code)
+        self.codes_KN[column] = code_N
+        error_N = torch.sub(weight_N, code_N.sub_(zero_N).mul_(scale_N), out=self.errors_KN[column])
+        self.pull_KN[leaf_start:column].addr_(factor_K[leaf_start:column], error_N)

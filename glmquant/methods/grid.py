@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, spread, storable
+from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, row_slices, spread, storable
 from glmquant.core.spec import QuantSpec
 
-ROWS_AT_ONCE_ELEMENTS = 1 << 22  # float32 work arrays of 16 MB stay near the cache
 SHRINKS = tuple(1 - step / 40 for step in range(25))
 
 
@@ -38,8 +37,7 @@ def search_grid(weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor) -> tup
     output error that rounding alone would cause if inputs were uncorrelated.
     """
     importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
-    rows_at_once = max(1, ROWS_AT_ONCE_ELEMENTS // weight_NK.shape[1])
-    parts = [_search_rows(rows_NK, spec, importance_GW) for rows_NK in weight_NK.split(rows_at_once)]
+    parts = [_search_rows(rows_NK, spec, importance_GW) for rows_NK in row_slices(weight_NK)]
     return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
 
 

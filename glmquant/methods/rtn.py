@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor
+from glmquant.core.qtensor import QuantTensor, row_slices
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.methods.grid import encode, range_grid
@@ -19,5 +19,6 @@ class Rtn:
     needs_hessian: ClassVar[bool] = False
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
-        weight_NK = weight_NK.float()
-        return encode(weight_NK, *range_grid(weight_NK, spec), spec)
+        return QuantTensor.stack(
+            [encode(rows_NK, *range_grid(rows_NK, spec), spec) for rows_NK in row_slices(weight_NK)]
+        )

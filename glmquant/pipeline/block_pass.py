@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor
+from glmquant.core.qtensor import QuantTensor, row_slices
 from glmquant.core.stats import HessianAccumulator, LayerStats
+from glmquant.errors import QuantizationError
 from glmquant.glm.block import (
     Block,
     Linear,
@@ -49,7 +50,11 @@ def quantize_linear(
     """``inputs`` are read only where the plan's method needs their Hessian."""
     if plan.spec is None or plan.method is None:
         return linear, GroupOutcome(name, plan)
-    weight_NK = linear.dense()
+    if isinstance(linear.weight, QuantTensor):
+        raise QuantizationError(
+            "the linear is quantised already", where=name, expected="a float checkpoint", fix="start from the original"
+        )
+    weight_NK = linear.weight
     stats = _second_moment(inputs, weight_NK.shape[1]) if plan.needs_hessian and inputs is not None else None
     quantized = plan.method.quantize(weight_NK, plan.spec, stats)
     outcome = _measure(name, plan, weight_NK, quantized, stats)
@@ -123,13 +128,19 @@ def _second_moment(inputs: Iterable[Tensor], columns: int) -> LayerStats:
 def _measure(
     name: str, plan: GroupPlan, weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats | None
 ) -> GroupOutcome:
-    difference_NK = quantized.dequantize().sub_(weight_NK)
-    weight_error = _ratio(difference_NK.square().sum(), weight_NK.square().sum())
-    if stats is None:
-        return GroupOutcome(name, plan, weight_error)
-    lost, whole = (((w @ stats.hessian_KK) * w).sum() for w in (difference_NK, weight_NK))
-    return GroupOutcome(name, plan, weight_error, _ratio(lost, whole))
+    lost_weight = whole_weight = lost_output = whole_output = 0.0
+    start = 0
+    for rows_NK in row_slices(weight_NK):
+        difference_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
+        start += len(rows_NK)
+        lost_weight += float(difference_NK.square().sum())
+        whole_weight += float(rows_NK.square().sum())
+        if stats is not None:
+            lost_output += float(((difference_NK @ stats.hessian_KK) * difference_NK).sum())
+            whole_output += float(((rows_NK @ stats.hessian_KK) * rows_NK).sum())
+    output_error = None if stats is None else _ratio(lost_output, whole_output)
+    return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight), output_error)
 
 
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    return float(part / whole) if whole > 0 else 0.0
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

@@ -21,23 +21,26 @@ def packaged_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_packaged_directory().glob("*.yaml"))}
 
 
-def load_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe by name (``int4-g128-gptq``) or path, with ``overrides`` of dotted keys (``calibration.seq_len``).
 
-    Files named inside a recipe are relative to the recipe; files named in overrides, to the working directory.
+    None stands for the recipe that quantises nothing and has no limits: every key at its default. Files named inside a
+    recipe are relative to the recipe; files named in overrides, to the working directory.
 
     Raises:
         RecipeError: no such recipe, not YAML, an unknown key or a bad value; it names file and key.
     """
-    path = _find(str(name_or_path))
-    values = _read_yaml(path)
-    _anchor_files(values, path.parent)
+    path = None if name_or_path is None else _find(str(name_or_path))
+    values: dict[str, Any] = {"version": 1}
+    if path is not None:
+        values = _read_yaml(path)
+        _anchor_files(values, path.parent)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, path) from None
+        raise _explained(error, path or "--set") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -120,10 +123,10 @@ def _item(place: Any, part: str, key: str) -> Any:
     raise RecipeError(f"the recipe has no key {key!r} to override", where=f"--set {key}", expected=f"{part!r} to exist")
 
 
-def _explained(error: ValidationError, path: Path) -> RecipeError:
+def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     return RecipeError(
         "; ".join(_problem(details) for details in error.errors()),
-        where=path,
+        where=where,
         fix="compare with the recipes that come with glmquant",
     )
 

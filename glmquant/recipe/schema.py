@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, fields
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
@@ -87,6 +88,12 @@ class Rule(Section):
         return self
 
 
+class StoreOptions(Section):
+    """How the quantised checkpoint is written. transformers loads ``fused`` gate and up, GPTQModel ``split`` ones."""
+
+    layout: Literal["fused", "split"] = "fused"
+
+
 class ExportOptions(Section):
     """How the ONNX bundle is written.
 
@@ -162,7 +169,7 @@ class Limits(Section):
     @model_validator(mode="after")
     def _possible(self) -> "Limits":
         for name, lowest, highest in (
-            ("perplexity_ratio", 0, math.inf),
+            ("perplexity_ratio", 1e-3, math.inf),
             ("mean_kl", 0, math.inf),
             ("top1_agreement", 0, 1),
             ("accuracy_drop", -1, 1),
@@ -198,5 +205,14 @@ class Recipe(Section):
     model: Model = Model()
     calibration: CalibrationOptions = CalibrationOptions()
     rules: tuple[Rule, ...] = ()
+    store: StoreOptions = StoreOptions()
     export: ExportOptions = ExportOptions()
     check: CheckOptions = CheckOptions()
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the quantised weights, in values JSON has; files by name, since their content is hashed."""
+        parts = self.model_dump(
+            mode="json", include={"version", "description", "model", "calibration", "rules", "store"}
+        )
+        parts["calibration"]["data"] = [PurePath(name).name for name in self.calibration.data]
+        return parts

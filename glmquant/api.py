@@ -1,0 +1,290 @@
+"""The verbs: from a checkpoint to calibration, quantised checkpoint, ONNX bundle, report, text."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from glmquant import assets
+from glmquant.check.baseline_source import BaselineSource
+from glmquant.check.evaluate import evaluate
+from glmquant.check.junit import to_junit
+from glmquant.check.markdown import to_markdown
+from glmquant.check.onnx_source import OnnxSource
+from glmquant.check.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
+from glmquant.errors import CheckpointError
+from glmquant.export.bundle import OnnxBundle
+from glmquant.export.save import check_supported, export_bundle
+from glmquant.glm.chat import Message
+from glmquant.glm.config import GlmConfig, linear_groups
+from glmquant.glm.layouts import resolve_layout
+from glmquant.glm.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
+from glmquant.pipeline import calibrate as calibration_pass
+from glmquant.pipeline import quantize as quantization
+from glmquant.pipeline import summary
+from glmquant.progress import Progress, silent
+from glmquant.recipe.load import load_recipe, packaged_recipes
+from glmquant.recipe.plan import resolve_rules
+from glmquant.recipe.schema import CheckOptions, Recipe, Task
+from glmquant.runtime.generate import generate as generate_ids
+from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.sampling import GenerationOptions
+from glmquant.store.artifact import copy_side_files
+from glmquant.store.calibration import read_calibration, write_calibration
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.files import read_json
+from glmquant.store.output import output_directory
+
+__all__ = [
+    "GenerationOptions",
+    "calibrate",
+    "check",
+    "export",
+    "generate",
+    "inspect",
+    "load_recipe",
+    "packaged_recipes",
+    "quantize",
+    "run",
+]
+
+log = logging.getLogger("glmquant")
+MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
+PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
+PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
+
+
+def inspect(model: str | Path, recipe: Recipe | None = None) -> summary.ModelSummary:
+    """What a checkpoint is, and what ``recipe`` would make of it; no weight is read."""
+    return summary.summarise(_open(model, recipe), recipe)
+
+
+def calibrate(
+    model: str | Path,
+    recipe: Recipe,
+    *,
+    text: Sequence[str | Path] | str | Path | None = None,
+    out: str | Path,
+    progress: Progress = silent,
+) -> Calibration:
+    """Samples text as the recipe says and records the ranges of the float model's activations on it.
+
+    Args:
+        text: files to use instead of the recipe's ``calibration.data``.
+        out: directory to write.
+    """
+    checkpoint = _open(model, recipe)
+    samples = _samples(checkpoint, recipe, _paths(text))
+    with output_directory(Path(out)) as partial:
+        calibration = calibration_pass.calibrate(checkpoint, samples, progress)
+        write_calibration(calibration, partial)
+    return calibration
+
+
+def quantize(
+    model: str | Path,
+    recipe: Recipe,
+    calibration: Calibration | CalibrationSet | str | Path | None = None,
+    *,
+    out: str | Path,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Quantises a float checkpoint by the recipe's rules into a directory in GPTQ format.
+
+    Args:
+        calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
+    """
+    checkpoint = _open(model, recipe)
+    samples = _calibration_samples(calibration)
+    if samples is not None:
+        _require_own_tokens(samples, checkpoint)
+    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
+        quantization.quantize(checkpoint, recipe, samples, partial, progress)
+        load_tokenizer(checkpoint.path, checkpoint.config).save(partial)
+    return open_checkpoint(out)
+
+
+def export(
+    model: Checkpoint | str | Path, recipe: Recipe | None = None, *, out: str | Path, progress: Progress = silent
+) -> OnnxBundle:
+    """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section."""
+    recipe = recipe or load_recipe(None)
+    checkpoint = model if isinstance(model, Checkpoint) else _open(model, recipe)
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    with output_directory(Path(out)) as partial:
+        bundle = export_bundle(
+            checkpoint,
+            recipe.export,
+            partial,
+            tokenizer=tokenizer,
+            progress=lambda done, total: progress("exporting", done, total),
+        )
+        copy_side_files(checkpoint.path, partial)
+    return replace(bundle, path=Path(out))
+
+
+def check(
+    bundle: OnnxBundle | str | Path,
+    *,
+    baseline: str | Path,
+    recipe: Recipe | None = None,
+    text: Sequence[str | Path] | str | Path | None = None,
+    tasks: Sequence[str | Path] | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+) -> AccuracyReport:
+    """Measures a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
+
+    Args:
+        text: files to use instead of ``check.text``.
+        tasks: labelled files to use instead of ``check.tasks``.
+        out: directory to write ``report.json``, ``report.md`` and ``junit.xml`` to; None writes nothing.
+    """
+    recipe = recipe or load_recipe(None)
+    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    checkpoint = _open(baseline, recipe)
+    options = _check_options(recipe.check, _paths(text), tasks)
+    if out is None:
+        return _evaluate(path, checkpoint, options, recipe, progress)
+    with output_directory(Path(out)) as partial:
+        report = _evaluate(path, checkpoint, options, recipe, progress)
+        (partial / "report.json").write_text(report.to_json(), encoding="utf-8")
+        (partial / "report.md").write_text(to_markdown(report), encoding="utf-8")
+        (partial / "junit.xml").write_text(to_junit(report), encoding="utf-8")
+    return report
+
+
+def run(model: str | Path, recipe: Recipe, *, out: str | Path, progress: Progress = silent) -> AccuracyReport:
+    """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
+
+    What an earlier, unfinished run with the same inputs finished is not done again.
+    """
+    checkpoint = _open(model, recipe)
+    check_supported(checkpoint.config, recipe.export)
+    plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
+    needs_samples = any(plan.needs_hessian for plan in plans.values())
+    samples = _samples(checkpoint, recipe, ()) if needs_samples else None
+    if not (recipe.check.text or recipe.check.tasks):
+        log.info("the recipe names nothing to check on: using the packaged held-out text")
+        recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
+    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
+        if not (partial / "quantized").exists():
+            quantize(checkpoint.path, recipe, samples, out=partial / "quantized", progress=progress)
+        if not (partial / "onnx").exists():
+            export(partial / "quantized", recipe, out=partial / "onnx", progress=progress)
+        return check(
+            partial / "onnx", baseline=checkpoint.path, recipe=recipe, out=partial / "report", progress=progress
+        )
+
+
+def generate(
+    bundle: OnnxBundle | str | Path, prompt: str, *, chat: bool = True, options: GenerationOptions | None = None
+) -> Iterator[str]:
+    """The bundle's answer to a prompt, piece by piece as it is generated.
+
+    Args:
+        chat: put the prompt into the model's chat template; else continue it as text.
+    """
+    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    model = OnnxModel.open(path)
+    tokenizer = _bundle_tokenizer(path)
+    if chat:
+        prompt_ids = tokenizer.apply_chat_template([Message("user", prompt)])
+    else:
+        prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
+    decoder = StreamDecoder(tokenizer)
+    for token in generate_ids(model, prompt_ids, options or GenerationOptions()):
+        yield decoder.push(token)
+    yield decoder.finish()
+
+
+def _open(model: str | Path, recipe: Recipe | None) -> Checkpoint:
+    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+
+
+def _paths(files: Sequence[str | Path] | str | Path | None) -> tuple[str, ...]:
+    if files is None:
+        return ()
+    return (str(files),) if isinstance(files, str | Path) else tuple(str(name) for name in files)
+
+
+def _samples(checkpoint: Checkpoint, recipe: Recipe, files: tuple[str, ...]) -> CalibrationSet:
+    options = recipe.calibration
+    files = files or options.data
+    if not files:
+        log.info("no calibration text given: using the packaged sample; text like your own would serve you better")
+        files = PACKAGED_CALIBRATION
+    return sample_calibration(
+        [Path(assets.resolve(name)) for name in files],
+        options.weights if files == options.data else (),
+        load_tokenizer(checkpoint.path, checkpoint.config),
+        num_samples=options.num_samples,
+        seq_len=options.seq_len,
+        seed=options.seed,
+        sampling=options.sampling,
+    )
+
+
+def _calibration_samples(calibration: Calibration | CalibrationSet | str | Path | None) -> CalibrationSet | None:
+    if isinstance(calibration, str | Path):
+        calibration = read_calibration(Path(calibration))
+    return calibration.samples if isinstance(calibration, Calibration) else calibration
+
+
+def _require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
+    if samples.tokenizer != load_tokenizer(checkpoint.path, checkpoint.config).sha256:
+        raise CheckpointError(
+            "the calibration was made with another tokenizer",
+            where=checkpoint.path,
+            expected=f"the tokenizer of sha256 {samples.tokenizer}",
+            fix="run `glmquant calibrate` with this checkpoint",
+        )
+
+
+def _resume_key(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None) -> str:
+    calibration = samples.sha256 if samples else None
+    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), calibration]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence[str | Path] | None) -> CheckOptions:
+    chosen = text or options.text
+    labelled = options.tasks if tasks is None else tuple(Task(data=str(name)) for name in tasks)
+    return options.model_copy(
+        update={
+            "text": tuple(assets.resolve(name) for name in chosen),
+            "tasks": tuple(task.model_copy(update={"data": assets.resolve(task.data)}) for task in labelled),
+        }
+    )
+
+
+def _evaluate(
+    path: Path, checkpoint: Checkpoint, options: CheckOptions, recipe: Recipe, progress: Progress
+) -> AccuracyReport:
+    model = OnnxModel.open(path)
+    setting = Setting(
+        candidate=ModelFacts(path.name, _bundle_bytes(path)),
+        baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
+        accuracy_level=model.info.accuracy_level,
+        versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
+        recipe=recipe.description or None,
+    )
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    return evaluate(OnnxSource(model), BaselineSource(checkpoint, progress), tokenizer, options, setting, progress)
+
+
+def _bundle_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("model.onnx*"))
+
+
+def _bundle_tokenizer(path: Path) -> GlmTokenizer:
+    return load_tokenizer(path, _bundle_config(path))
+
+
+def _bundle_config(path: Path) -> GlmConfig:
+    config_path = path / "config.json"
+    return resolve_layout(read_json(config_path), config_path=config_path).config

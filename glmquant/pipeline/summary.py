@@ -1,0 +1,109 @@
+"""What a checkpoint is, and what a recipe would make of it, from names and shapes alone."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from glmquant.core.spec import QuantSpec
+from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
+from glmquant.recipe.plan import resolve_rules
+from glmquant.recipe.schema import Recipe
+from glmquant.store.checkpoint import Checkpoint
+
+READERS = {"fused": "transformers", "split": "GPTQModel"}
+FLOAT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """One linear group: ``[rows, columns]``, and its spec where the recipe quantises it."""
+
+    name: str
+    rows: int
+    columns: int
+    spec: QuantSpec | None
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A checkpoint at a glance.
+
+    Attributes:
+        num_parameters: weights, norms and biases of the model.
+        num_bytes: of its tensors on disk.
+        readers: software that loads a quantised artifact as it is laid out; empty for a float checkpoint.
+        groups: what the recipe makes of each linear group; empty without a recipe.
+        average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
+    """
+
+    path: str
+    config: GlmConfig
+    is_quantized: bool
+    num_parameters: int
+    num_bytes: int
+    readers: tuple[str, ...]
+    groups: tuple[GroupSummary, ...]
+    average_bits: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def summarise(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSummary:
+    """Reads no weight.
+
+    Raises:
+        RecipeError: a rule of the recipe that matches nothing.
+    """
+    config = checkpoint.config
+    groups = _groups(config, recipe) if recipe is not None else ()
+    weights = sum(group.rows * group.columns for group in groups)
+    return ModelSummary(
+        path=str(checkpoint.path),
+        config=config,
+        is_quantized=checkpoint.is_quantized,
+        num_parameters=num_parameters(config),
+        num_bytes=checkpoint.tensor_bytes,
+        readers=_readers(checkpoint),
+        groups=groups,
+        average_bits=8 * sum(group.num_bytes for group in groups) / weights if groups else None,
+    )
+
+
+def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if not checkpoint.is_quantized:
+        return ()
+    store = checkpoint.manifest.recipe.get("store", {}) if checkpoint.manifest else {}
+    layout = store.get("layout")
+    return ("glmquant", READERS[layout]) if layout in READERS else ("glmquant",)
+
+
+def num_parameters(config: GlmConfig) -> int:
+    linears = linear_groups(config)
+    inside = sum(group.rows * group.columns for group in linears[:-1])
+    norms = (4 if config.sandwich_norms else 2) * config.num_hidden_layers + 1
+    biases = config.num_hidden_layers * (config.query_rows + 2 * config.key_value_rows) if config.attention_bias else 0
+    tables = 1 if config.tie_word_embeddings else 2
+    return inside + tables * config.vocab_size * config.hidden_size + norms * config.hidden_size + biases
+
+
+def quantized_bytes(rows: int, columns: int, spec: QuantSpec) -> int:
+    """Codes, float16 scales and, for asymmetric specs, packed zero points."""
+    groups = rows * spec.num_groups(columns)
+    zeros = 0 if spec.symmetric else groups * spec.bits // 8
+    return rows * columns * spec.bits // 8 + 2 * groups + zeros
+
+
+def _groups(config: GlmConfig, recipe: Recipe) -> tuple[GroupSummary, ...]:
+    linears = linear_groups(config)
+    plans = resolve_rules(recipe.rules, linears)
+    return tuple(_summary(group, plans[group.name].spec, config) for group in linears)
+
+
+def _summary(group: LinearGroup, spec: QuantSpec | None, config: GlmConfig) -> GroupSummary:
+    if spec is None:
+        size = group.rows * group.columns * FLOAT_BYTES[config.float_dtype]
+    else:
+        size = quantized_bytes(group.rows, group.columns, spec)
+    return GroupSummary(group.name, group.rows, group.columns, spec, size)
