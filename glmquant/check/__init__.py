@@ -1,0 +1,1 @@
+"""Measuring what ships against the FP16 baseline, and the verdict."""

@@ -1,0 +1,90 @@
+"""The checkpoint as a source of logits: float32, one block in memory at a time.
+
+Shape suffixes: B batch, T tokens, D hidden size, R rows whose logits are wanted.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmquant.check.source import Logits, Query, length_batches
+from glmquant.errors import CheckError
+from glmquant.export.source import ModelSource
+from glmquant.glm.block import Block, block_forward, rms_norm, rotary
+from glmquant.progress import Progress, silent
+
+TOKENS_AT_ONCE = 2048
+
+
+class BaselineSource:
+    """Answers queries with the model's weights, whatever their dtype, computed in float32.
+
+    All sequences go through a block before the next one loads. Memory: a block in float32, the hidden states of all
+    sequences, then the head in float32 and one query's logits.
+    """
+
+    def __init__(self, model: ModelSource, progress: Progress = silent) -> None:
+        self._model, self._progress = model, progress
+
+    def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
+        if not queries:
+            return
+        rows = self._last_rows(queries)
+        config = self._model.config
+        gain_D, head = self._model.final_norm(), self._model.lm_head().floating()
+        for index in range(len(queries)):
+            with torch.inference_mode():
+                answer = head(rms_norm(rows.pop(index), gain_D, config.rms_norm_eps))
+            yield answer.numpy()
+
+    def _last_rows(self, queries: Sequence[Query]) -> dict[int, Tensor]:
+        """Each query's last hidden states, ``[R, D]``, before the final norm."""
+        config = self._model.config
+        batches = length_batches([len(query.tokens) for query in queries], TOKENS_AT_ONCE)
+        with torch.inference_mode():
+            hidden = self._embed(queries, batches)
+            for layer in range(config.num_hidden_layers):
+                block = _floating(self._model.block(layer))
+                for i, x_BTD in enumerate(hidden):
+                    # Padding is on the right, where causal attention never looks.
+                    rope = rotary(config, torch.arange(x_BTD.shape[1]).unsqueeze(0))
+                    hidden[i] = block_forward(x_BTD, block, config, rope)
+                self._progress("baseline, block by block", layer + 1, config.num_hidden_layers)
+            rows = {}
+            for batch in batches:
+                x_BTD = hidden.pop(0)
+                for x_TD, index in zip(x_BTD, batch, strict=True):
+                    length = len(queries[index].tokens)
+                    rows[index] = x_TD[length - queries[index].num_logits : length].clone()
+        return rows
+
+    def _embed(self, queries: Sequence[Query], batches: Sequence[Sequence[int]]) -> list[Tensor]:
+        embedding_VD = self._model.embedding()
+        vocabulary = len(embedding_VD)
+        hidden = []
+        for batch in batches:
+            tokens_BT = np.zeros((len(batch), len(queries[batch[0]].tokens)), dtype=np.int64)
+            for row, index in enumerate(batch):
+                tokens_BT[row, : len(queries[index].tokens)] = queries[index].tokens
+            if tokens_BT.min() < 0 or tokens_BT.max() >= vocabulary:
+                raise CheckError(
+                    f"token ids from {tokens_BT.min()} to {tokens_BT.max()}",
+                    expected=f"ids from 0 to {vocabulary - 1}",
+                    fix="the tokenizer is not the baseline's; use the one in its own directory",
+                )
+            hidden.append(embedding_VD[torch.from_numpy(tokens_BT)].float())
+        return hidden
+
+
+def _floating(block: Block) -> Block:
+    """The block with its linears in float32, converted once for all sequences."""
+    return replace(
+        block,
+        qkv_proj=block.qkv_proj.floating(),
+        o_proj=block.o_proj.floating(),
+        gate_up_proj=block.gate_up_proj.floating(),
+        down_proj=block.down_proj.floating(),
+    )

@@ -1,0 +1,187 @@
+"""How far a language model is from its baseline, on the same tokens. Pure functions of logits.
+
+Shape suffixes: R scored tokens (rows of logits), V vocabulary, W windows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glmquant.check.source import Logits
+from glmquant.check.statistics import Interval, mean_interval, ratio_interval
+from glmquant.errors import CheckError
+
+LOGITS_AT_ONCE = 1 << 19
+STRETCH = 256
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """What both models say about each scored token of a window; float64 ``[R]``, natural logarithms.
+
+    Attributes:
+        baseline_nll, candidate_nll: minus the log-probability of the token that follows.
+        kl: Kullback-Leibler divergence of the candidate's distribution from the baseline's.
+        same_top: 1 where both give the highest probability to the same token, else 0.
+    """
+
+    baseline_nll: Floats
+    candidate_nll: Floats
+    kl: Floats
+    same_top: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredWindow:
+    """A window's scores, the text it belongs to, and the UTF-8 bytes that its scored tokens stand for."""
+
+    text: str
+    scores: TokenScores
+    num_bytes: float
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """``exp`` of the mean negative log-likelihood, per token and per UTF-8 byte."""
+
+    per_token: float
+    per_byte: float
+
+
+@dataclass(frozen=True)
+class KlSummary:
+    """KL divergence in nats over tokens; percentiles interpolate linearly between order statistics."""
+
+    mean: Interval
+    median: float
+    p99: float
+    p999: float
+    max: float
+
+
+@dataclass(frozen=True)
+class WindowMeans:
+    """Means over a window's scored tokens, for drawing and for pairing with another report."""
+
+    text: str
+    baseline_nll: float
+    candidate_nll: float
+    kl: float
+    same_top: float
+
+
+@dataclass(frozen=True)
+class LanguageMetrics:
+    """Candidate against baseline on windows of text. Units of the intervals are windows.
+
+    Attributes:
+        texts: names of the texts.
+        num_tokens: scored tokens.
+        perplexity_ratio: the candidate's perplexity over the baseline's.
+        top1_agreement: share of tokens for which both models rank the same token first.
+        correct_probability_change: mean change of the probability of the token that follows.
+        correct_probability_rms: root mean square of that change.
+    """
+
+    texts: tuple[str, ...]
+    num_tokens: int
+    baseline: Perplexity
+    candidate: Perplexity
+    perplexity_ratio: Interval
+    kl: KlSummary
+    top1_agreement: Interval
+    correct_probability_change: Interval
+    correct_probability_rms: float
+    windows: tuple[WindowMeans, ...]
+
+
+def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> TokenScores:
+    """Scores of a window, from the logits that precede each of its scored tokens.
+
+    Exponentials are float32, long sums float64: relative errors are about 1e-7.
+
+    Raises:
+        CheckError: vocabularies of different sizes, or logits that are not finite.
+    """
+    if baseline_RV.shape != candidate_RV.shape:
+        raise CheckError(
+            f"the baseline's logits are {baseline_RV.shape}, the candidate's {candidate_RV.shape}",
+            expected="models of one vocabulary",
+            fix="check that the baseline is the checkpoint the candidate was made from",
+        )
+    step = max(1, LOGITS_AT_ONCE // baseline_RV.shape[1])
+    starts = range(0, len(targets_R), step)
+    tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in (baseline_RV, candidate_RV, targets_R)]
+    parts = [_score_rows(*(tensor[start : start + step] for tensor in tensors)) for start in starts]
+    return TokenScores(*(torch.cat(columns).numpy() for columns in zip(*parts, strict=True)))
+
+
+def summarise(windows: Sequence[ScoredWindow]) -> LanguageMetrics:
+    """All metrics over windows with equal numbers of scored tokens; of one text or of several."""
+    baseline_WR, candidate_WR, kl_WR, same_WR = (
+        np.stack([getattr(window.scores, name) for window in windows])
+        for name in ("baseline_nll", "candidate_nll", "kl", "same_top")
+    )
+    num_bytes = math.fsum(window.num_bytes for window in windows)
+    change_WR = np.exp(-candidate_WR) - np.exp(-baseline_WR)
+    median, p99, p999, largest = np.percentile(kl_WR, [50, 99, 99.9, 100])
+    means = zip(*(x.mean(1).tolist() for x in (baseline_WR, candidate_WR, kl_WR, same_WR)), strict=True)
+    return LanguageMetrics(
+        texts=tuple(dict.fromkeys(window.text for window in windows)),
+        num_tokens=baseline_WR.size,
+        baseline=_perplexity(baseline_WR, num_bytes),
+        candidate=_perplexity(candidate_WR, num_bytes),
+        perplexity_ratio=ratio_interval((candidate_WR - baseline_WR).mean(1)),
+        kl=KlSummary(mean_interval(kl_WR.mean(1), lowest=0), float(median), float(p99), float(p999), float(largest)),
+        top1_agreement=mean_interval(same_WR.mean(1), lowest=0, highest=1),
+        correct_probability_change=mean_interval(change_WR.mean(1)),
+        correct_probability_rms=float(np.sqrt(np.square(change_WR).mean())),
+        windows=tuple(WindowMeans(window.text, *row) for window, row in zip(windows, means, strict=True)),
+    )
+
+
+def _score_rows(baseline_RV: Tensor, candidate_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, ...]:
+    baseline_highest_R, top_R = baseline_RV.max(1)
+    candidate_highest_R, candidate_top_R = candidate_RV.max(1)
+    weights_RV = (baseline_RV - baseline_highest_R[:, None]).exp_()
+    sum_R = _sum(weights_RV)
+    baseline_log_R = sum_R.log() + baseline_highest_R
+    # Σ p_b (log p_b - log p_c), the difference of logits first: two equal models give exactly zero.
+    gap_R = _sum(weights_RV.mul_(baseline_RV - candidate_RV)) / sum_R
+    shifted_RV = torch.sub(candidate_RV, candidate_highest_R[:, None], out=weights_RV)
+    candidate_log_R = _sum(shifted_RV.exp_()).log() + candidate_highest_R
+    _require_finite("baseline", baseline_log_R)
+    _require_finite("candidate", candidate_log_R)
+    kl_R = (gap_R - (baseline_log_R - candidate_log_R)).clamp(min=0)
+    columns_R1 = targets_R[:, None]
+    baseline_nll_R = baseline_log_R - baseline_RV.gather(1, columns_R1)[:, 0]
+    candidate_nll_R = candidate_log_R - candidate_RV.gather(1, columns_R1)[:, 0]
+    return baseline_nll_R, candidate_nll_R, kl_R, (candidate_top_R == top_R).double()
+
+
+def _sum(x_RV: Tensor) -> Tensor:
+    """Row sums, float64: short stretches in float32, which is several times as fast, then those in float64."""
+    whole = x_RV.shape[1] // STRETCH * STRETCH
+    stretches = x_RV[:, :whole].unflatten(1, (-1, STRETCH)).sum(2)
+    rest_RV = x_RV[:, whole:]
+    return torch.cat([stretches, rest_RV], 1).sum(1, dtype=torch.float64)
+
+
+def _require_finite(side: str, values_R: Tensor) -> None:
+    if not torch.isfinite(values_R).all():
+        raise CheckError(
+            f"the {side}'s logits are not finite",
+            expected="finite numbers",
+            fix="if the model runs in float16, a value may have overflowed: export it as float32",
+        )
+
+
+def _perplexity(nll_WR: Floats, num_bytes: float) -> Perplexity:
+    return Perplexity(math.exp(nll_WR.mean()), math.exp(nll_WR.sum() / num_bytes))

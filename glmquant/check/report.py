@@ -1,0 +1,109 @@
+"""The report: everything a check found out, and its JSON."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from glmquant.check.gate import LimitOutcome, Verdict
+from glmquant.check.metrics import LanguageMetrics
+from glmquant.check.tasks import TaskResult
+from glmquant.errors import CheckError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One side of the comparison: a name without directories, and the bytes of its weights and graph on disk."""
+
+    name: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class LibraryVersion:
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was compared, and how it was run: the part of a report that the caller knows.
+
+    Attributes:
+        accuracy_level: of the candidate's quantised products in ONNX Runtime; None where it has none.
+        recipe: the recipe's name or description; None where there is none.
+    """
+
+    candidate: ModelFacts
+    baseline: ModelFacts
+    accuracy_level: int | None
+    versions: tuple[LibraryVersion, ...]
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What the candidate loses against the baseline, and what the limits make of it.
+
+    Attributes:
+        schema: version of this structure.
+        language: metrics over all texts together; None where no text was given.
+        texts: the same for each text, where there are several.
+        limits: every limit's outcome; :func:`glmquant.check.gate.overall` of them is ``verdict``.
+    """
+
+    schema: int
+    verdict: Verdict
+    setting: Setting
+    limits: tuple[LimitOutcome, ...]
+    language: LanguageMetrics | None
+    texts: tuple[LanguageMetrics, ...]
+    tasks: tuple[TaskResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
+    """The inverse of :meth:`AccuracyReport.to_dict`.
+
+    Raises:
+        CheckError: another schema, or values that do not fit it.
+    """
+    found = values.get("schema") if isinstance(values, dict) else None
+    if found != SCHEMA:
+        raise CheckError(
+            f"an accuracy report of schema {found!r}",
+            where=where,
+            expected=f"schema {SCHEMA}",
+            fix="run the check again",
+        )
+    known = {field.name for field in fields(AccuracyReport)}
+    if unknown := sorted(set(values) - known):
+        raise CheckError(f"an accuracy report has no field {unknown[0]!r}", where=where)
+    try:
+        return TypeAdapter(AccuracyReport).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CheckError(f"an accuracy report is damaged: {first['msg']}", where=f"{where}, {field}") from None
+
+
+def report_from_json(text: str, where: object = "report") -> AccuracyReport:
+    """The inverse of :meth:`AccuracyReport.to_json`.
+
+    Raises:
+        CheckError: not JSON, another schema, or values that do not fit it.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckError(f"an accuracy report is not JSON: {error}", where=where) from None
+    return report_from_dict(values, where)

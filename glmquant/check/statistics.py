@@ -1,0 +1,128 @@
+"""Intervals, an exact test, and how much data a decision takes.
+
+Shape suffixes: U units, that is windows or examples.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+LEVEL = 0.95
+POWER = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its two-sided 95 % confidence interval.
+
+    Attributes:
+        low, high: None where one unit is too little for an interval.
+        units: how many independent units it rests on.
+        spread: standard deviation of one unit, on the scale the interval was computed on; None with one unit.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    units: int
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """How often two classifiers are right on the same examples."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+
+    @property
+    def total(self) -> int:
+        return self.both + self.only_first + self.only_second + self.neither
+
+
+def mean_interval(values_U: NDArray[np.float64], lowest: float = -math.inf, highest: float = math.inf) -> Interval:
+    """The mean of independent units, with Student's t interval.
+
+    For tokens of a text a unit is a window: tokens within one are correlated, so each window counts once, with its
+    mean (clustered standard errors, arXiv:2411.00640) and differences are taken within it.
+
+    Args:
+        lowest, highest: what the mean cannot pass; the interval is cut there.
+    """
+    units, estimate = len(values_U), float(np.mean(values_U))
+    if units < 2:
+        return Interval(estimate, None, None, units, None)
+    spread = float(np.std(values_U, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, units - 1)) * spread / math.sqrt(units)
+    return Interval(estimate, max(estimate - half, lowest), min(estimate + half, highest), units, spread)
+
+
+def ratio_interval(log_ratios_U: NDArray[np.float64]) -> Interval:
+    """The exponential of :func:`mean_interval`; ``spread`` stays on the logarithmic scale."""
+    log = mean_interval(log_ratios_U)
+    low, high = (None if bound is None else math.exp(bound) for bound in (log.low, log.high))
+    return Interval(math.exp(log.estimate), low, high, log.units, log.spread)
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion (J. Am. Stat. Assoc. 22, 1927, 209-212)."""
+    interval = stats.binomtest(successes, total).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(counts: PairedCounts) -> float:
+    """The exact two-sided McNemar test: the probability of so uneven a split of the discordant pairs by chance."""
+    discordant = counts.only_first + counts.only_second
+    return 1.0 if discordant == 0 else float(stats.binomtest(counts.only_first, discordant, 0.5).pvalue)
+
+
+def paired_difference(counts: PairedCounts) -> Interval:
+    """The first accuracy less the second, with the score interval for paired proportions
+    (T. Tango, Statistics in Medicine 17, 1998, 891-908): the differences that the score test does not reject.
+
+    Unlike a bootstrap, it has a width even where no pair is discordant.
+    """
+    total = counts.total
+    estimate = (counts.only_first - counts.only_second) / total
+    limit = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+    def beyond(difference: float, side: int) -> float:
+        return side * _score(counts, difference) - limit
+
+    edge = 1 - 1e-12
+    low = -1.0 if counts.only_second == total else optimize.brentq(beyond, -edge, estimate, args=(1,), xtol=1e-12)
+    high = 1.0 if counts.only_first == total else optimize.brentq(beyond, estimate, edge, args=(-1,), xtol=1e-12)
+    # One discordant pair more than seen, so that perfect agreement does not promise that all examples agree.
+    discordant = (counts.only_first + counts.only_second + 1) / (total + 1)
+    spread = math.sqrt(max(discordant - estimate**2, 0.0))
+    return Interval(estimate, float(low), float(high), total, spread)
+
+
+def units_needed(spread: float, margin: float) -> int:
+    """Units for an interval to exclude a value ``margin`` away from the truth in 95 % of runs.
+
+    With a limit halfway between no loss and the truth, ``margin`` is the limit's own distance from no loss: a loss of
+    twice the limit is then found, and no loss passes, each 19 times in 20.
+    """
+    steps = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
+    units = (steps * spread / margin) ** 2
+    # Student's t is wider than the normal distribution used above; this is its first-order correction.
+    return max(2, math.ceil(units + steps**2 / 2))
+
+
+def _score(counts: PairedCounts, difference: float) -> float:
+    """Tango's score for the hypothesis that the accuracies differ by ``difference``."""
+    total = counts.total
+    excess = counts.only_first - counts.only_second - total * difference
+    linear = (2 * total - counts.only_first + counts.only_second) * difference - counts.only_first - counts.only_second
+    constant = -counts.only_second * difference * (1 - difference)
+    only_second = (math.sqrt(linear**2 - 8 * total * constant) - linear) / (4 * total)
+    variance = total * (2 * only_second + difference * (1 - difference))
+    if abs(excess) < 1e-9:
+        return 0.0
+    return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
