@@ -1,0 +1,131 @@
+"""Output directories appear whole or not at all."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from glmquant.errors import CheckpointError, OutputError
+from glmquant.store.output import output_directory
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+def interrupted(out: Path, resume_key: str | None = None) -> None:
+    """A run that is stopped after its first file."""
+    with pytest.raises(KeyboardInterrupt), output_directory(out, resume_key=resume_key) as partial:
+        (partial / "first").write_text("1")
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resume_key", [None, "key"])
+def test_what_is_written_appears_under_its_name(tmp_path: Path, resume_key: str | None) -> None:
+    out = tmp_path / "runs" / "int4"
+    with output_directory(out, resume_key=resume_key) as partial:
+        assert partial == tmp_path / "runs" / "int4.partial"
+        (partial / "sub").mkdir()
+        (partial / "sub" / "a").write_text("x")
+        assert not out.exists()
+    assert files(out) == {"sub/a": "x"}
+    assert not partial.exists()
+
+
+def test_an_empty_directory_may_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with output_directory(Path("out")) as partial:
+        (partial / "a").write_text("x")
+    assert files(tmp_path / "out") == {"a": "x"}
+
+
+def test_an_occupied_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name, message in (("out", "not empty"), ("file", "is a file"), ("file/out", "cannot write there")):
+        with pytest.raises(OutputError, match=message), output_directory(tmp_path / name):
+            pytest.fail("work began")
+    assert files(tmp_path) == {"out/mine": "precious", "file": "precious"}
+
+
+def test_an_unwritable_parent_is_refused() -> None:
+    with pytest.raises(OutputError, match="cannot write there"), output_directory(Path("/proc/glmquant/out")):
+        pytest.fail("work began")
+
+
+@pytest.mark.parametrize("resume_key", [None, "key"])
+def test_bad_input_leaves_nothing(tmp_path: Path, resume_key: str | None) -> None:
+    with pytest.raises(CheckpointError), output_directory(tmp_path / "out", resume_key=resume_key) as partial:
+        (partial / "a").write_text("x")
+        raise CheckpointError("broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    interrupted(out, "key")
+    assert "the same command goes on from there" in caplog.text
+    with caplog.at_level(logging.INFO, "glmquant.store"), output_directory(out, resume_key="key") as partial:
+        assert (partial / "first").read_text() == "1"
+        (partial / "second").write_text("2")
+    assert "going on from" in caplog.text
+    assert files(out) == {"first": "1", "second": "2"}
+
+
+@pytest.mark.parametrize(("before", "after"), [("key", "other"), ("key", None), (None, "key"), (None, None)])
+def test_what_other_inputs_left_is_never_mixed_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str | None, after: str | None
+) -> None:
+    out = tmp_path / "out"
+    interrupted(out, before)
+    with output_directory(out, resume_key=after) as partial:
+        assert not (partial / "first").exists()
+        (partial / "second").write_text("2")
+    assert "removed" in caplog.text
+    assert files(out) == {"second": "2"}
+
+
+def test_a_directory_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("precious")
+    with pytest.raises(OutputError, match="glmquant did not make it"), output_directory(tmp_path / "out"):
+        pytest.fail("work began")
+    assert files(tmp_path) == {"out.partial/mine": "precious"}
+
+
+@pytest.mark.parametrize(("resume_key", "how"), [("key", "goes on from there"), (None, "starts anew")])
+def test_a_full_disk_says_how_to_go_on(tmp_path: Path, resume_key: str | None, how: str) -> None:
+    with (
+        pytest.raises(OutputError, match=rf"the disk is full[\s\S]*free some space[\s\S]*{how}"),
+        output_directory(tmp_path / "out", resume_key=resume_key) as partial,
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        (partial / "first").write_text("1")
+        full.write(b"x")
+    assert (tmp_path / "out.partial" / "first").read_text() == "1"
+
+
+def test_a_full_disk_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="the disk is full"), output_directory(tmp_path / "out"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_within_another_output_keeps_both(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="the disk is full"),
+        output_directory(tmp_path / "run", resume_key="a") as run,
+        output_directory(run / "model", resume_key="b") as model,
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        (model / "first").write_text("1")
+        full.write(b"x")
+    assert (tmp_path / "run.partial" / "model.partial" / "first").exists()
+
+
+def test_other_failures_keep_what_is_done(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), output_directory(tmp_path / "out", resume_key="key") as partial:
+        (partial / "first").write_text("1")
+        raise ZeroDivisionError
+    assert (partial / "first").exists()
