@@ -72,8 +72,8 @@ def _report(
 def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Query], progress: Progress) -> Pairs:
     answers = zip(baseline.logits(queries), candidate.logits(queries), strict=True)
     for done, pair in enumerate(answers, start=1):
-        yield pair
         progress("comparing", done, len(queries))
+        yield pair
 
 
 def _window_queries(text: EvaluationText) -> list[Query]:
