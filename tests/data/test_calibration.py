@@ -63,9 +63,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 
 @given(count=st.integers(1, 12), length=st.integers(1, 8), seed=st.integers(0, 5))
-def test_samples_never_overlap(
-    tmp_path_factory: pytest.TempPathFactory, count: int, length: int, seed: int
-) -> None:
+def test_samples_never_overlap(tmp_path_factory: pytest.TempPathFactory, count: int, length: int, seed: int) -> None:
     text = "".join(chr(0x4E00 + i) for i in range(97))
     path = write(tmp_path_factory.mktemp("t"), "a.txt", text)
     samples = sample_calibration([path], [], Letters(), num_samples=count, seq_len=length, seed=seed)
