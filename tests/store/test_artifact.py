@@ -165,19 +165,32 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-@pytest.mark.parametrize("pieces", range(5))
-def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, pieces: int) -> None:
-    config = tiny_config(layers=2)
-    source, plan = source_of(tmp_path, config), plan_of(config, INT4, lm_head=INT8)
-    with output_directory(tmp_path / "whole", resume_key="k") as partial:
-        write_all(partial, source, plan)
-    with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "stopped", resume_key="k") as partial:
+def write_until_stopped(out: Path, source: Checkpoint, plan: Plan, pieces: int) -> None:
+    """Leaves what a run leaves that is killed after so many pieces, while it writes the next."""
+    with output_directory(out, resume_key="k") as partial:
         write_all(partial, source, plan)
         for name in ("config.json", "glmquant.json", *sorted(p.name for p in partial.glob("*.safetensors"))[pieces:]):
             (partial / name).unlink()
         if pieces < 4:
             (partial / f"model-{pieces + 1:05}-of-00004.unfinished").write_bytes(b"cut short")
         raise KeyboardInterrupt
+
+
+def write_on_a_full_disk(out: Path, source: Checkpoint, plan: Plan) -> None:
+    """What the operating system answers when the second block is written is what it answers on a full disk."""
+    with output_directory(out, resume_key="k") as partial:
+        (partial / "model-00003-of-00004.unfinished").symlink_to("/dev/full")
+        write_all(partial, source, plan)
+
+
+@pytest.mark.parametrize("pieces", range(5))
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, pieces: int) -> None:
+    config = tiny_config(layers=2)
+    source, plan = source_of(tmp_path, config), plan_of(config, INT4, lm_head=INT8)
+    with output_directory(tmp_path / "whole", resume_key="k") as partial:
+        write_all(partial, source, plan)
+    with pytest.raises(KeyboardInterrupt):
+        write_until_stopped(tmp_path / "stopped", source, plan, pieces)
     with output_directory(tmp_path / "stopped", resume_key="k") as partial:
         writer = ArtifactWriter(partial, config, plan)
         assert writer.has_embedding == (pieces > 0)
@@ -192,13 +205,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, pieces:
 def test_a_full_disk_while_a_piece_is_written(tmp_path: Path) -> None:
     config = tiny_config()
     source, plan = source_of(tmp_path, config), plan_of(config, INT4, lm_head=None)
-    with (
-        pytest.raises(OutputError, match="disk is full"),
-        output_directory(tmp_path / "out", resume_key="k") as partial,
-    ):
-        (partial / "model-00003-of-00004.unfinished").symlink_to("/dev/full")
-        write_all(partial, source, plan)
-    (partial / "model-00003-of-00004.unfinished").unlink()
+    with pytest.raises(OutputError, match="disk is full"):
+        write_on_a_full_disk(tmp_path / "out", source, plan)
+    (tmp_path / "out.partial" / "model-00003-of-00004.unfinished").unlink()
     with output_directory(tmp_path / "out", resume_key="k") as partial:
         writer = ArtifactWriter(partial, config, plan)
         assert [writer.has_block(0), writer.has_block(1)] == [True, False]

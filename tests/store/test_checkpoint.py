@@ -146,7 +146,7 @@ def edit_config(directory: Path, **changes: object) -> None:
 def test_the_family_may_have_to_be_said(tmp_path: Path) -> None:
     directory = copied(GOLDENS[1], tmp_path / "c")
     edit_config(directory, _name_or_path="/models/mine")
-    with pytest.raises(CheckpointError, match="model.family"):
+    with pytest.raises(CheckpointError, match=r"model\.family"):
         open_checkpoint(directory)
     assert open_checkpoint(directory, family="chatglm3").config.family == "chatglm3"
 

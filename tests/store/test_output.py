@@ -13,11 +13,26 @@ def files(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
 
 
+def write_and_raise(out: Path, error: BaseException, resume_key: str | None = None) -> None:
+    with output_directory(out, resume_key=resume_key) as partial:
+        (partial / "first").write_text("1")
+        raise error
+
+
+def fill_disk(out: Path, resume_key: str | None = None) -> None:
+    """A write that the operating system answers as it does on a full disk."""
+    with (
+        output_directory(out, resume_key=resume_key) as partial,
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        (partial / "first").write_text("1")
+        full.write(b"x")
+
+
 def interrupted(out: Path, resume_key: str | None = None) -> None:
     """A run that is stopped after its first file."""
-    with pytest.raises(KeyboardInterrupt), output_directory(out, resume_key=resume_key) as partial:
-        (partial / "first").write_text("1")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_and_raise(out, KeyboardInterrupt(), resume_key)
 
 
 @pytest.mark.parametrize("resume_key", [None, "key"])
@@ -57,9 +72,8 @@ def test_an_unwritable_parent_is_refused() -> None:
 
 @pytest.mark.parametrize("resume_key", [None, "key"])
 def test_bad_input_leaves_nothing(tmp_path: Path, resume_key: str | None) -> None:
-    with pytest.raises(CheckpointError), output_directory(tmp_path / "out", resume_key=resume_key) as partial:
-        (partial / "a").write_text("x")
-        raise CheckpointError("broken")
+    with pytest.raises(CheckpointError):
+        write_and_raise(tmp_path / "out", CheckpointError("broken"), resume_key)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,35 +111,23 @@ def test_a_directory_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("resume_key", "how"), [("key", "goes on from there"), (None, "starts anew")])
 def test_a_full_disk_says_how_to_go_on(tmp_path: Path, resume_key: str | None, how: str) -> None:
-    with (
-        pytest.raises(OutputError, match=rf"the disk is full[\s\S]*free some space[\s\S]*{how}"),
-        output_directory(tmp_path / "out", resume_key=resume_key) as partial,
-        Path("/dev/full").open("wb", buffering=0) as full,
-    ):
-        (partial / "first").write_text("1")
-        full.write(b"x")
+    with pytest.raises(OutputError, match=rf"the disk is full[\s\S]*free some space[\s\S]*{how}"):
+        fill_disk(tmp_path / "out", resume_key)
     assert (tmp_path / "out.partial" / "first").read_text() == "1"
 
 
 def test_a_full_disk_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="the disk is full"), output_directory(tmp_path / "out"):
-        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_and_raise(tmp_path / "out", RuntimeError("I/O error: No space left on device (os error 28)"))
 
 
 def test_a_full_disk_within_another_output_keeps_both(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="the disk is full"),
-        output_directory(tmp_path / "run", resume_key="a") as run,
-        output_directory(run / "model", resume_key="b") as model,
-        Path("/dev/full").open("wb", buffering=0) as full,
-    ):
-        (model / "first").write_text("1")
-        full.write(b"x")
+    with pytest.raises(OutputError, match="the disk is full"), output_directory(tmp_path / "run") as run:
+        fill_disk(run / "model", "key")
     assert (tmp_path / "run.partial" / "model.partial" / "first").exists()
 
 
 def test_other_failures_keep_what_is_done(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), output_directory(tmp_path / "out", resume_key="key") as partial:
-        (partial / "first").write_text("1")
-        raise ZeroDivisionError
-    assert (partial / "first").exists()
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise(tmp_path / "out", ZeroDivisionError(), "key")
+    assert (tmp_path / "out.partial" / "first").exists()
