@@ -26,7 +26,7 @@ class GlmConfig:
         attention_bias: q, k and v projections have a bias.
         eos_token_ids: every id that ends generation.
         float_dtype: the dtype the checkpoint's weights are published in.
-        num_labels: rows of the classification head; 0 for a language model.
+        labels: of a classifier, in the order of its head's rows; empty for a language model.
     """
 
     architecture: Architecture
@@ -49,7 +49,7 @@ class GlmConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     float_dtype: FloatDtype = "float16"
-    num_labels: int = 0
+    labels: tuple[str, ...] = ()
 
     @property
     def query_rows(self) -> int:
@@ -58,6 +58,11 @@ class GlmConfig:
     @property
     def key_value_rows(self) -> int:
         return self.num_key_value_heads * self.head_dim
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of the classification head; 0 for a language model."""
+        return len(self.labels)
 
     @property
     def sandwich_norms(self) -> bool:
@@ -104,6 +109,6 @@ def head_group(config: GlmConfig) -> LinearGroup:
 
 
 def linear_groups(config: GlmConfig) -> tuple[LinearGroup, ...]:
-    """Every linear group of the model, blocks first, ``lm_head`` last."""
+    """Every linear group of the model, blocks first, ``lm_head`` last; a classifier has no ``lm_head``."""
     blocks = [group for layer in range(config.num_hidden_layers) for group in block_groups(config, layer)]
-    return (*blocks, head_group(config))
+    return tuple(blocks) if config.num_labels else (*blocks, head_group(config))

@@ -4,7 +4,7 @@ from typing import Any
 
 from glmquant.glm.config import GlmConfig
 
-ARCHITECTURES = {"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"}
+MODEL_NAMES = {"glm": "Glm", "glm4": "Glm4"}
 
 
 def to_hf_config(config: GlmConfig) -> dict[str, Any]:
@@ -18,8 +18,9 @@ def to_hf_config(config: GlmConfig) -> dict[str, Any]:
         scaling = {"rope_type": "linear", "factor": config.position_divisor}
     rope = {"rope_theta": config.rope_theta, "partial_rotary_factor": config.rotary_dim / config.head_dim}
     ends = config.eos_token_ids
+    task = "ForSequenceClassification" if config.num_labels else "ForCausalLM"
     values: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[config.architecture]],
+        "architectures": [MODEL_NAMES[config.architecture] + task],
         "model_type": config.architecture,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -38,6 +39,10 @@ def to_hf_config(config: GlmConfig) -> dict[str, Any]:
     }
     if config.position_divisor != 1:
         values["rope_scaling"] = scaling
+    if config.num_labels:
+        values["id2label"] = {str(number): label for number, label in enumerate(config.labels)}
+        values["label2id"] = {label: number for number, label in enumerate(config.labels)}
+        values["problem_type"] = "single_label_classification"
     return values | {
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": config.bos_token_id,

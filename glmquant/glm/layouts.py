@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glmquant.glm import chatglm, hf_glm
+from glmquant.glm.classifier import as_classifier, read_labels
 from glmquant.glm.config import Family
 from glmquant.glm.fields import Fields
 from glmquant.glm.layout import Layout
@@ -41,4 +42,6 @@ def resolve_layout(
     resolver = RESOLVERS.get(model_type) if isinstance(model_type, str) else None
     if resolver is None:
         raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), "glmquant reads GLM-family checkpoints only")
-    return resolver(fields, family, tensor_names)
+    layout = resolver(fields, family, tensor_names)
+    labels = read_labels(fields, tensor_names)
+    return as_classifier(layout, labels, tensor_names) if labels else layout

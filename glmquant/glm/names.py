@@ -32,9 +32,13 @@ def layer_shapes(config: GlmConfig, layer: int) -> dict[str, tuple[int, ...]]:
 
 
 def canonical_shapes(config: GlmConfig) -> dict[str, tuple[int, ...]]:
-    """Every canonical tensor of the model and its shape; ``lm_head.weight`` also where it is tied."""
+    """Every canonical tensor of the model and its shape; ``lm_head.weight`` also where it is tied.
+
+    A classifier has no ``lm_head``; its own head is :func:`glmquant.glm.classifier.as_classifier`.
+    """
     vocabulary = (config.vocab_size, config.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: vocabulary}
     for layer in range(config.num_hidden_layers):
         shapes |= layer_shapes(config, layer)
-    return shapes | {FINAL_NORM: (config.hidden_size,), HEAD: vocabulary}
+    shapes[FINAL_NORM] = (config.hidden_size,)
+    return shapes if config.num_labels else shapes | {HEAD: vocabulary}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
+from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts import resolve_layout
 from glmquant.store.files import file_inside, read_json
@@ -77,8 +78,12 @@ class Checkpoint:
         return self._table.final_norm()
 
     def lm_head(self) -> Linear:
-        """The head ``[V, D]``; the embedding, where they are tied."""
+        """The head ``[V, D]``; the embedding, where they are tied. A classifier has none."""
         return self._table.lm_head()
+
+    def classification_head(self) -> ClassificationHead:
+        """A classifier's head, in its stored dtype; a language model has none."""
+        return self._table.classification_head()
 
 
 def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> Checkpoint:

@@ -10,6 +10,7 @@ from torch import Tensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
+from glmquant.glm.classifier import HEAD_BIAS, HEAD_WEIGHT, ClassificationHead
 from glmquant.glm.config import LinearGroup, block_groups, head_group
 from glmquant.glm.layout import Layout, TensorSource
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
@@ -77,7 +78,7 @@ class TensorTable:
         source = self.layout.sources[name]
         if source.name.endswith(FUSED + WEIGHT) and not self._holds(source.name):
             return self._halves(source)
-        is_linear = len(source.shape) == 2 and name != EMBEDDING
+        is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
         stored = self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
         start, stop = source.rows or (0, source.shape[0])
         return (Part(stored, start, stop),)
@@ -193,7 +194,24 @@ class TensorTable:
         return self.vector(FINAL_NORM)
 
     def lm_head(self) -> Linear:
+        if self.layout.config.num_labels:
+            raise CheckpointError(
+                "the checkpoint is a classifier: it has no language-model head",
+                where=HEAD_WEIGHT,
+                fix="classify with it, or give the language model it was trained from",
+            )
         return self.linear(head_group(self.layout.config))
+
+    def classification_head(self) -> ClassificationHead:
+        labels = self.layout.config.labels
+        if not labels:
+            raise CheckpointError(
+                "the checkpoint is a language model: it has no classification head",
+                expected="tensors classifier_head.weight or score.weight",
+                fix="train one with `glmquant train-classifier`",
+            )
+        bias_L = self.vector(HEAD_BIAS) if HEAD_BIAS in self.layout.sources else None
+        return ClassificationHead(self.vector(HEAD_WEIGHT), bias_L, labels)
 
 
 def _rows(part: Part) -> QuantTensor:
