@@ -6,12 +6,12 @@ of THUDM/chatglm2-6b, chatglm3-6b and glm-4-9b). q, k and v are one matrix, its 
 
 import re
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Literal
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.fields import MOST_LAYERS, Fields, float_dtype
-from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.layout import Layout, RowScales, TensorSource
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
 FAMILIES: Final[dict[Family, str]] = {
@@ -42,7 +42,21 @@ def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str]
     config = _config(fields, _lineage(fields, family))
     if config.tie_word_embeddings and _HEAD in (tensor_names or ()):
         raise fields.error("tie_word_embeddings", f"false, since the checkpoint has a {_HEAD} of its own")
-    return Layout(config, _sources(config), frozenset({_FREQUENCIES}))
+    return Layout(config, _sources(config, _quantization_bits(fields, config)), frozenset({_FREQUENCIES}))
+
+
+def _quantization_bits(fields: Fields, config: GlmConfig) -> Literal[4, 8] | None:
+    """Bits of the publisher's own row-wise quantisation of the blocks' linears; None for float weights."""
+    if not fields.raw("quantization_bit"):
+        return None
+    bits = fields.integer("quantization_bit", low=1, high=8)
+    if bits == 8:
+        return 8
+    if bits != 4:
+        raise fields.error("quantization_bit", "4 or 8, or absent for float weights")
+    if config.hidden_size % 2 or config.query_rows % 2 or config.intermediate_size % 2:
+        raise fields.error("quantization_bit", "8 where a linear has an odd number of columns: two codes share a byte")
+    return 4
 
 
 def _lineage(fields: Fields, family: Family | None) -> Family:
@@ -88,8 +102,7 @@ def _refuse_variants(fields: Fields) -> None:
     fields.refuse_unless("interleaved_qkv", False, "interleaved q, k, v rows are not implemented")
     if fields.raw("pre_seq_len"):
         raise fields.error("pre_seq_len", "absent: P-Tuning prefixes are not implemented")
-    if fields.raw("quantization_bit"):
-        raise fields.error("quantization_bit", "absent: the publisher's own quantised weights are not implemented")
+    fields.refuse_unless("quantization_embeddings", False, "a quantised embedding is not implemented")
 
 
 def _config(fields: Fields, family: Family) -> GlmConfig:
@@ -129,35 +142,38 @@ def _config(fields: Fields, family: Family) -> GlmConfig:
     )
 
 
-def _sources(config: GlmConfig) -> dict[str, TensorSource]:
+def _sources(config: GlmConfig, bits: Literal[4, 8] | None) -> dict[str, TensorSource]:
     vocabulary = (config.vocab_size, config.hidden_size)
     sources = {EMBEDDING: TensorSource(_EMBEDDING, vocabulary)}
     for layer in range(config.num_hidden_layers):
-        sources |= _layer_sources(config, layer)
+        sources |= _layer_sources(config, layer, bits)
     sources[FINAL_NORM] = TensorSource("transformer.encoder.final_layernorm.weight", (config.hidden_size,))
     sources[HEAD] = TensorSource(_EMBEDDING if config.tie_word_embeddings else _HEAD, vocabulary)
     return sources
 
 
-def _layer_sources(config: GlmConfig, layer: int) -> dict[str, TensorSource]:
+def _layer_sources(config: GlmConfig, layer: int, bits: Literal[4, 8] | None) -> dict[str, TensorSource]:
     to, at = layer_prefix(layer), f"transformer.encoder.layers.{layer}."
     hidden, inner = config.hidden_size, config.intermediate_size
-    fused = config.query_rows + 2 * config.key_value_rows
-    fused_name = f"{at}self_attention.query_key_value"
+
+    def linear(name: str, rows: int, columns: int, taken: tuple[int, int] | None = None) -> TensorSource:
+        if bits is None:
+            return TensorSource(f"{at}{name}.weight", (rows, columns), taken)
+        scales = RowScales(f"{at}{name}.weight_scale", bits)
+        return TensorSource(f"{at}{name}.weight", (rows, columns * bits // 8), taken, scales)
+
     sources = {f"{to}input_layernorm.weight": TensorSource(f"{at}input_layernorm.weight", (hidden,))}
-    start = 0
+    fused, fused_rows, start = "self_attention.query_key_value", config.query_rows + 2 * config.key_value_rows, 0
     for part, count in (("q", config.query_rows), ("k", config.key_value_rows), ("v", config.key_value_rows)):
-        rows, name = (start, start + count), f"{to}self_attn.{part}_proj"
-        sources[f"{name}.weight"] = TensorSource(f"{fused_name}.weight", (fused, hidden), rows)
+        taken, name = (start, start + count), f"{to}self_attn.{part}_proj"
+        sources[f"{name}.weight"] = linear(fused, fused_rows, hidden, taken)
         if config.attention_bias:
-            sources[f"{name}.bias"] = TensorSource(f"{fused_name}.bias", (fused,), rows)
+            sources[f"{name}.bias"] = TensorSource(f"{at}{fused}.bias", (fused_rows,), taken)
         start += count
-    whole = {
-        "self_attn.o_proj": ("self_attention.dense", (hidden, config.query_rows)),
-        "post_attention_layernorm": ("post_attention_layernorm", (hidden,)),
-        "mlp.gate_up_proj": ("mlp.dense_h_to_4h", (2 * inner, hidden)),
-        "mlp.down_proj": ("mlp.dense_4h_to_h", (hidden, inner)),
-    }
+    norm = "post_attention_layernorm.weight"
     return sources | {
-        f"{to}{name}.weight": TensorSource(f"{at}{own}.weight", shape) for name, (own, shape) in whole.items()
+        f"{to}self_attn.o_proj.weight": linear("self_attention.dense", hidden, config.query_rows),
+        f"{to}{norm}": TensorSource(f"{at}{norm}", (hidden,)),
+        f"{to}mlp.gate_up_proj.weight": linear("mlp.dense_h_to_4h", 2 * inner, hidden),
+        f"{to}mlp.down_proj.weight": linear("mlp.dense_4h_to_h", hidden, inner),
     }

@@ -1,8 +1,22 @@
 """Where each canonical tensor lies in a published checkpoint."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from glmquant.glm.config import GlmConfig
+
+
+@dataclass(frozen=True)
+class RowScales:
+    """A weight published as int8 bytes with a scale a row; :func:`glmquant.glm.row_quantized.read_rows` reads them.
+
+    Attributes:
+        name: the published tensor of scales, float ``[N]``, its rows those of the weight.
+        bits: bits of a code.
+    """
+
+    name: str
+    bits: Literal[4, 8]
 
 
 @dataclass(frozen=True)
@@ -13,11 +27,13 @@ class TensorSource:
         name: the tensor's name in the published files.
         shape: the whole published tensor's expected shape.
         rows: ``(start, stop)`` of the rows that make up the canonical tensor; None for all.
+        scales: for a weight its publisher quantised, how; ``shape`` is then that of the bytes, ``[N, K * bits / 8]``.
     """
 
     name: str
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
+    scales: RowScales | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.chat import TEMPLATES, Message, TemplateEncoder
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.sentencepiece_model import sentencepiece_tokenizer, special_pieces
+from glmquant.glm.tiktoken_model import tiktoken_tokenizer
 from glmquant.glm.tokenizer_files import (
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
+    declared_specials,
     has_file,
     read_bytes,
     shipped_template,
@@ -33,7 +35,14 @@ SENTENCEPIECE_SPECIALS: Final[dict[Family, tuple[str, ...]]] = {
 }
 """What the publisher's ``tokenization_chatglm.py`` adds after the SentencePiece vocabulary, in this order."""
 
-PREFIX: Final = ("[gMASK]", "sop")
+TIKTOKEN_SPECIALS: Final = (
+    *("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"),
+    *_ROLES,
+    *("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+)
+"""The same for GLM-4, unless ``added_tokens_decoder`` in its ``tokenizer_config.json`` says otherwise."""
+
+OTHERS_TURN: Final = ("<|user|>", "<|observation|>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,16 +171,15 @@ def load_tokenizer(directory: Path, config: GlmConfig) -> GlmTokenizer:
         CheckpointError: a tokenizer file that is missing, damaged, of a kind that is not implemented, or that does not
             fit the model's vocabulary.
     """
-    if config.family in SENTENCEPIECE_SPECIALS and has_file(directory, TOKENIZER_MODEL):
-        tokenizer, path = _from_sentencepiece(directory, config), directory / TOKENIZER_MODEL
-    else:
-        tokenizer, path = _from_json(directory), directory / TOKENIZER_JSON
+    native = _NATIVE.get(config.family) if has_file(directory, TOKENIZER_MODEL) else None
+    path = directory / (TOKENIZER_MODEL if native else TOKENIZER_JSON)
+    tokenizer = native(directory, config.family) if native else _from_json(directory)
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
     _check_fits(tokenizer, config, path)
-    if path.name == TOKENIZER_MODEL:
-        _add_prefix(tokenizer, str(tokenizer.id_to_token(config.eos_token_ids[0])))
+    if native:
+        _add_prefix(tokenizer, str(tokenizer.id_to_token(config.eos_token_ids[0])), path)
     return GlmTokenizer(
         prefix_ids=_prefix(tokenizer, path),
         pad_id=config.pad_token_id,
@@ -183,33 +191,55 @@ def load_tokenizer(directory: Path, config: GlmConfig) -> GlmTokenizer:
     )
 
 
-def _from_sentencepiece(directory: Path, config: GlmConfig) -> Tokenizer:
+def _from_sentencepiece(directory: Path, family: Family) -> Tokenizer:
     path = directory / TOKENIZER_MODEL
     content = read_bytes(directory, TOKENIZER_MODEL)
     tokenizer = sentencepiece_tokenizer(content, path)
-    pieces = tokenizer.get_vocab_size()
-    own, added = special_pieces(content, path), SENTENCEPIECE_SPECIALS[config.family]
+    _add_specials(tokenizer, special_pieces(content, path), SENTENCEPIECE_SPECIALS[family], path)
+    return tokenizer
+
+
+def _from_tiktoken(directory: Path, family: Family) -> Tokenizer:
+    path = directory / TOKENIZER_MODEL
+    tokenizer = tiktoken_tokenizer(read_bytes(directory, TOKENIZER_MODEL), path)
+    declared = declared_specials(directory, tokenizer.get_vocab_size())
+    _add_specials(tokenizer, [], declared or TIKTOKEN_SPECIALS, path)
+    return tokenizer
+
+
+_NATIVE: Final[dict[Family, Callable[[Path, Family], Tokenizer]]] = {
+    **dict.fromkeys(SENTENCEPIECE_SPECIALS, _from_sentencepiece),
+    "glm-4": _from_tiktoken,
+}
+
+
+def _add_specials(tokenizer: Tokenizer, own: Sequence[str], added: Sequence[str], path: Path) -> None:
+    """Marks ``own`` tokens of the file as special and puts ``added`` ones behind it."""
+    first = tokenizer.get_vocab_size()
     # "eop" is in "people": a bare word counts as special only by itself.
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, single_word=token.isalpha()) for token in (*own, *added)]
     )
-    ids = [tokenizer.token_to_id(token) for token in added]
-    if ids != list(range(pieces, pieces + len(added))):
+    if [tokenizer.token_to_id(token) for token in added] != list(range(first, first + len(added))):
         raise CheckpointError(
             "the tokenizer already has some of the special tokens that its family adds",
             where=path,
             expected=f"none of {', '.join(added)}",
             fix="check that model.family is right",
         )
-    return tokenizer
 
 
-def _add_prefix(tokenizer: Tokenizer, end: str) -> None:
+def _add_prefix(tokenizer: Tokenizer, end: str, path: Path) -> None:
     """Every input starts with the prefix; a pair of texts, and only a pair, ends with ``end``."""
+    prefix = [token for token in ("[gMASK]", "sop", "<sop>") if tokenizer.token_to_id(token) is not None]
+    if len(prefix) != 2:
+        raise CheckpointError(
+            "the tokenizer lacks the tokens every input starts with", where=path, expected="[gMASK], sop"
+        )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*PREFIX, "$A"],
-        pair=[*PREFIX, "$A", "$B", end],
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (*PREFIX, end)],
+        single=[*prefix, "$A"],
+        pair=[*prefix, "$A", "$B", end],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (*prefix, end)],
     )
 
 
@@ -252,7 +282,7 @@ def _prefix(tokenizer: Tokenizer, path: Path) -> tuple[int, ...]:
 
 
 def _eos_ids(tokenizer: Tokenizer, config: GlmConfig) -> tuple[int, ...]:
-    """The config's, and for ChatGLM3 the tokens that open another's turn, on which the publisher's chat stops too."""
-    turns = ("<|user|>", "<|observation|>") if config.family == "chatglm3" else ()
-    stops = (tokenizer.token_to_id(token) for token in turns)
-    return tuple(dict.fromkeys((*config.eos_token_ids, *(index for index in stops if index is not None))))
+    """The config's, and the tokens that open another's turn: the publisher's chat stops on them too."""
+    added = tokenizer.get_added_tokens_decoder()
+    stops = [index for index, token in added.items() if token.special and token.content in OTHERS_TURN]
+    return tuple(dict.fromkeys((*config.eos_token_ids, *stops)))

@@ -77,6 +77,25 @@ def shipped_template(directory: Path) -> str | None:
     return template
 
 
+def declared_specials(directory: Path, first: int) -> tuple[str, ...] | None:
+    """The special tokens ``tokenizer_config.json`` puts behind a vocabulary of ``first`` ids; None if it names none."""
+    if not has_file(directory, TOKENIZER_CONFIG):
+        return None
+    declared = read_object(directory, TOKENIZER_CONFIG).get("added_tokens_decoder")
+    if declared is None:
+        return None
+    entries = declared if isinstance(declared, dict) else {}
+    found = [entries.get(str(first + place)) for place in range(len(entries))]
+    tokens = tuple(str(token["content"]) for token in found if isinstance(token, dict) and token.get("content"))
+    if not tokens or len(set(tokens)) != len(entries):
+        raise CheckpointError(
+            "the special tokens do not follow the vocabulary",
+            where=f"{directory / TOKENIZER_CONFIG}, added_tokens_decoder",
+            expected=f"ids from {first} on without a gap, each with a content of its own",
+        )
+    return tokens
+
+
 def _text(directory: Path, name: str) -> str:
     try:
         return read_bytes(directory, name).decode()

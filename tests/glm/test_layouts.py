@@ -9,7 +9,7 @@ import pytest
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.glm.layout import Layout
+from glmquant.glm.layout import Layout, RowScales
 from glmquant.glm.layouts import resolve_layout
 from glmquant.glm.names import canonical_shapes
 from tests.glm.golden import directory, published_config
@@ -131,6 +131,8 @@ REFUSED_NATIVE = {
     "multi_query_attention": False,
     "interleaved_qkv": True,
     "pre_seq_len": 128,
+    "quantization_bit": 3,
+    "quantization_embeddings": True,
     "position_encoding_2d": True,
     "vision_config": {"hidden_size": 8},
     "tie_word_embeddings": "yes",
@@ -220,3 +222,23 @@ def test_a_written_config_reads_back(divisor: float) -> None:
     config = replace(resolve(published_config()).config, position_divisor=divisor, family="glm")
     written = json.loads(json.dumps(to_hf_config(config)))
     assert resolve(written).config == config
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_publishers_own_quantisation_is_located(bits: int) -> None:
+    layout = resolve(published_config(quantization_bit=bits))
+    at, to = "transformer.encoder.layers.2.", "model.layers.2."
+    key = layout.sources[f"{to}self_attn.k_proj.weight"]
+    assert (key.shape, key.rows) == ((256, 128 * bits // 8), (128, 192))
+    assert key.scales == RowScales(f"{at}self_attention.query_key_value.weight_scale", bits)
+    down = layout.sources[f"{to}mlp.down_proj.weight"]
+    assert (down.name, down.shape) == (f"{at}mlp.dense_4h_to_h.weight", (128, 352 * bits // 8))
+    assert down.scales == RowScales(f"{at}mlp.dense_4h_to_h.weight_scale", bits)
+    float_sources = [name for name, source in layout.sources.items() if source.scales is None]
+    linears = [name for name in layout.sources if "_proj.weight" in name]
+    assert sorted(float_sources + linears) == sorted(layout.sources)
+
+
+@pytest.mark.parametrize("bits", [0, None])
+def test_no_quantisation_bits_mean_float(bits: int | None) -> None:
+    assert resolve(published_config(quantization_bit=bits)).sources == resolve(published_config()).sources
