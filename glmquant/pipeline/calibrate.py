@@ -39,7 +39,7 @@ def calibrate(checkpoint: Checkpoint, samples: CalibrationSet, progress: Progres
         key_values.append(_observe(checkpoint.block(layer), block_groups(config, layer), config, activations, ranges))
         _require_finite(activations.hidden_SLD, layer)
     norm_D = checkpoint.final_norm()
-    for batch in activations.batches():
+    for batch in () if config.num_labels else activations.batches():
         ranges[head_group(config).name].add(rms_norm(activations.hidden_SLD[batch], norm_D, config.rms_norm_eps))
     progress("calibrating", config.num_hidden_layers, config.num_hidden_layers)
     inputs = {name: accumulator.result() for name, accumulator in ranges.items()}

@@ -101,8 +101,11 @@ class _Run:
     def head(self, activations: Activations | None) -> None:
         if self._writer.has_head:
             return
-        norm_D, name = self._checkpoint.final_norm(), head_group(self._config).name
-        inputs = None
+        norm_D = self._checkpoint.final_norm()
+        if self._config.num_labels:
+            self._writer.write_head(norm_D, self._checkpoint.classification_head())
+            return
+        name, inputs = head_group(self._config).name, None
         if activations is not None:
             hidden_SLD, eps = activations.hidden_SLD, self._config.rms_norm_eps
             inputs = (rms_norm(hidden_SLD[batch], norm_D, eps) for batch in activations.batches())

@@ -81,11 +81,13 @@ def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def num_parameters(config: GlmConfig) -> int:
     linears = linear_groups(config)
-    inside = sum(group.rows * group.columns for group in linears[:-1])
+    blocks = linears if config.num_labels else linears[:-1]
+    inside = sum(group.rows * group.columns for group in blocks)
     norms = (4 if config.sandwich_norms else 2) * config.num_hidden_layers + 1
     biases = config.num_hidden_layers * (config.query_rows + 2 * config.key_value_rows) if config.attention_bias else 0
-    tables = 1 if config.tie_word_embeddings else 2
-    return inside + tables * config.vocab_size * config.hidden_size + norms * config.hidden_size + biases
+    own_head = 0 if config.tie_word_embeddings else config.vocab_size
+    tables = config.vocab_size + (config.num_labels or own_head)
+    return inside + (tables + norms) * config.hidden_size + biases
 
 
 def quantized_bytes(rows: int, columns: int, spec: QuantSpec) -> int:

@@ -18,6 +18,7 @@ from glmquant import __version__
 from glmquant.core.qtensor import QuantTensor
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
+from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layout import Layout, TensorSource
@@ -101,11 +102,16 @@ class ArtifactWriter:
             tensors |= self._linear(group, linear)
         self._write(self._shard(1 + layer), tensors, records)
 
-    def write_head(self, final_norm: Tensor, lm_head: Linear, records: Sequence[GroupRecord] = ()) -> None:
-        """A head that is tied to the embedding is not written again."""
-        tied = self._config.tie_word_embeddings
-        head = {} if tied else self._linear(head_group(self._config), lm_head)
-        self._write(self._shard(-1), {FINAL_NORM: final_norm, **head}, records)
+    def write_head(
+        self, final_norm: Tensor, head: Linear | ClassificationHead, records: Sequence[GroupRecord] = ()
+    ) -> None:
+        """A language-model head that is tied to the embedding is not written again; a classifier's stays float."""
+        tensors: dict[str, Tensor] = {}
+        if isinstance(head, ClassificationHead):
+            tensors = head.tensors("classifier_head" if head.is_biased else "score")
+        elif not self._config.tie_word_embeddings:
+            tensors = self._linear(head_group(self._config), head)
+        self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)
 
     def read_block(self, layer: int) -> Block:
         """A block that is already written."""

@@ -225,7 +225,7 @@ def test_bad_checkpoints_are_refused_when_opened(tmp_path: Path, harm: Harm, mes
         ("model.norm.weight", torch.zeros(64, dtype=torch.int8), r"is torch\.int8"),
         ("model.layers.0.self_attn.k_proj.weight", random_float(32, 64, dtype=torch.float32), "qkv_proj differ"),
         ("model.layers.1.self_attn.k_proj.bias", random_float(32, dtype=torch.float32), "qkv_proj differ"),
-        ("adapter.weight", random_float(3, 64), r"have no place in a glm model: 'score\.weight'"),
+        ("adapter.weight", random_float(3, 64), r"have no place in a glm model: 'adapter\.weight'"),
         ("model.norm.qweight", torch.zeros(8, 8, dtype=torch.int32), "have no place"),
     ],
 )
