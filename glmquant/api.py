@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from glmquant import assets
-from glmquant.check.baseline_source import BaselineSource
-from glmquant.check.evaluate import evaluate
-from glmquant.check.junit import to_junit
-from glmquant.check.markdown import to_markdown
-from glmquant.check.onnx_source import OnnxSource
-from glmquant.check.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.evaluate import evaluate
+from glmquant.accuracy.junit import to_junit
+from glmquant.accuracy.markdown import to_markdown
+from glmquant.accuracy.onnx_source import OnnxSource
+from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.errors import CheckpointError
 from glmquant.export.bundle import OnnxBundle

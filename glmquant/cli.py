@@ -17,7 +17,7 @@ from glmquant.errors import GlmQuantError
 from glmquant.progress import Progress
 
 if TYPE_CHECKING:
-    from glmquant.check.report import AccuracyReport
+    from glmquant.accuracy.report import AccuracyReport
     from glmquant.pipeline.summary import GroupSummary, ModelSummary
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -251,14 +251,14 @@ def _print_json(values: Any) -> None:
 
 
 def _print_report(report: "AccuracyReport", as_json: bool) -> NoReturn:
-    from glmquant.check.markdown import to_markdown
+    from glmquant.accuracy.markdown import to_markdown
 
     print(report.to_json() if as_json else to_markdown(report), end="")
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 
 def _describe(summary: "ModelSummary") -> str:
-    from glmquant.check.markdown import size
+    from glmquant.accuracy.markdown import size
 
     config = summary.config
     lines = [

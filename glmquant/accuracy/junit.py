@@ -3,9 +3,9 @@
 import re
 from xml.etree import ElementTree
 
-from glmquant.check.gate import LimitOutcome, Verdict
-from glmquant.check.markdown import with_interval
-from glmquant.check.report import AccuracyReport
+from glmquant.accuracy.gate import LimitOutcome, Verdict
+from glmquant.accuracy.markdown import with_interval
+from glmquant.accuracy.report import AccuracyReport
 
 SUITE = "glmquant check"
 # What XML 1.0 (§2.2) has no way to write.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from glmquant.check.metrics import LanguageMetrics
-from glmquant.check.statistics import Interval, units_needed
-from glmquant.check.tasks import TaskResult
+from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.statistics import Interval, units_needed
+from glmquant.accuracy.tasks import TaskResult
 from glmquant.recipe.schema import Limit, Limits
 
 TEXT = "text"

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from glmquant.check.gate import LimitOutcome, Verdict
-from glmquant.check.metrics import LanguageMetrics
-from glmquant.check.tasks import TaskResult
+from glmquant.accuracy.gate import LimitOutcome, Verdict
+from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.tasks import TaskResult
 from glmquant.errors import CheckError
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ class AccuracyReport:
         schema: version of this structure.
         language: metrics over all texts together; None where no text was given.
         texts: the same for each text, where there are several.
-        limits: every limit's outcome; :func:`glmquant.check.gate.overall` of them is ``verdict``.
+        limits: every limit's outcome; :func:`glmquant.accuracy.gate.overall` of them is ``verdict``.
     """
 
     schema: int

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glmquant.check.source import Logits, Query
-from glmquant.check.statistics import Interval, PairedCounts, mcnemar, paired_difference, wilson
+from glmquant.accuracy.source import Logits, Query
+from glmquant.accuracy.statistics import Interval, PairedCounts, mcnemar, paired_difference, wilson
 from glmquant.data.labelled import Example, LabelledSet, read_labelled
 from glmquant.data.tokenizer import Tokenizer
 from glmquant.errors import CheckError

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from glmquant.check import onnx_source as module
-from glmquant.check.onnx_source import OnnxSource
-from glmquant.check.source import Query
+from glmquant.accuracy import onnx_source as module
+from glmquant.accuracy.onnx_source import OnnxSource
+from glmquant.accuracy.source import Query
 from glmquant.export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.check.test_baseline_source import queries
+from tests.accuracy.test_baseline_source import queries
 from tests.export.models import MemorySource, random_source, torch_logits
 
 

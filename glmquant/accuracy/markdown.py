@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from glmquant.check.gate import LimitOutcome, Verdict
-from glmquant.check.metrics import LanguageMetrics
-from glmquant.check.report import AccuracyReport, ModelFacts, Setting
-from glmquant.check.statistics import Interval
-from glmquant.check.tasks import TaskResult
+from glmquant.accuracy.gate import LimitOutcome, Verdict
+from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.report import AccuracyReport, ModelFacts, Setting
+from glmquant.accuracy.statistics import Interval
+from glmquant.accuracy.tasks import TaskResult
 
 MARKS = {
     Verdict.PASS: "✅ pass",

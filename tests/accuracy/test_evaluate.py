@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from glmquant.check.baseline_source import BaselineSource
-from glmquant.check.evaluate import evaluate
-from glmquant.check.gate import Verdict
-from glmquant.check.report import AccuracyReport
-from glmquant.check.source import LogitsSource
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.evaluate import evaluate
+from glmquant.accuracy.gate import Verdict
+from glmquant.accuracy.report import AccuracyReport
+from glmquant.accuracy.source import LogitsSource
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckError
 from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.recipe.schema import CheckOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.check.models import Noisy, transformers_twin
-from tests.check.reports import SETTING
+from tests.accuracy.models import Noisy, transformers_twin
+from tests.accuracy.reports import SETTING
 from tests.export.models import golden_source, quantised
 
 GOLDEN = Path(__file__).parents[1] / "golden/chatglm2-tiny"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from glmquant.check.statistics import (
+from glmquant.accuracy.statistics import (
     Interval,
     PairedCounts,
     mcnemar,

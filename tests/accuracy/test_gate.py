@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from glmquant.check.gate import Verdict, judge, overall
-from glmquant.check.statistics import Interval, units_needed
-from glmquant.check.tasks import TaskResult
+from glmquant.accuracy.gate import Verdict, judge, overall
+from glmquant.accuracy.statistics import Interval, units_needed
+from glmquant.accuracy.tasks import TaskResult
 from glmquant.recipe.schema import Limits
-from tests.check.reports import language, report, task
+from tests.accuracy.reports import language, report, task
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glmquant.check import baseline_source as module
-from glmquant.check.baseline_source import BaselineSource
-from glmquant.check.source import Query
+from glmquant.accuracy import baseline_source as module
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.source import Query
 from glmquant.errors import CheckError
 from glmquant.glm.block import Block
 from glmquant.store.checkpoint import open_checkpoint

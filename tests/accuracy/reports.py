@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from glmquant.check.gate import judge, overall
-from glmquant.check.metrics import LanguageMetrics, ScoredWindow, TokenScores, summarise
-from glmquant.check.report import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
-from glmquant.check.statistics import Interval, PairedCounts
-from glmquant.check.tasks import ClassifierQuality, ClassQuality, TaskResult
+from glmquant.accuracy.gate import judge, overall
+from glmquant.accuracy.metrics import LanguageMetrics, ScoredWindow, TokenScores, summarise
+from glmquant.accuracy.report import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.accuracy.statistics import Interval, PairedCounts
+from glmquant.accuracy.tasks import ClassifierQuality, ClassQuality, TaskResult
 from glmquant.recipe.schema import Limits
 
 SETTING = Setting(

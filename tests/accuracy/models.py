@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glmquant.check.source import Logits, Query
+from glmquant.accuracy.source import Logits, Query
 from glmquant.export.source import ModelSource
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmquant.check.source import Logits
-from glmquant.check.statistics import Interval, mean_interval, ratio_interval
+from glmquant.accuracy.source import Logits
+from glmquant.accuracy.statistics import Interval, mean_interval, ratio_interval
 from glmquant.errors import CheckError
 
 LOGITS_AT_ONCE = 1 << 19

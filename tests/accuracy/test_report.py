@@ -5,13 +5,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from glmquant.check.gate import Verdict
-from glmquant.check.junit import to_junit
-from glmquant.check.markdown import size, to_markdown
-from glmquant.check.report import AccuracyReport, report_from_dict, report_from_json
+from glmquant.accuracy.gate import Verdict
+from glmquant.accuracy.junit import to_junit
+from glmquant.accuracy.markdown import size, to_markdown
+from glmquant.accuracy.report import AccuracyReport, report_from_dict, report_from_json
 from glmquant.errors import CheckError
 from glmquant.recipe.schema import Limits
-from tests.check.reports import report
+from tests.accuracy.reports import report
 
 WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)
 

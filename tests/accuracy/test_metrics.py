@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.check import metrics as module
-from glmquant.check.metrics import ScoredWindow, TokenScores, score_tokens, summarise
+from glmquant.accuracy import metrics as module
+from glmquant.accuracy.metrics import ScoredWindow, TokenScores, score_tokens, summarise
 from glmquant.errors import CheckError
 
 

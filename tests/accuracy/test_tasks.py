@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.check.tasks import TaskPlan, compare, label_scores, plan_task
+from glmquant.accuracy.tasks import TaskPlan, compare, label_scores, plan_task
 from glmquant.errors import CheckError, DataError
 from glmquant.recipe.schema import Task
-from tests.check.models import Hashed
+from tests.accuracy.models import Hashed
 from tests.data.tokenizers import Letters, Publisher
 
 LANGUAGE = Hashed(vocabulary=128)

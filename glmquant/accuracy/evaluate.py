@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from glmquant.check.gate import judge, overall
-from glmquant.check.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarise
-from glmquant.check.report import SCHEMA, AccuracyReport, Setting
-from glmquant.check.source import Logits, LogitsSource, Query
-from glmquant.check.tasks import TaskPlan, TaskResult, compare, label_scores, plan_task
+from glmquant.accuracy.gate import judge, overall
+from glmquant.accuracy.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarise
+from glmquant.accuracy.report import SCHEMA, AccuracyReport, Setting
+from glmquant.accuracy.source import Logits, LogitsSource, Query
+from glmquant.accuracy.tasks import TaskPlan, TaskResult, compare, label_scores, plan_task
 from glmquant.data.tokenizer import Tokenizer
 from glmquant.data.windows import EvaluationText, last_windows
 from glmquant.errors import CheckError

@@ -1,0 +1,5 @@
+"""``python -m glmquant``."""
+
+from glmquant.cli import main
+
+main()

@@ -1,0 +1,21 @@
+"""Where test data lies."""
+
+import shutil
+from pathlib import Path
+
+GOLDEN = {name: Path(__file__).parent / "golden" / name for name in ("chatglm2-tiny", "chatglm3-tiny")}
+CHATGLM2 = GOLDEN["chatglm2-tiny"]
+
+
+def copied(checkpoint: Path, directory: Path) -> Path:
+    """A copy to be damaged."""
+    target = directory / "model"
+    shutil.copytree(checkpoint, target)
+    return target
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory by relative path."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,113 @@
+"""From end to end: against the publisher's numbers, and what is shipped against what was quantised."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from glmquant import api as gq
+from glmquant import assets
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.source import Query
+from glmquant.recipe.load import load_recipe
+from glmquant.runtime.generate import generate as generate_ids
+from glmquant.runtime.model import OnnxModel
+from glmquant.store.checkpoint import open_checkpoint
+from tests.paths import GOLDEN, contents
+
+TEXT = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 256, "check.seq_len": 64}
+
+
+@pytest.fixture(params=GOLDEN.values(), ids=GOLDEN)
+def golden(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_the_publishers_numbers_through_torch(golden: Path) -> None:
+    expected = load_file(golden / "expected.safetensors")
+    source = BaselineSource(open_checkpoint(golden))
+    answers = list(source.logits([Query(row, len(row)) for row in expected["input_ids"]]))
+    np.testing.assert_allclose(np.stack(answers), expected["logits"], atol=1e-4)
+    mask, tokens = expected["attention_mask_padded"].astype(bool), expected["input_ids"]
+    real = [Query(tokens[row][mask[row]], int(mask[row].sum())) for row in range(2)]
+    for row, answer in enumerate(source.logits(real)):
+        np.testing.assert_allclose(answer, expected["logits_padded"][row][mask[row]], atol=1e-4)
+
+
+def test_the_publishers_numbers_through_onnx(golden: Path, tmp_path: Path) -> None:
+    expected = load_file(golden / "expected.safetensors")
+    model = OnnxModel.open(gq.export(golden, out=tmp_path / "onnx").path)
+    tokens, mask = expected["input_ids"], expected["attention_mask_padded"]
+    np.testing.assert_allclose(model.forward(tokens, np.ones_like(tokens)), expected["logits"], atol=1e-3)
+    padded = model.forward(tokens, mask)
+    real = mask.astype(bool)
+    np.testing.assert_allclose(padded[real], expected["logits_padded"][real], atol=1e-3)
+    prompt, answer = expected["greedy"][0, :24].tolist(), expected["greedy"][0, 24:].tolist()
+    options = gq.GenerationOptions(max_new_tokens=16)
+    assert list(generate_ids(model, prompt, options)) == answer
+
+
+@pytest.mark.parametrize(("bits", "symmetric", "group"), [(4, True, 128), (8, False, 32), (4, False, -1)])
+def test_the_bundle_is_the_quantised_checkpoint(
+    golden: Path, tmp_path: Path, bits: int, symmetric: bool, group: int
+) -> None:
+    spec = {"bits": bits, "symmetric": symmetric, "group_size": group}
+    overrides = {"rules": [{"match": "*", "spec": spec}], "export.accuracy_level": 0}
+    recipe = load_recipe(None, overrides)
+    quantized = gq.quantize(golden, recipe, out=tmp_path / "quantized")
+    model = OnnxModel.open(gq.export(quantized, recipe, out=tmp_path / "onnx").path)
+    tokens = load_file(golden / "expected.safetensors")["input_ids"]
+    torch_logits = np.stack(list(BaselineSource(quantized).logits([Query(row, len(row)) for row in tokens])))
+    error = np.abs(model.forward(tokens, np.ones_like(tokens)) - torch_logits).max()
+    assert error <= 1e-3 * np.abs(torch_logits).max()
+
+
+def test_step_by_step_and_in_one_run_give_the_same(tmp_path: Path) -> None:
+    overrides = {**TEXT, "calibration.num_samples": 8, "calibration.seq_len": 64, "check.tasks": []}
+    recipe = gq.load_recipe("demo", overrides)
+    model = assets.DEMO_MODEL
+    calibration = gq.calibrate(model, recipe, out=tmp_path / "calibration")
+    quantized = gq.quantize(model, recipe, tmp_path / "calibration", out=tmp_path / "quantized")
+    bundle = gq.export(quantized, recipe, out=tmp_path / "onnx")
+    report = gq.check(bundle, baseline=model, recipe=recipe, out=tmp_path / "report")
+    assert quantized.manifest is not None
+    assert quantized.manifest.calibration == calibration.samples.sha256
+    assert gq.run(model, recipe, out=tmp_path / "run") == report
+    for part in ("quantized", "onnx", "report"):
+        assert contents(tmp_path / "run" / part) == contents(tmp_path / part)
+
+
+def test_float32_against_itself_loses_nothing(tmp_path: Path) -> None:
+    bundle = gq.export(assets.DEMO_MODEL, out=tmp_path / "onnx")
+    report = gq.check(bundle, baseline=assets.DEMO_MODEL, recipe=gq.load_recipe(None, TEXT))
+    assert report.language is not None
+    assert report.language.ratio.estimate == pytest.approx(1, abs=1e-5)
+    assert report.language.kl.mean.estimate == pytest.approx(0, abs=1e-5)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    recipe = gq.load_recipe("int8-rtn", {**TEXT, "check.tasks": []})
+
+    def stop_while_exporting(stage: str, done: int, total: int) -> None:
+        if stage == "exporting" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "broken", progress=stop_while_exporting)
+    stages: set[str] = set()
+    gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "broken", progress=lambda stage, done, total: stages.add(stage))
+    assert "quantizing" not in stages
+    gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "whole")
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_generate_streams_an_answer(tmp_path: Path) -> None:
+    bundle = gq.export(assets.DEMO_MODEL, gq.load_recipe("int8-rtn"), out=tmp_path / "onnx")
+    options = gq.GenerationOptions(max_new_tokens=12)
+    pieces = list(gq.generate(bundle, "The Debian", chat=False, options=options))
+    assert 1 < len(pieces) <= 13
+    again = gq.generate(bundle, "The Debian", chat=False, options=options)
+    assert "".join(again) == "".join(pieces)
+    assert "".join(gq.generate(bundle, "你好", options=options)) != ""
