@@ -3,6 +3,7 @@
 Shape suffixes: B batch, S new tokens, D hidden size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,10 +86,12 @@ def build_graph(
         last_only: logits of each row's last real token alone, ``[B, 1, V]``. Otherwise there is an optional input
             ``num_logits_to_keep``, int64 [1]: logits of each row's last so many columns, or of all (0, the default).
     """
-    return _DecoderBuilder(config, weights, operators).build(dtype, last_only)
+    return DecoderBuilder(config, weights, operators).build(dtype, last_only)
 
 
-class _DecoderBuilder:
+class DecoderBuilder:
+    """Puts a model's layers together."""
+
     def __init__(self, config: GlmConfig, weights: StoredModel, operators: Operators) -> None:
         self._config = config
         self._weights = weights
@@ -102,16 +105,7 @@ class _DecoderBuilder:
         past = [self._past(layer) for layer in range(config.num_hidden_layers)]
         keep_1 = None if last_only else g.optional_input(KEEP, np.zeros(1, np.int64))
 
-        g.scope("rows")
-        ids_BS = ops.start(input_ids_BS, mask_BT)
-        g.scope("embed_tokens")
-        x_BSD = ops.embed(self._weights.embedding, ids_BS)
-        normed_BSD = ops.norm(x_BSD, self._gain(0))
-        present = []
-        for layer, block in enumerate(self._weights.blocks):
-            g.scope(f"layers.{layer}")
-            normed_BSD, x_BSD, cache = self._block(normed_BSD, x_BSD, block, past[layer], layer)
-            present.append(cache)
+        normed_BSD, present = self.layers(input_ids_BS, mask_BT, past)
         g.scope("lm_head")
         kept = ops.last_real(normed_BSD) if keep_1 is None else ops.kept(normed_BSD, keep_1)
         logits = ops.linear(kept, self._weights.lm_head)
@@ -122,6 +116,23 @@ class _DecoderBuilder:
                 shape = self._cache_shape("total_sequence_length")
                 g.output(value, f"present.{layer}.{part}", ops.cache.dtype, shape)
         return Decoder(g.graph, tuple(g.fed_inputs), tuple(g.outputs))
+
+    def layers(
+        self, input_ids_BS: ir.Value, mask_BT: ir.Value, past: Sequence[tuple[ir.Value, ir.Value]]
+    ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
+        """Final hidden states ``[B, S, D]`` behind the last norm, and each layer's keys and values."""
+        g, ops = self._g, self._operators
+        g.scope("rows")
+        ids_BS = ops.start(input_ids_BS, mask_BT)
+        g.scope("embed_tokens")
+        x_BSD = ops.embed(self._weights.embedding, ids_BS)
+        normed_BSD = ops.norm(x_BSD, self._gain(0))
+        present = []
+        for layer, block in enumerate(self._weights.blocks):
+            g.scope(f"layers.{layer}")
+            normed_BSD, x_BSD, cache = self._block(normed_BSD, x_BSD, block, past[layer], layer)
+            present.append(cache)
+        return normed_BSD, present
 
     def _block(
         self, normed_BSD: ir.Value, x_BSD: ir.Value, block: StoredBlock, past: tuple[ir.Value, ir.Value], layer: int

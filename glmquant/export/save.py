@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from glmquant.export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, O
 from glmquant.export.fused import FusedOperators
 from glmquant.export.graph import Operators, build_graph, to_bytes
 from glmquant.export.matrices import BlockedWriter, PackedWriter
-from glmquant.export.side_files import genai_config, optimum_config, write_json
+from glmquant.export.side_files import genai_config, keep_text_whole, optimum_config, write_json
 from glmquant.export.source import ModelSource
 from glmquant.export.standard import StandardOperators
 from glmquant.export.weights import StoredModel, WeightWriter, store_model
@@ -26,8 +27,13 @@ TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 CACHE_BITS = {"float": 0, "int8": 8, "int4": 4}
 
 
-class Saveable(Protocol):
+class BundledTokenizer(Protocol):
     """A tokenizer, as far as export knows it."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends an answer; a chat may end at more than the model's own."""
+        ...
 
     def save(self, directory: Path) -> None: ...
 
@@ -38,7 +44,7 @@ def export_bundle(
     out: Path,
     *,
     key_values: Sequence[KeyValueRange] | None = None,
-    tokenizer: Saveable | None = None,
+    tokenizer: BundledTokenizer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> OnnxBundle:
     """Writes a model into the existing directory ``out``: two graphs, their weights, and side files.
@@ -74,10 +80,12 @@ def export_bundle(
             progress=progress,
         )
     bundle = _write_graphs(config, options, weights, file, out)
+    if tokenizer is not None:
+        config = replace(config, eos_token_ids=tokenizer.eos_ids)
+        tokenizer.save(out)
+        keep_text_whole(out / "tokenizer.json")
     write_json(out / "genai_config.json", genai_config(config, options, positions(config, options)))
     write_json(out / "config.json", optimum_config(to_hf_config(config)))
-    if tokenizer is not None:
-        tokenizer.save(out)
     return bundle
 
 

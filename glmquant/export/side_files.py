@@ -82,3 +82,16 @@ def optimum_config(hf_config: dict[str, Any]) -> dict[str, Any]:
     Optimum 0.1 counts key/value heads right for ``glm`` and not for ``glm4``; all else it takes from the graph.
     """
     return {**hf_config, "model_type": "glm", "architectures": ["GlmForCausalLM"]}
+
+
+def keep_text_whole(path: Path) -> None:
+    """Says in ``tokenizer.json`` that text is not split before merging, where it only fails to say that it is.
+
+    Without a pre-tokenizer, onnxruntime-genai 0.18 splits spaces from the digits after them. This one matches any text
+    as a whole, so the ids stay what they are everywhere else.
+    """
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    if tokenizer["pre_tokenizer"] is None:
+        whole = {"type": "Split", "pattern": {"Regex": "[\\s\\S]+"}, "behavior": "Isolated", "invert": False}
+        tokenizer["pre_tokenizer"] = whole
+        write_json(path, tokenizer)

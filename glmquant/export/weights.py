@@ -172,6 +172,6 @@ def store_model(
         sin_cache,
         tuple(blocks),
         writer.float_tensor("norm.weight", source.final_norm()),
-        writer.linear("lm_head", source.lm_head()),
+        writer.linear("score" if config.num_labels else "lm_head", source.lm_head()),
         tuple(writer.cache_scales(layer, seen, cache_bits) for layer, seen in enumerate(key_values)),
     )

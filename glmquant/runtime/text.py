@@ -1,19 +1,29 @@
 """Text from a stream of token ids."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-REPLACEMENT = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
-CONTEXT = 8  # ids decoded again with the new ones, since a token's text may depend on those before it
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 
-def stream_text(ids: Iterable[int], decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> Iterator[str]:
-    """Pieces of the answer's text as soon as they are certain; together they are the text up to the first ``stop``.
+class TextDecoder(Protocol):
+    """Turns ids into text one by one; a tokenizer's stream decoder."""
 
-    Bytes of an incomplete character wait for the rest of it, and the beginning of what may become a stop string waits
-    until it is known. ``ids`` are taken no further than the stop string.
+    def push(self, index: int) -> str:
+        """The text that an id completes; may be empty."""
+        ...
+
+    def finish(self) -> str:
+        """What is left when no more ids come."""
+        ...
+
+
+def stream_text(ids: Iterable[int], decoder: TextDecoder, stop: Sequence[str] = ()) -> Iterator[str]:
+    """Pieces of the answer's text as soon as they are certain; together they are the text before the first ``stop``.
+
+    The beginning of what may become a stop string waits until it is known. ``ids`` are taken no further than the stop
+    string.
     """
     held = ""
-    for piece in _pieces(ids, decode):
+    for piece in _pieces(ids, decoder):
         held += piece
         ends = [place for place in (held.find(text) for text in stop) if place >= 0]
         if ends:
@@ -28,22 +38,10 @@ def stream_text(ids: Iterable[int], decode: Callable[[Sequence[int]], str], stop
         yield held
 
 
-def _pieces(ids: Iterable[int], decode: Callable[[Sequence[int]], str]) -> Iterator[str]:
-    taken: list[int] = []
-    context: list[int] = []
+def _pieces(ids: Iterable[int], decoder: TextDecoder) -> Iterator[str]:
     for token in ids:
-        taken.append(token)
-        text = _after(context, taken, decode)
-        if text and not text.endswith(REPLACEMENT):
-            yield text
-            context, taken = (context + taken)[-CONTEXT:], []
-    rest = _after(context, taken, decode)
-    if rest:
-        yield rest
-
-
-def _after(context: list[int], new: list[int], decode: Callable[[Sequence[int]], str]) -> str:
-    return decode(context + new)[len(decode(context)) :]
+        yield decoder.push(token)
+    yield decoder.finish()
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -6,14 +6,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.export.save import export_bundle
+from glmquant.glm.tokenizer import load_tokenizer
 from glmquant.methods.rtn import Rtn
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from tests.export.models import (
+    GOLDEN,
     GOLDEN_NAMES,
     TINY,
     TINY_GLM4,
@@ -176,11 +179,12 @@ def test_heads_the_operator_cannot_run_are_refused(tmp_path, field) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class Tokenizer:
-    def save(self, directory) -> None:
-        (directory / "tokenizer.json").write_text("{}")
-
-
 def test_tokenizer_is_written_beside_the_graph(tmp_path) -> None:
-    export_bundle(random_source(), ExportOptions(), tmp_path, tokenizer=Tokenizer())
-    assert (tmp_path / "tokenizer.json").exists()
+    source = golden_source("chatglm3-tiny")
+    tokenizer = load_tokenizer(GOLDEN / "chatglm3-tiny", source.config)
+    export_bundle(source, ExportOptions(), tmp_path, tokenizer=tokenizer)
+    assert json.loads((tmp_path / "genai_config.json").read_text())["model"]["eos_token_id"] == [2, 2049, 2051]
+    assert OnnxModel.open(tmp_path, num_threads=1).info.eos_ids == tokenizer.eos_ids
+    saved = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("Round 1] and 22", " 1", "你好 3\n\n4"):
+        assert saved.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
