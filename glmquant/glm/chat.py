@@ -44,10 +44,12 @@ _CHECK_ROLE = (
     "{{ raise_exception('the role must be system, user, assistant or observation') }}{% endif %}"
 )
 
-# The publisher encodes "metadata\n" and the content apart, and SentencePiece starts each with a space.
+# The publisher encodes "metadata\n" and the content apart, and SentencePiece starts each with a space. A system message
+# may bring a list of ``tools``, written after its content.
 _ROLES_SENTENCEPIECE = (
     "[gMASK]sop{% for message in messages %}" + _CHECK_ROLE + "<|{{ message['role'] }}|>{{ message['metadata'] }}\n"
-    "{% if message['content'] %} {{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if message['content'] or message['tools'] %} {% endif %}{{ message['content'] }}"
+    "{% if message['tools'] %}{{ '\n' + message['tools'] | tojson(indent=4) }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -85,7 +87,9 @@ def render(template: str, messages: Sequence[Message], special_tokens: dict[str,
     ]
     try:
         compiled = _compiled(template)
-        text: str = compiled.render(messages=turns, add_generation_prompt=True, **special_tokens)
+        text: str = compiled.render(
+            messages=turns, tools=None, documents=None, add_generation_prompt=True, **special_tokens
+        )
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the chat template does not take these messages: {error}",

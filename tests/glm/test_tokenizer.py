@@ -111,6 +111,19 @@ def test_transformers_gives_the_same_templated_ids(both: tuple[GlmTokenizer, Any
     assert theirs(text, add_special_tokens=False)["input_ids"] == ours.apply_chat_template(messages)
 
 
+def test_chatglm3_tools_stand_in_the_system_message(tmp_path: Path) -> None:
+    ours, theirs = tokenizer("chatglm3-tiny"), loaded("chatglm3-tiny", tmp_path)
+    tools = [{"name": "天气", "parameters": {"city": "string"}}]
+    turns = [
+        {"role": "system", "content": "Answer with tools:", "tools": tools},
+        {"role": "observation", "content": "晴"},
+    ]
+    text = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    system = "Answer with tools:\n" + json.dumps(tools, indent=4, ensure_ascii=False)
+    expected = [*ours.prefix_ids, 2048, *ours.encode("\n"), *ours.encode(system), 2051, *ours.encode("晴"), 2050]
+    assert theirs(text, add_special_tokens=False)["input_ids"] == expected
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_files_load_as_the_same_tokenizer(name: str, tmp_path: Path) -> None:
     ours = tokenizer(name)
