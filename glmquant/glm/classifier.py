@@ -10,13 +10,15 @@ Shape suffixes: B batch, T tokens, D hidden size, L labels.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from glmquant.errors import CheckpointError
+from glmquant.glm.block import Block
+from glmquant.glm.config import GlmConfig
 from glmquant.glm.fields import Fields
 from glmquant.glm.layout import Layout, TensorSource
 from glmquant.glm.names import HEAD
@@ -85,6 +87,29 @@ class ClassificationHead:
             return {SCORE_WEIGHT: self.weight_LD}
         bias_L = self.weight_LD.new_zeros(len(self.labels)) if self.bias_L is None else self.bias_L
         return {HEAD_WEIGHT: self.weight_LD, HEAD_BIAS: bias_L}
+
+
+class Backbone(Protocol):
+    """A model without a head; its weights load on demand, block by block."""
+
+    @property
+    def config(self) -> GlmConfig: ...
+
+    def block(self, layer: int) -> Block: ...
+
+    def embedding(self) -> Tensor:
+        """Token embeddings ``[V, D]`` of any float dtype."""
+        ...
+
+    def final_norm(self) -> Tensor:
+        """Gain ``[D]`` of the last norm."""
+        ...
+
+
+class Classifier(Backbone, Protocol):
+    """A backbone with a classification head; ``config.labels`` are the head's."""
+
+    def classification_head(self) -> ClassificationHead: ...
 
 
 def last_real_token(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
