@@ -83,7 +83,7 @@ def test_float32_against_itself_loses_nothing(tmp_path: Path) -> None:
     bundle = gq.export(assets.DEMO_MODEL, out=tmp_path / "onnx")
     report = gq.check(bundle, baseline=assets.DEMO_MODEL, recipe=gq.load_recipe(None, TEXT))
     assert report.language is not None
-    assert report.language.ratio.estimate == pytest.approx(1, abs=1e-5)
+    assert report.language.perplexity_ratio.estimate == pytest.approx(1, abs=1e-5)
     assert report.language.kl.mean.estimate == pytest.approx(0, abs=1e-5)
 
 
