@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmquant.accuracy.source import Logits, Query, length_batches
+from glmquant.accuracy.source import Logits, Query
+from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
 from glmquant.export.source import ModelSource
 from glmquant.glm.block import Block, block_forward, rms_norm, rotary

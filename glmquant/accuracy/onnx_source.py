@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from glmquant.accuracy.source import Logits, Query, length_batches
+from glmquant.accuracy.source import Logits, Query
+from glmquant.data.sequences import length_batches
 from glmquant.runtime.model import OnnxModel
 
 TOKENS_AT_ONCE = 1024

@@ -29,15 +29,3 @@ class LogitsSource(Protocol):
 
         An answer may be overwritten once the next is asked for.
         """
-
-
-def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that each group has similar lengths and, padded, at most ``max_tokens`` (or one member)."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        # Descending order: the first member of a batch is its longest.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

@@ -1,0 +1,71 @@
+"""Texts as token sequences, and batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmquant.data.tokenizer import Tokenizer
+from glmquant.errors import DataError
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """Each text's ids, prefix included, and whether its end was cut off."""
+
+    ids: tuple[Ids, ...]
+    truncated: tuple[bool, ...]
+
+    @property
+    def num_truncated(self) -> int:
+        return sum(self.truncated)
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, where: object = None) -> EncodedTexts:
+    """The texts as a classifier reads them: the tokenizer's prefix, then the text's first tokens.
+
+    A text of more than ``max_length`` tokens, prefix included, loses its end.
+
+    Raises:
+        DataError: a text without a visible character; or ``max_length`` leaves no room for text.
+    """
+    prefix = tokenizer.prefix_ids
+    room = max_length - len(prefix)
+    if room < 1:
+        raise DataError(f"max_length is {max_length}", expected=f"more than the prefix's {len(prefix)} tokens")
+    ids, truncated = [], []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            raise DataError(
+                f"text {number} of {len(texts)} is empty", where=where, expected="text to classify", fix="leave it out"
+            )
+        tokens = tokenizer.encode(text)
+        ids.append(np.array([*prefix, *tokens[:room]], dtype=np.int64))
+        truncated.append(len(tokens) > room)
+    return EncodedTexts(tuple(ids), tuple(truncated))
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped so that each group has similar lengths and, padded, at most ``max_tokens`` (or one member)."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # Descending order: the first member of a batch is its longest.
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def padded(ids: Sequence[Ids], pad_id: int) -> tuple[Ids, Ids]:
+    """Sequences side by side, padded on the left, and their mask: both ``[B, S]``, int64."""
+    length = max(map(len, ids))
+    ids_BS = np.full((len(ids), length), pad_id, dtype=np.int64)
+    mask_BS = np.zeros_like(ids_BS)
+    for row, sequence in enumerate(ids):
+        ids_BS[row, length - len(sequence) :] = sequence
+        mask_BS[row, length - len(sequence) :] = 1
+    return ids_BS, mask_BS

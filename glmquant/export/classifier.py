@@ -1,0 +1,145 @@
+"""A classifier as an ONNX bundle: no key/value cache, one row of logits a text.
+
+Shape suffixes: B batch, S tokens, T columns of the mask (the same number), D hidden size, L labels.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import Tensor
+
+from glmquant.errors import ExportError
+from glmquant.export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.export.fused import FusedOperators
+from glmquant.export.graph import Decoder, DecoderBuilder, Operators, to_bytes
+from glmquant.export.matrices import BlockedWriter, PackedWriter
+from glmquant.export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
+from glmquant.export.side_files import optimum_config, write_json
+from glmquant.export.standard import StandardOperators
+from glmquant.export.weights import StoredModel, WeightWriter, store_model
+from glmquant.export.weights_file import DTYPES, WeightsFile
+from glmquant.glm.block import Block, Linear
+from glmquant.glm.classifier import Classifier
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.hf_config import to_hf_config
+from glmquant.recipe.schema import ExportOptions
+
+
+@dataclass(frozen=True, eq=False)
+class _WithHead:
+    """A classifier as a :class:`glmquant.export.source.ModelSource`, its head in the language model's place."""
+
+    classifier: Classifier
+
+    @property
+    def config(self) -> GlmConfig:
+        return self.classifier.config
+
+    def block(self, layer: int) -> Block:
+        return self.classifier.block(layer)
+
+    def embedding(self) -> Tensor:
+        return self.classifier.embedding()
+
+    def final_norm(self) -> Tensor:
+        return self.classifier.final_norm()
+
+    def lm_head(self) -> Linear:
+        head = self.classifier.classification_head()
+        return Linear(head.weight_LD, head.bias_L)
+
+
+def export_classifier(
+    classifier: Classifier,
+    options: ExportOptions,
+    out: Path,
+    *,
+    tokenizer: BundledTokenizer | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> OnnxBundle:
+    """Writes a classifier into the existing directory ``out``: ``model.onnx``, its weights, and side files.
+
+    The graph takes ``input_ids`` and ``attention_mask``, int64 ``[B, S]`` with padding on either side, and gives
+    ``logits`` ``[B, L]`` of each row's last real token. Optimum's ``ORTModelForSequenceClassification`` opens it. The
+    head stays float. Memory follows the larger of one block and the embedding; the same input gives the same bytes.
+
+    Raises:
+        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantised
+            cache, which a classifier does not have.
+    """
+    config = classifier.config
+    _refuse_cache(options)
+    check_supported(config, options)
+    dtype = TORCH_DTYPES[options.dtype]
+    with WeightsFile(out / WEIGHTS_FILE) as file:
+        matrices = PackedWriter(file, dtype) if options.profile == "ort" else BlockedWriter(file, dtype)
+        weights = store_model(
+            _WithHead(classifier),
+            WeightWriter(file, dtype, matrices),
+            embedding=options.embedding,
+            length=positions(config, options),
+            progress=progress,
+        )
+    graph = build_classifier(config, weights, _operators(config, options, weights), dtype=DTYPES[dtype])
+    data = to_bytes(graph.graph, _metadata(config, options, file))
+    (out / GRAPH_FILE).write_bytes(data)
+    names = {"architectures": ["GlmForSequenceClassification"]}
+    write_json(out / "config.json", optimum_config(to_hf_config(config)) | names)
+    if tokenizer is not None:
+        tokenizer.save(out)
+    digest = hashlib.sha256(data).hexdigest()
+    return OnnxBundle(path=out, inputs=graph.inputs, outputs=graph.outputs, size=len(data) + file.size, sha256=digest)
+
+
+def build_classifier(config: GlmConfig, weights: StoredModel, operators: Operators, *, dtype: ir.DataType) -> Decoder:
+    """The graph; see :func:`export_classifier`. ``weights.lm_head`` holds the classification head."""
+    g = operators.g
+    shape = ["batch_size", "sequence_length"]
+    input_ids_BS = g.input("input_ids", ir.DataType.INT64, shape)
+    mask_BT = g.input("attention_mask", ir.DataType.INT64, shape)
+    g.scope("no_past")
+    empty = _empty_cache(config, operators, input_ids_BS)
+    past = [(empty, empty)] * config.num_hidden_layers
+    normed_BSD, _ = DecoderBuilder(config, weights, operators).layers(input_ids_BS, mask_BT, past)
+    g.scope("score")
+    last_BD = g.node("Squeeze", [operators.last_real(normed_BSD), g.ints(1)])
+    g.output(operators.linear(last_BD, weights.lm_head), "logits", dtype, ["batch_size", config.num_labels])
+    return Decoder(g.graph, tuple(g.fed_inputs), tuple(g.outputs))
+
+
+def _empty_cache(config: GlmConfig, operators: Operators, input_ids_BS: ir.Value) -> ir.Value:
+    """Keys or values of no token: Shape-15, Concat-13, ConstantOfShape-9, Cast-19."""
+    g = operators.g
+    batch_1 = g.node("Shape", [input_ids_BS], start=0, end=1)
+    shape = g.node("Concat", [batch_1, g.ints(config.num_key_value_heads, 0, operators.cache.width)], axis=0)
+    return g.node("Cast", [g.node("ConstantOfShape", [shape])], to=int(operators.cache.dtype))
+
+
+def _operators(config: GlmConfig, options: ExportOptions, weights: StoredModel) -> Operators:
+    dtype = DTYPES[TORCH_DTYPES[options.dtype]]
+    if options.profile == "standard":
+        return StandardOperators(config, weights, dtype)
+    return FusedOperators(config, weights, dtype, options.accuracy_level)
+
+
+def _metadata(config: GlmConfig, options: ExportOptions, file: WeightsFile) -> dict[str, str]:
+    return {
+        "glmquant.task": "text-classification",
+        "glmquant.profile": options.profile,
+        "glmquant.accuracy_level": str(options.accuracy_level),
+        "glmquant.max_length": str(positions(config, options)),
+        "glmquant.weights_sha256": file.sha256,
+        "glmquant.weights_size": str(file.size),
+    }
+
+
+def _refuse_cache(options: ExportOptions) -> None:
+    if options.kv_cache != "float":
+        raise ExportError(
+            f"kv_cache: {options.kv_cache} for a classifier",
+            where="export.kv_cache",
+            expected="float: a classifier reads each text once and keeps no cache",
+        )

@@ -1,0 +1,198 @@
+"""Classifying texts with an exported classifier.
+
+Shape suffixes: E texts, B batch, S tokens, L labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
+from glmquant.data.tokenizer import Tokenizer
+from glmquant.errors import ExportError, GenerationError
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.layouts import resolve_layout
+from glmquant.progress import Progress, silent
+from glmquant.runtime.session import (
+    GRAPH_FILE,
+    INPUTS,
+    Provider,
+    Settings,
+    open_session,
+    require_bundle,
+    require_provider,
+)
+from glmquant.store.files import read_json
+
+Logits = npt.NDArray[np.float32]
+CONFIG_FILE = "config.json"
+TOKENS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class LabelProbability:
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a text is classified as.
+
+    Attributes:
+        label: the likeliest.
+        probability: of that label.
+        probabilities: of all labels, in the model's order.
+        truncated: the text was longer than the model takes, and its end was not read.
+    """
+
+    label: str
+    probability: float
+    probabilities: tuple[LabelProbability, ...]
+    truncated: bool
+
+
+class OnnxClassifier:
+    """A classifier's bundle opened in ONNX Runtime.
+
+    Attributes:
+        labels: in the order of the logits.
+        max_length: tokens a text may have, the tokenizer's prefix included.
+        accuracy_level: the least exact arithmetic its quantised products may use.
+    """
+
+    def __init__(self, session: ort.InferenceSession, config: GlmConfig, max_length: int, accuracy_level: int) -> None:
+        self._session, self._config = session, config
+        self.labels, self.max_length, self.accuracy_level = config.labels, max_length, accuracy_level
+
+    @classmethod
+    def open(cls, directory: Path, *, num_threads: int | None = None, provider: Provider = "cpu") -> "OnnxClassifier":
+        """
+        Args:
+            num_threads: within an operator; None lets ONNX Runtime use every core.
+
+        Raises:
+            ExportError: ``directory`` is no classifier that glmquant exported, or damaged.
+        """
+        require_provider(provider)
+        require_bundle(directory)
+        config, metadata = _config(directory), _metadata(directory)
+        # Profile `standard` takes its accuracy level from the session, which must know it before it loads the graph.
+        level = metadata["glmquant.accuracy_level"]
+        settings = Settings((), config.pad_token_id, {"session.qdq_matmulnbits_accuracy_level": level})
+        session = open_session(directory, settings, num_threads, provider)
+        return cls(session, config, int(metadata["glmquant.max_length"]), int(level))
+
+    def logits(self, ids: Sequence[Ids], progress: Progress = silent) -> Logits:
+        """Logits of token sequences of any lengths, float32 ``[E, L]``; similar lengths are read together.
+
+        Raises:
+            GenerationError: a sequence without tokens, too long, or with ids outside the vocabulary.
+            ExportError: ONNX Runtime cannot run the graph, or the logits are not finite.
+        """
+        self._check(ids)
+        logits_EL = np.empty((len(ids), len(self.labels)), np.float32)
+        done = 0
+        for batch in length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE):
+            ids_BS, mask_BS = padded([ids[index] for index in batch], self._config.pad_token_id)
+            logits_EL[batch] = self._run(ids_BS, mask_BS)
+            done += len(batch)
+            progress("classifying", done, len(ids))
+        if not np.isfinite(logits_EL).all():
+            raise ExportError(
+                "the classifier's logits are not finite",
+                expected="finite numbers",
+                fix="if it runs in float16, a value may have overflowed: export with export.dtype=float32",
+            )
+        return logits_EL
+
+    def _run(self, ids_BS: Ids, mask_BS: Ids) -> Logits:
+        try:
+            logits_BL: Logits = self._session.run(["logits"], {"input_ids": ids_BS, "attention_mask": mask_BS})[0]
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
+            raise ExportError(
+                f"ONNX Runtime could not run the model: {error}",
+                expected=f"a graph that onnxruntime {ort.__version__} can run on this machine",
+            ) from error
+        return logits_BL.astype(np.float32, copy=False)
+
+    def _check(self, ids: Sequence[Ids]) -> None:
+        for number, sequence in enumerate(ids, start=1):
+            if not 1 <= len(sequence) <= self.max_length:
+                raise GenerationError(
+                    f"sequence {number} has {len(sequence)} tokens", expected=f"1 to {self.max_length}, its max_length"
+                )
+            if sequence.min() < 0 or sequence.max() >= self._config.vocab_size:
+                raise GenerationError(
+                    f"token ids from {sequence.min()} to {sequence.max()}",
+                    expected=f"ids from 0 to {self._config.vocab_size - 1}",
+                    fix="encode the text with the bundle's own tokenizer",
+                )
+
+
+def classify(
+    model: OnnxClassifier, texts: Sequence[str], tokenizer: Tokenizer, progress: Progress = silent
+) -> list[Classification]:
+    """The label of each text, in order, with the softmax of its logits.
+
+    A text longer than the model takes is read up to there, and its result says so.
+
+    Raises:
+        DataError: an empty text.
+    """
+    encoded = encode_texts(texts, tokenizer, model.max_length)
+    logits_EL = model.logits(encoded.ids, progress).astype(np.float64)
+    return [_classification(model.labels, *row) for row in zip(logits_EL, encoded.truncated, strict=True)]
+
+
+def _classification(labels: tuple[str, ...], logits_L: npt.NDArray[np.float64], truncated: bool) -> Classification:
+    weights_L = np.exp(logits_L - logits_L.max())
+    probabilities = [
+        LabelProbability(label, float(p)) for label, p in zip(labels, weights_L / weights_L.sum(), strict=True)
+    ]
+    best = max(probabilities, key=lambda each: each.probability)
+    return Classification(best.label, best.probability, tuple(probabilities), truncated)
+
+
+def is_classifier(directory: Path) -> bool:
+    """A bundle's ``config.json`` says that it is a classifier."""
+    path = directory / CONFIG_FILE
+    return path.is_file() and resolve_layout(read_json(path), config_path=path).config.num_labels > 0
+
+
+def _config(directory: Path) -> GlmConfig:
+    path = directory / CONFIG_FILE
+    config = resolve_layout(read_json(path), config_path=path).config
+    if not config.num_labels:
+        raise ExportError(
+            f"{directory} is a language model's bundle, not a classifier's",
+            where=path,
+            expected="labels in id2label",
+            fix="export a checkpoint that `glmquant train-classifier` wrote",
+        )
+    return config
+
+
+def _metadata(directory: Path) -> dict[str, str]:
+    path = directory / GRAPH_FILE
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's own exceptions share no base class but this
+        raise ExportError(
+            f"cannot read {path}: {error}", where=path, expected="an ONNX graph", fix="export the model again"
+        ) from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    inputs = tuple(value.name for value in model.graph.input)
+    if inputs != INPUTS or not {"glmquant.max_length", "glmquant.accuracy_level"} <= metadata.keys():
+        raise ExportError(
+            f"{path} is no classifier of glmquant's: it has inputs {list(inputs)[:4]}",
+            where=path,
+            expected=f"inputs {', '.join(INPUTS)}, and glmquant's metadata",
+            fix="export the checkpoint with glmquant",
+        )
+    return metadata
