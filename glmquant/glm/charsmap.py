@@ -68,6 +68,7 @@ def read_charsmap(charsmap: bytes) -> dict[str, str]:
     entries = {}
     keys = _walk(units)
     try:
+        texts.decode()
         for key, start in keys:
             entries[key.decode()] = texts[start : texts.index(b"\0", start)].decode()
     except ValueError as error:
@@ -100,8 +101,6 @@ def _walk(units: Indices) -> list[tuple[bytes, int]]:
         names = [names[row] + _BYTES[label] for row, label in zip(rows.tolist(), labels[nodes].tolist(), strict=True)]
         bases = _bases(units, nodes)
         ends = np.nonzero(units[nodes] >> 8 & 1)[0]
-        if (bases[ends] >= len(units)).any():
-            break
         values = units[bases[ends]] & 0x7FFFFFFF
         found += [(names[end], value) for end, value in zip(ends.tolist(), values.tolist(), strict=True)]
     raise _damaged("the shape of its trie")
@@ -114,6 +113,8 @@ def _bases(units: Indices, nodes: Indices) -> Indices:
     """Where the children of ``nodes`` are counted from; bit 9 widens the offset."""
     taken = units[nodes]
     bases: Indices = nodes ^ (taken >> 10) << ((taken & 1 << 9) >> 6)
+    if (bases | 0xFF >= len(units)).any():
+        raise _damaged("a node of its trie")
     return bases
 
 

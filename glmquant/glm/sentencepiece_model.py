@@ -71,8 +71,10 @@ def _parse(content: bytes, path: Path) -> Any:
         raise CheckpointError(
             "the tokenizer is not a SentencePiece model", where=path, expected="a protobuf", fix="fetch the file again"
         ) from error
-    if not proto.pieces:
-        raise CheckpointError("the tokenizer has no pieces", where=path, fix="fetch the file again")
+    if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
+        raise CheckpointError(
+            "the tokenizer has no pieces, or one that is not UTF-8", where=path, fix="fetch the file again"
+        )
     return proto
 
 

@@ -24,6 +24,7 @@ from glmquant.glm.tokenizer_files import (
     shipped_template,
     write_tokenizer_files,
 )
+from glmquant.glm.tokenizer_json import json_tokenizer
 
 _MASKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -171,9 +172,10 @@ def load_tokenizer(directory: Path, config: GlmConfig) -> GlmTokenizer:
         CheckpointError: a tokenizer file that is missing, damaged, of a kind that is not implemented, or that does not
             fit the model's vocabulary.
     """
-    native = _NATIVE.get(config.family) if has_file(directory, TOKENIZER_MODEL) else None
+    converted = has_file(directory, TOKENIZER_JSON) and not has_file(directory, TOKENIZER_MODEL)
+    native = None if converted else _NATIVE.get(config.family)
     path = directory / (TOKENIZER_MODEL if native else TOKENIZER_JSON)
-    tokenizer = native(directory, config.family) if native else _from_json(directory)
+    tokenizer = native(directory, config.family) if native else json_tokenizer(directory)
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -241,19 +243,6 @@ def _add_prefix(tokenizer: Tokenizer, end: str, path: Path) -> None:
         pair=[*prefix, "$A", "$B", end],
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (*prefix, end)],
     )
-
-
-def _from_json(directory: Path) -> Tokenizer:
-    content = read_bytes(directory, TOKENIZER_JSON)
-    try:
-        return Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CheckpointError(
-            f"the tokenizer cannot be read: {str(error)[:200]}",
-            where=directory / TOKENIZER_JSON,
-            expected="a tokenizer as the tokenizers library writes it",
-            fix="fetch the file again",
-        ) from error
 
 
 def _check_fits(tokenizer: Tokenizer, config: GlmConfig, path: Path) -> None:

@@ -1,11 +1,14 @@
 """Layouts: names and rows against the golden checkpoints, refusals, and configs that transformers loads."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.hf_config import to_hf_config
@@ -242,3 +245,22 @@ def test_the_publishers_own_quantisation_is_located(bits: int) -> None:
 @pytest.mark.parametrize("bits", [0, None])
 def test_no_quantisation_bits_mean_float(bits: int | None) -> None:
     assert resolve(published_config(quantization_bit=bits)).sources == resolve(published_config()).sources
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from(["glm", "linear"])
+    ),
+    lambda values: st.one_of(st.lists(values, max_size=3), st.dictionaries(st.text(max_size=8), values, max_size=3)),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from([published_config(), GLM, GLM | {"model_type": "glm4", "rope_scaling": {}}]), st.data())
+def test_any_field_gives_a_layout_or_one_error(config: dict[str, Any], data: st.DataObject) -> None:
+    changed = data.draw(st.dictionaries(st.sampled_from(sorted(config)), JSON, max_size=3))
+    with contextlib.suppress(CheckpointError):
+        found = resolve(config | changed).config
+        assert resolve(to_hf_config(found)).config == replace(
+            found, family="glm-4-0414" if found.sandwich_norms else "glm"
+        )

@@ -199,6 +199,18 @@ def test_broken_tokenizers_give_one_error(tmp_path: Path, file: str, content: by
     assert str(tmp_path / file) in str(caught.value)
 
 
+@pytest.mark.parametrize("rule", ["", "AAAA", "not base64", 7, "AAQAAAD" + "/" * 1400])
+def test_a_damaged_rule_in_json_gives_one_error(tmp_path: Path, rule: object) -> None:
+    tokenizer("chatglm2-tiny").save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    values = json.loads(file.read_text())
+    step = {"type": "Precompiled", "precompiled_charsmap": rule}
+    values["normalizer"] = {"type": "Sequence", "normalizers": [values["normalizer"], step]}
+    file.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"rule is damaged|not base64"):
+        load_tokenizer(tmp_path, replace(config("chatglm2-tiny"), family="glm"))
+
+
 def test_a_tokenizer_outside_the_directory_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").symlink_to(directory("chatglm2-tiny") / "tokenizer.model")
     with pytest.raises(CheckpointError, match="leads out"):
