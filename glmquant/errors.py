@@ -33,6 +33,10 @@ class DataError(GlmQuantError):
     """Text or labelled data that cannot be read."""
 
 
+class TrainingError(GlmQuantError):
+    """A classifier that cannot be trained as asked."""
+
+
 class QuantizationError(GlmQuantError):
     """Weights or statistics on which a method cannot do what it promises."""
 

@@ -4,7 +4,6 @@ Shape suffixes: B batch, T tokens, D hidden size, R rows whose logits are wanted
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from glmquant.accuracy.source import Logits, Query
 from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
 from glmquant.export.source import ModelSource
-from glmquant.glm.block import Block, block_forward, rms_norm, rotary
+from glmquant.glm.block import block_forward, rms_norm, rotary
 from glmquant.progress import Progress, silent
 
 TOKENS_AT_ONCE = 2048
@@ -48,7 +47,7 @@ class BaselineSource:
         with torch.inference_mode():
             hidden = self._embed(queries, batches)
             for layer in range(config.num_hidden_layers):
-                block = _floating(self._model.block(layer))
+                block = self._model.block(layer).floating()
                 for i, x_BTD in enumerate(hidden):
                     # Padding is on the right, where causal attention never looks.
                     rope = rotary(config, torch.arange(x_BTD.shape[1]).unsqueeze(0))
@@ -78,14 +77,3 @@ class BaselineSource:
                 )
             hidden.append(embedding_VD[torch.from_numpy(tokens_BT)].float())
         return hidden
-
-
-def _floating(block: Block) -> Block:
-    """The block with its linears in float32, converted once for all sequences."""
-    return replace(
-        block,
-        qkv_proj=block.qkv_proj.floating(),
-        o_proj=block.o_proj.floating(),
-        gate_up_proj=block.gate_up_proj.floating(),
-        down_proj=block.down_proj.floating(),
-    )

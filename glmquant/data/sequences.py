@@ -24,10 +24,15 @@ class EncodedTexts:
         return sum(self.truncated)
 
 
-def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, where: object = None) -> EncodedTexts:
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, max_length: int, places: Sequence[str] = ()
+) -> EncodedTexts:
     """The texts as a classifier reads them: the tokenizer's prefix, then the text's first tokens.
 
     A text of more than ``max_length`` tokens, prefix included, loses its end.
+
+    Args:
+        places: where each text comes from, for errors.
 
     Raises:
         DataError: a text without a visible character; or ``max_length`` leaves no room for text.
@@ -37,10 +42,14 @@ def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, wh
     if room < 1:
         raise DataError(f"max_length is {max_length}", expected=f"more than the prefix's {len(prefix)} tokens")
     ids, truncated = [], []
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(texts):
         if not text.strip():
+            place = places[number] if places else None
             raise DataError(
-                f"text {number} of {len(texts)} is empty", where=where, expected="text to classify", fix="leave it out"
+                f"text {number + 1} of {len(texts)} is empty",
+                where=place,
+                expected="text to classify",
+                fix="leave it out",
             )
         tokens = tokenizer.encode(text)
         ids.append(np.array([*prefix, *tokens[:room]], dtype=np.int64))

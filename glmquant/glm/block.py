@@ -7,7 +7,7 @@ Shape suffixes: B batch, T tokens, D hidden size, H query heads, C key/value hea
 M rows of the fused q, k, v.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,16 @@ class Block:
     down_proj: Linear
     post_self_attn_layernorm: Tensor | None = None
     post_mlp_layernorm: Tensor | None = None
+
+    def floating(self) -> "Block":
+        """The same block with its linears' weights in float32, for repeated use."""
+        return replace(
+            self,
+            qkv_proj=self.qkv_proj.floating(),
+            o_proj=self.o_proj.floating(),
+            gate_up_proj=self.gate_up_proj.floating(),
+            down_proj=self.down_proj.floating(),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,23 +117,88 @@ class ExportOptions(Section):
         return self
 
 
-class Task(Section):
-    """A labelled set scored by the likelihood of each label's word after the prompt.
+class TrainOptions(Section):
+    """How a classifier is trained on labelled text.
 
-    ``prompt`` has ``{text}`` in it; ``labels`` maps a label in the data to the word scored for it (default: itself).
+    ``mode: head`` trains the head alone, on features that the frozen model computes once, block by block; ``lora`` also
+    low-rank additions to the blocks' linears (arXiv:2106.09685), ``full`` every weight: both hold the whole model in
+    memory. ``epochs`` and ``learning_rate`` default to what suits the mode. Training stops after ``patience`` epochs
+    without a better validation accuracy; the best epoch is kept. ``bias: true`` gives ChatGLM2's ``classifier_head``,
+    ``false`` the ``score`` head that transformers loads. ``max_length`` counts tokens, the prefix included.
+    """
+
+    mode: Literal["head", "lora", "full"] = "head"
+    bias: bool = False
+    epochs: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    batch_size: int = Field(32, ge=1)
+    weight_decay: float = Field(0.01, ge=0)
+    class_weights: Literal["none", "balanced"] = "none"
+    validation: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(3, ge=1)
+    max_length: int = Field(512, ge=2)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    rank: int = Field(8, ge=1)
+    seed: int = 0
+
+
+class FewShot(Section):
+    """Solved examples shown before each question: the first ``count`` of a file like the task's own."""
+
+    data: str
+    count: int = Field(5, ge=1)
+
+
+PLACEHOLDER = {"classification": "{text}", "multiple_choice": "{question}"}
+
+
+class Task(Section):
+    """A labelled set scored by the likelihood of each answer after the prompt.
+
+    ``classification``: records have ``text`` and ``label``; ``labels`` maps a label to the word scored for it (default:
+    itself). ``multiple_choice``: records have ``question``, choices and ``answer``; ``scoring`` says whether the letter
+    after the list of choices is scored (``letter``), or each choice's own text, as it is (``likelihood``) or divided by
+    its UTF-8 bytes (``length_normalised``).
+
+    ``prompt`` has ``{text}`` in it, or ``{question}`` and, for letters, ``{choices}``; ``label_prior: remove`` takes out
+    what each model prefers whatever the text.
     """
 
     data: str
-    kind: Literal["classification"] = "classification"
+    kind: Literal["classification", "multiple_choice"] = "classification"
     name: str | None = None
-    prompt: str = "{text}"
+    prompt: str | None = None
     labels: dict[str, str] = {}
+    scoring: Literal["letter", "likelihood", "length_normalised"] | None = None
+    few_shot: FewShot | None = None
+    label_prior: Literal["keep", "remove"] = "keep"
     limit: int | None = Field(None, ge=1)
 
+    @property
+    def template(self) -> str:
+        """The prompt, or the kind's own."""
+        if self.prompt is not None:
+            return self.prompt
+        if self.kind == "classification":
+            return "{text}"
+        return "{question}\n{choices}\nAnswer: " if self.by_letter else "{question}\nAnswer: "
+
+    @property
+    def by_letter(self) -> bool:
+        return self.kind == "multiple_choice" and self.scoring in (None, "letter")
+
     @model_validator(mode="after")
-    def _has_text(self) -> "Task":
-        if self.prompt.count("{text}") != 1:
-            raise ValueError("prompt must contain {text} exactly once")
+    def _fits_its_kind(self) -> "Task":
+        wanted = [PLACEHOLDER[self.kind], *(["{choices}"] if self.by_letter else [])]
+        for placeholder in wanted:
+            if self.template.count(placeholder) != 1:
+                raise ValueError(f"prompt must contain {placeholder} exactly once")
+        if self.kind == "classification" and self.scoring is not None:
+            raise ValueError("scoring is for multiple_choice; classification always scores the labels' words")
+        if self.kind == "multiple_choice" and self.labels:
+            raise ValueError("labels are for classification; the choices of multiple_choice stand in the data")
+        if self.label_prior == "remove" and self.kind == "multiple_choice" and not self.by_letter:
+            raise ValueError("label_prior: remove needs answers that are the same for every question: labels or letters")
         return self
 
 
@@ -155,29 +220,55 @@ class Limit(Section):
         return {"value": value} if is_number else value
 
 
-class Limits(Section):
-    """What the quantised model may lose. Ratio, KL (nats) and drop are upper limits, agreement is a lower one.
+POSITIVE, SHARE, CHANGE = (1e-3, math.inf), (0.0, 1.0), (-1.0, 1.0)
+RANGES = {
+    "perplexity": POSITIVE,
+    "perplexity_ratio": POSITIVE,
+    "mean_kl": (0.0, math.inf),
+    "top1_agreement": SHARE,
+    "accuracy": SHARE,
+    "accuracy_drop": CHANGE,
+    "macro_f1": SHARE,
+    "macro_f1_drop": CHANGE,
+}
 
-    ``accuracy_drop`` is the baseline's accuracy less the candidate's, of each task.
+
+class Limits(Section):
+    """What the quantised model may lose, and what it must reach.
+
+    Relative to the baseline: ``perplexity_ratio``, ``mean_kl`` (nats), ``accuracy_drop`` and ``macro_f1_drop`` (the
+    baseline's less the candidate's) are upper limits, ``top1_agreement`` is a lower one. Of the candidate alone:
+    ``perplexity`` (a token) is an upper limit, ``accuracy`` and ``macro_f1`` are lower ones. Those of tasks hold for each.
     """
 
+    perplexity: Limit | None = None
     perplexity_ratio: Limit | None = None
     mean_kl: Limit | None = None
     top1_agreement: Limit | None = None
+    accuracy: Limit | None = None
     accuracy_drop: Limit | None = None
+    macro_f1: Limit | None = None
+    macro_f1_drop: Limit | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "Limits":
-        for name, lowest, highest in (
-            ("perplexity_ratio", 1e-3, math.inf),
-            ("mean_kl", 0, math.inf),
-            ("top1_agreement", 0, 1),
-            ("accuracy_drop", -1, 1),
-        ):
+        for name, (lowest, highest) in RANGES.items():
             limit: Limit | None = getattr(self, name)
             if limit is not None and not lowest <= limit.value <= highest:
-                raise ValueError(f"{name} is {limit.value:g}; it can only be between {lowest} and {highest}")
+                raise ValueError(f"{name} is {limit.value:g}; it can only be between {lowest:g} and {highest:g}")
         return self
+
+
+class RegressionLimits(Section):
+    """What the quantised model may lose against an earlier one (``check --against``), as upper limits.
+
+    ``mean_kl_rise``: how much further from the baseline it may be, in nats.
+    """
+
+    perplexity_ratio: Limit | None = Limit(value=1.02)
+    mean_kl_rise: Limit | None = None
+    accuracy_drop: Limit | None = None
+    macro_f1_drop: Limit | None = None
 
 
 class CheckOptions(Section):
@@ -191,6 +282,7 @@ class CheckOptions(Section):
     seq_len: int = Field(512, ge=2)
     tasks: tuple[Task, ...] = ()
     limits: Limits = Limits()
+    against: RegressionLimits = RegressionLimits()
 
     @model_validator(mode="after")
     def _one_window(self) -> "CheckOptions":
@@ -206,6 +298,7 @@ class Recipe(Section):
     calibration: CalibrationOptions = CalibrationOptions()
     rules: tuple[Rule, ...] = ()
     store: StoreOptions = StoreOptions()
+    train: TrainOptions = TrainOptions()
     export: ExportOptions = ExportOptions()
     check: CheckOptions = CheckOptions()
 
