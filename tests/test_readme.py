@@ -1,0 +1,85 @@
+"""Every block of the README runs, on the model inside the package under the names the README uses."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmquant import assets
+from glmquant.recipe.load import load_recipe, packaged_recipes
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+SET_UP = [body for kind, body in BLOCKS if kind == "bash" and "glmquant " not in body.replace(".venv/bin/glmquant", "")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that holds what the README's commands name."""
+    shutil.copytree(assets.DEMO_MODEL, tmp_path / "chatglm2-6b")
+    shutil.copy(assets.CALIBRATION_TEXT, tmp_path / "zh_en.txt")
+    shutil.copy(assets.DIRECTORY / "held-out-en.txt", tmp_path / "held_out.txt")
+    reviews = (assets.DIRECTORY / "reviews.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "reviews.jsonl").write_text("".join(reviews[:40]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def blocks(kind: str) -> list[str]:
+    return [body for found, body in BLOCKS if found == kind and body not in SET_UP]
+
+
+def test_the_set_up_commands_are_two() -> None:
+    assert len(SET_UP) == 2
+    assert {kind for kind, _ in BLOCKS} == {"bash", "python", "yaml"}
+
+
+@pytest.mark.parametrize("script", blocks("bash"), ids=lambda body: body.split("\n")[0][:40])
+def test_shell(script: str, desk: Path) -> None:
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", blocks("python"))
+def test_python(script: str, desk: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Verdict" in done.stdout or "pass" in done.stdout
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_recipe(text: str, desk: Path) -> None:
+    (desk / "my.yaml").write_text(text, encoding="utf-8")
+    command = ["glmquant", "run", "my.yaml", "--model", "chatglm2-6b", "--out", "out", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_packaged_recipes_run(name: str, desk: Path) -> None:
+    assert f"| `{name}` |" in README
+    command = ["glmquant", "run", name, "--model", "chatglm2-6b", "--out", "out", "--quiet"]
+    fewer = ["calibration.num_samples=16", "calibration.seq_len=256", "check.num_tokens=2048", "check.tasks=[]"]
+    limits = [] if name == "demo" else ["check.text=[held_out.txt]"]
+    for setting in (*fewer, *limits):
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_recipe(name).description
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [body for body in SET_UP if ".ci/run" not in body])
+def test_the_first_command_on_a_fresh_clone(command: str, tmp_path: Path) -> None:
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=tmp_path / "clone", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "clone" / "out" / "onnx" / "model.onnx").is_file()
