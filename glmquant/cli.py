@@ -4,7 +4,9 @@ Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, 3 the check w
 """
 
 import json
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -70,7 +72,7 @@ def demo(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole pipeline on the model inside the package: calibrate, quantise, export, check, generate."""
+    """Run the whole pipeline on the model inside the package: calibrate, quantise, export, check."""
     from glmquant import assets
 
     _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet)
@@ -229,9 +231,17 @@ def _run(recipe: str, model: Path, out: Path, overrides: list[str] | None, as_js
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides))
+    started = time.monotonic()
     with _progress(quiet) as progress:
         report = api.run(model, chosen, out=out, progress=progress)
+    if not quiet:
+        _say_what_it_took(time.monotonic() - started, out)
     _print_report(report, as_json)
+
+
+def _say_what_it_took(seconds: float, out: Path) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    print(f"{seconds:.0f} s, peak memory {peak / 1e9:.2f} GB; the bundle is {out / 'onnx'}", file=sys.stderr)
 
 
 def _progress(quiet: bool) -> AbstractContextManager[Progress]:
@@ -252,8 +262,12 @@ def _print_json(values: Any) -> None:
 
 def _print_report(report: "AccuracyReport", as_json: bool) -> NoReturn:
     from glmquant.accuracy.markdown import to_markdown
+    from glmquant.terminal import print_markdown
 
-    print(report.to_json() if as_json else to_markdown(report), end="")
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        print_markdown(to_markdown(report))
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 

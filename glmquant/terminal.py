@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a line now and then anywhere else, nothing when quiet."""
+"""What people see. Progress goes to stderr: bars on a terminal, else a line now and then; nothing when quiet."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -34,6 +35,15 @@ def progress_on_stderr(quiet: bool) -> Iterator[Progress]:
             yield Lines(console)
     finally:
         logger.removeHandler(handler)
+
+
+def print_markdown(text: str) -> None:
+    """Laid out on a terminal; as it is for a file or a pipe."""
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text, end="")
 
 
 @contextmanager
