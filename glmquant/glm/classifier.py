@@ -70,6 +70,11 @@ class ClassificationHead:
         """The bias changes something."""
         return self.bias_L is not None and bool(self.bias_L.any())
 
+    @property
+    def stored_as(self) -> HeadName:
+        """The name that holds all of it: ``score`` unless there is a bias."""
+        return "classifier_head" if self.is_biased else "score"
+
     def tensors(self, name: HeadName) -> dict[str, Tensor]:
         """The tensors to store under ``name``.
 

@@ -108,7 +108,7 @@ class ArtifactWriter:
         """A language-model head that is tied to the embedding is not written again; a classifier's stays float."""
         tensors: dict[str, Tensor] = {}
         if isinstance(head, ClassificationHead):
-            tensors = head.tensors("classifier_head" if head.is_biased else "score")
+            tensors = head.tensors(head.stored_as)
         elif not self._config.tie_word_embeddings:
             tensors = self._linear(head_group(self._config), head)
         self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)

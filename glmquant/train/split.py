@@ -1,0 +1,66 @@
+"""Labelled examples, split for training and validation."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glmquant.data.labelled import LabelledSet
+from glmquant.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices of the examples of either part, in random order."""
+
+    train: Indices
+    validation: Indices
+
+
+def split_examples(labelled: LabelledSet, share: float, seed: int) -> Split:
+    """``share`` of each label's examples for validation, at least one; the rest for training, at least one.
+
+    Raises:
+        DataError: a label with a single example.
+    """
+    rng = np.random.default_rng(seed)
+    _require_pairs(labelled)
+    truth = label_indices(labelled).numpy()
+    parts: tuple[list[Indices], list[Indices]] = ([], [])
+    for label in range(len(labelled.labels)):
+        members = rng.permutation(np.flatnonzero(truth == label))
+        held = min(max(1, round(share * len(members))), len(members) - 1)
+        parts[0].append(members[held:])
+        parts[1].append(members[:held])
+    train, validation = (rng.permutation(np.concatenate(part)) for part in parts)
+    return Split(train, validation)
+
+
+def label_indices(labelled: LabelledSet) -> Tensor:
+    """Each example's label as its place in ``labelled.labels``: int64 ``[E]``."""
+    places = {label: place for place, label in enumerate(labelled.labels)}
+    return torch.tensor([places[example.label] for example in labelled.examples])
+
+
+def class_weights(truth_E: Tensor, num_labels: int) -> Tensor:
+    """Weights ``[L]`` that let every label count alike: ``E / (L * count)``."""
+    counts_L = torch.bincount(truth_E, minlength=num_labels)
+    return len(truth_E) / (num_labels * counts_L.float())
+
+
+def _require_pairs(labelled: LabelledSet) -> None:
+    counts = Counter(example.label for example in labelled.examples)
+    for label in labelled.labels:
+        if counts[label] < 2:
+            line = next((example.line for example in labelled.examples if example.label == label), None)
+            raise DataError(
+                f"the label {label!r} has {counts[label]} example" + ("s" if counts[label] != 1 else ""),
+                where=labelled.name if line is None else f"{labelled.name}, line {line}",
+                expected="two or more: one to train on, one to validate on",
+                fix="add examples of it, or drop it",
+            )
