@@ -1,16 +1,19 @@
 """The check itself: both models read the same tokens once, and everything is measured from that."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from glmquant.accuracy.examples import worst_token
 from glmquant.accuracy.gate import judge, overall
 from glmquant.accuracy.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarise
+from glmquant.accuracy.plan import TaskPlan, label_scores, plan_task, without_prior
 from glmquant.accuracy.report import SCHEMA, AccuracyReport, Setting
 from glmquant.accuracy.source import Logits, LogitsSource, Query
-from glmquant.accuracy.tasks import TaskPlan, TaskResult, compare, label_scores, plan_task
+from glmquant.accuracy.tasks import TaskResult, compare
 from glmquant.data.tokenizer import Tokenizer
 from glmquant.data.windows import EvaluationText, last_windows
 from glmquant.errors import CheckError
@@ -20,6 +23,50 @@ from glmquant.recipe.schema import CheckOptions
 Pairs = Iterator[tuple[Logits, Logits]]
 
 
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What both models are asked, tokenised."""
+
+    texts: tuple[EvaluationText, ...]
+    plans: tuple[TaskPlan, ...]
+
+    @property
+    def queries(self) -> list[Query]:
+        windows = [query for text in self.texts for query in _window_queries(text)]
+        return windows + [query for plan in self.plans for query in plan.queries]
+
+
+def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int | None = None) -> Material:
+    """Reads the texts and tasks of ``options``.
+
+    Args:
+        max_length: tokens that both models can read at once; None if any number. Windows must fit; a task's text that
+            does not is cut, and counted.
+
+    Raises:
+        DataError: text or labelled data that cannot be read.
+        CheckError: nothing to measure, too little text, windows that do not fit, or a task that cannot be scored.
+    """
+    texts = tuple(
+        last_windows(Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len)
+        for name in options.text
+    )
+    read = options.seq_len - 1 + len(tokenizer.prefix_ids)
+    if texts and max_length is not None and read > max_length:
+        raise CheckError(
+            f"windows of {options.seq_len} tokens do not fit models that read {max_length}",
+            where="check.seq_len",
+            expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
+            fix="lower check.seq_len, or export with a larger export.max_length",
+        )
+    plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
+    if not texts and not plans:
+        raise CheckError(
+            "there is nothing to check on", expected="a text or a task", fix="give --text, or check.text in the recipe"
+        )
+    return Material(texts, plans)
+
+
 def evaluate(
     candidate: LogitsSource,
     baseline: LogitsSource,
@@ -27,27 +74,17 @@ def evaluate(
     options: CheckOptions,
     setting: Setting,
     progress: Progress = silent,
+    max_length: int | None = None,
 ) -> AccuracyReport:
     """Measures the candidate against the baseline on the texts and tasks of ``options``.
 
     Raises:
-        DataError: text or labelled data that cannot be read.
-        CheckError: nothing to measure, too little text, or models that cannot be compared.
+        DataError, CheckError: see :func:`read_material`; and CheckError for models that cannot be compared.
     """
-    texts = [
-        last_windows(Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len)
-        for name in options.text
-    ]
-    plans = [plan_task(task, tokenizer) for task in options.tasks]
-    if not texts and not plans:
-        raise CheckError(
-            "there is nothing to check on", expected="a text or a task", fix="give --text, or check.text in the recipe"
-        )
-    queries = [query for text in texts for query in _window_queries(text)]
-    queries += [query for plan in plans for query in plan.queries]
-    pairs = _paired(baseline, candidate, queries, progress)
-    by_text = [_score_text(text, pairs) for text in texts]
-    tasks = tuple(_score_task(plan, pairs) for plan in plans)
+    material = read_material(tokenizer, options, max_length)
+    pairs = _paired(baseline, candidate, material.queries, progress)
+    by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
+    tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
     return _report(by_text, tasks, options, setting)
 
 
@@ -70,9 +107,12 @@ def _report(
 
 
 def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Query], progress: Progress) -> Pairs:
+    """Both answers to each query. Progress counts tokens, since a window costs hundreds of times as much as a word."""
+    total, done = sum(len(query.tokens) for query in queries), 0
     answers = zip(baseline.logits(queries), candidate.logits(queries), strict=True)
-    for done, pair in enumerate(answers, start=1):
-        progress("comparing", done, len(queries))
+    for query, pair in zip(queries, answers, strict=True):
+        done += len(query.tokens)
+        progress("comparing, tokens", done, total)
         yield pair
 
 
@@ -81,18 +121,21 @@ def _window_queries(text: EvaluationText) -> list[Query]:
     return [Query(window[:-1], text.num_scored) for window in text.windows]
 
 
-def _score_text(text: EvaluationText, pairs: Pairs) -> list[ScoredWindow]:
+def _score_text(text: EvaluationText, pairs: Pairs, tokenizer: Tokenizer) -> list[ScoredWindow]:
     num_bytes = text.num_scored * text.bytes_per_token
-    return [
-        ScoredWindow(text.name, score_tokens(*pair, window[-text.num_scored :]), num_bytes)
-        for window, pair in zip(text.windows, islice(pairs, len(text.windows)), strict=True)
-    ]
+    scored = []
+    for window, pair in zip(text.windows, islice(pairs, len(text.windows)), strict=True):
+        scores = score_tokens(*pair, window[-text.num_scored :])
+        worst = worst_token(text.name, window, *pair, scores, tokenizer)
+        scored.append(ScoredWindow(text.name, scores, num_bytes, worst))
+    return scored
 
 
 def _score_task(plan: TaskPlan, pairs: Pairs) -> TaskResult:
     scores = []
     for example in plan.examples:
         both = list(islice(pairs, len(example.queries)))
-        scores.append([label_scores(example, side) for side in zip(*both, strict=True)])
-    baseline_EL, candidate_EL = np.array(scores).swapaxes(0, 1)
-    return compare(plan, baseline_EL, candidate_EL)
+        scores.append([label_scores(example, side, len(plan.truth.labels)) for side in zip(*both, strict=True)])
+    sides = np.array(scores).swapaxes(0, 1)
+    baseline_EL, candidate_EL = (without_prior(side) if plan.remove_prior else side for side in sides)
+    return compare(plan.truth, baseline_EL, candidate_EL)

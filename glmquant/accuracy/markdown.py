@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from glmquant.accuracy.gate import LimitOutcome, Verdict
 from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.regression import Regression
 from glmquant.accuracy.report import AccuracyReport, ModelFacts, Setting
 from glmquant.accuracy.statistics import Interval
 from glmquant.accuracy.tasks import TaskResult
@@ -25,6 +26,8 @@ def to_markdown(report: AccuracyReport) -> str:
         parts += ["## Text", _language(report.language)]
     if report.texts:
         parts.append(_texts([*report.texts]))
+    if report.regression is not None:
+        parts += [f"## Against {_plain(report.regression.name)}", _regression(report.regression)]
     for task in report.tasks:
         parts += [f"## Task: {_plain(task.name)}", _task(task), _classes(task)]
     return "\n\n".join(parts) + "\n"
@@ -120,16 +123,34 @@ def _texts(texts: Sequence[LanguageMetrics]) -> str:
     return _table(("text", "baseline perplexity", "candidate perplexity", "ratio", "mean KL"), rows)
 
 
+def _regression(measured: Regression) -> str:
+    rows = []
+    if measured.perplexity_ratio is not None and measured.mean_kl_rise is not None:
+        rows += [
+            ("perplexity over the earlier model's", with_interval(measured.perplexity_ratio, ".5f")),
+            ("rise of the mean KL divergence (nats)", with_interval(measured.mean_kl_rise)),
+        ]
+    for task in measured.tasks:
+        rows += [
+            (f"{task.name}: drop of accuracy in points", percent(task.accuracy_drop)),
+            (f"{task.name}: drop of macro F1 in points", percent(task.macro_f1_drop)),
+        ]
+    return _table(("", "measured (95 % interval)"), rows)
+
+
 def _task(task: TaskResult) -> str:
     rows = [
         ("accuracy", f"{task.baseline.accuracy:.2%}", f"{task.candidate.accuracy:.2%}"),
         ("macro F1", f"{task.baseline.macro_f1:.4f}", f"{task.candidate.macro_f1:.4f}"),
         ("drop of accuracy in points", "", percent(task.accuracy_drop)),
+        ("drop of macro F1 in points", "", percent(task.macro_f1_drop)),
         ("right where the other is wrong", str(task.pairs.only_first), str(task.pairs.only_second)),
         ("same answer", "", f"{task.same_answer:.2%}"),
         ("exact McNemar test, p", "", f"{task.mcnemar_p:.3g}"),
     ]
     head = f"{task.num_examples:,} examples; always guessing the commonest label would score {task.majority:.2%}."
+    if task.num_truncated:
+        head += f" The text of {task.num_truncated:,} was cut to fit the model."
     if task.near_chance:
         head += " **The baseline is not above that: this task says nothing about quantisation.**"
     return head + "\n\n" + _table(("", "baseline", "candidate (95 % interval)"), rows)

@@ -3,6 +3,7 @@
 Shape suffixes: R scored tokens (rows of logits), V vocabulary, W windows.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from glmquant.errors import CheckError
 
 LOGITS_AT_ONCE = 1 << 19
 STRETCH = 256
+SHOWN_TOKENS = 8
 
 Floats = NDArray[np.float64]
 
@@ -38,13 +40,45 @@ class TokenScores:
     same_top: Floats
 
 
+@dataclass(frozen=True)
+class Guess:
+    """A token's text and the probability a model gives it."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """The token of a window at which the candidate is furthest from the baseline.
+
+    Attributes:
+        before: the text that leads to it, its last tokens.
+        actual: the token that follows in the text.
+        kl: divergence at this token, in nats.
+        baseline, candidate: the likeliest next tokens of each.
+        baseline_probability, candidate_probability: of ``actual``.
+    """
+
+    text: str
+    before: str
+    actual: str
+    kl: float
+    baseline: tuple[Guess, ...]
+    candidate: tuple[Guess, ...]
+    baseline_probability: float
+    candidate_probability: float
+
+
 @dataclass(frozen=True, eq=False)
 class ScoredWindow:
-    """A window's scores, the text it belongs to, and the UTF-8 bytes that its scored tokens stand for."""
+    """A window's scores, the text it belongs to, the UTF-8 bytes that its scored tokens stand for, and the token on
+    which the models differ most, where somebody looked it up."""
 
     text: str
     scores: TokenScores
     num_bytes: float
+    worst: WorstToken | None = None
 
 
 @dataclass(frozen=True)
@@ -84,22 +118,26 @@ class LanguageMetrics:
     Attributes:
         texts: names of the texts.
         num_tokens: scored tokens.
+        perplexity: the candidate's per token, with its interval.
         perplexity_ratio: the candidate's perplexity over the baseline's.
         top1_agreement: share of tokens for which both models rank the same token first.
         correct_probability_change: mean change of the probability of the token that follows.
         correct_probability_rms: root mean square of that change.
+        worst: the tokens on which the models differ most, at most one a window.
     """
 
     texts: tuple[str, ...]
     num_tokens: int
     baseline: Perplexity
     candidate: Perplexity
+    perplexity: Interval
     perplexity_ratio: Interval
     kl: KlSummary
     top1_agreement: Interval
     correct_probability_change: Interval
     correct_probability_rms: float
     windows: tuple[WindowMeans, ...]
+    worst: tuple[WorstToken, ...] = ()
 
 
 def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> TokenScores:
@@ -132,18 +170,21 @@ def summarise(windows: Sequence[ScoredWindow]) -> LanguageMetrics:
     num_bytes = math.fsum(window.num_bytes for window in windows)
     change_WR = np.exp(-candidate_WR) - np.exp(-baseline_WR)
     median, p99, p999, largest = np.percentile(kl_WR, [50, 99, 99.9, 100])
+    worst = [window.worst for window in windows if window.worst is not None]
     means = zip(*(x.mean(1).tolist() for x in (baseline_WR, candidate_WR, kl_WR, same_WR)), strict=True)
     return LanguageMetrics(
         texts=tuple(dict.fromkeys(window.text for window in windows)),
         num_tokens=baseline_WR.size,
         baseline=_perplexity(baseline_WR, num_bytes),
         candidate=_perplexity(candidate_WR, num_bytes),
+        perplexity=ratio_interval(candidate_WR.mean(1)),
         perplexity_ratio=ratio_interval((candidate_WR - baseline_WR).mean(1)),
         kl=KlSummary(mean_interval(kl_WR.mean(1), lowest=0), float(median), float(p99), float(p999), float(largest)),
         top1_agreement=mean_interval(same_WR.mean(1), lowest=0, highest=1),
         correct_probability_change=mean_interval(change_WR.mean(1)),
         correct_probability_rms=float(np.sqrt(np.square(change_WR).mean())),
         windows=tuple(WindowMeans(window.text, *row) for window, row in zip(windows, means, strict=True)),
+        worst=tuple(heapq.nlargest(SHOWN_TOKENS, worst, key=lambda token: token.kl)),
     )
 
 

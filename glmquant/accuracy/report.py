@@ -1,17 +1,20 @@
 """The report: everything a check found out, and its JSON."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from glmquant.accuracy.gate import LimitOutcome, Verdict
+from glmquant.accuracy.gate import LimitOutcome, Verdict, overall
 from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.regression import Regression, judge_regression, regression
 from glmquant.accuracy.tasks import TaskResult
 from glmquant.errors import CheckError
+from glmquant.recipe.schema import RegressionLimits
+from glmquant.store.manifest import GroupRecord
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Setting:
     Attributes:
         accuracy_level: of the candidate's quantised products in ONNX Runtime; None where it has none.
         recipe: the recipe's name or description; None where there is none.
+        groups: what quantising did to each linear group, from the candidate's ``glmquant.json``; empty without one.
     """
 
     candidate: ModelFacts
@@ -42,6 +46,7 @@ class Setting:
     accuracy_level: int | None
     versions: tuple[LibraryVersion, ...]
     recipe: str | None = None
+    groups: tuple[GroupRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class AccuracyReport:
         language: metrics over all texts together; None where no text was given.
         texts: the same for each text, where there are several.
         limits: every limit's outcome; :func:`glmquant.accuracy.gate.overall` of them is ``verdict``.
+        regression: what the candidate loses against an earlier one; None where it was not compared with any.
     """
 
     schema: int
@@ -62,6 +68,7 @@ class AccuracyReport:
     language: LanguageMetrics | None
     texts: tuple[LanguageMetrics, ...]
     tasks: tuple[TaskResult, ...]
+    regression: Regression | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -69,6 +76,17 @@ class AccuracyReport:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def with_regression(report: AccuracyReport, earlier: AccuracyReport, limits: RegressionLimits) -> AccuracyReport:
+    """The report with the comparison against an earlier one, and a verdict on both.
+
+    Raises:
+        CheckError: reports that cannot be paired.
+    """
+    measured = regression(report, earlier)
+    outcomes = (*report.limits, *judge_regression(limits, measured))
+    return replace(report, limits=outcomes, verdict=overall(outcomes), regression=measured)
 
 
 def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:

@@ -1,6 +1,6 @@
 """Intervals, an exact test, and how much data a decision takes.
 
-Shape suffixes: U units, that is windows or examples.
+Shape suffixes: U units, that is windows or examples; C different outcomes, S resamples.
 """
 
 import math
@@ -12,6 +12,8 @@ from scipy import optimize, stats
 
 LEVEL = 0.95
 POWER = 0.95
+RESAMPLES = 2000
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,29 @@ def ratio_interval(log_ratios_U: NDArray[np.float64]) -> Interval:
     return Interval(math.exp(log.estimate), low, high, log.units, log.spread)
 
 
-def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion (J. Am. Stat. Assoc. 22, 1927, 209-212)."""
+def proportion_interval(successes: int, total: int) -> Interval:
+    """A proportion with Wilson's interval (J. Am. Stat. Assoc. 22, 1927, 209-212)."""
+    share = successes / total
     interval = stats.binomtest(successes, total).proportion_ci(LEVEL, method="wilson")
-    return float(interval.low), float(interval.high)
+    # The cut keeps rounding from leaving the estimate outside.
+    low, high = min(float(interval.low), share), max(float(interval.high), share)
+    return Interval(share, low, high, total, math.sqrt(share * (1 - share)))
+
+
+def resampled_counts(counts_C: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each of C outcomes occurs when as many units are drawn again, with replacement: ``[RESAMPLES, C]``."""
+    total = counts_C.sum()
+    return np.random.default_rng(SEED).multinomial(total, counts_C / total, size=RESAMPLES)
+
+
+def percentile_interval(estimate: float, resampled_S: NDArray[np.float64], units: int) -> Interval:
+    """The bootstrap's percentile interval around an estimate."""
+    if units < 2:
+        return Interval(float(estimate), None, None, units, None)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(resampled_S, [tail, 100 - tail]).tolist()
+    spread = float(np.std(resampled_S)) * math.sqrt(units)
+    return Interval(float(estimate), min(low, float(estimate)), max(high, float(estimate)), units, spread)
 
 
 def mcnemar(counts: PairedCounts) -> float:

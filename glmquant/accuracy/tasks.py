@@ -1,53 +1,45 @@
-"""Classification by likelihood: the label whose word is the likeliest continuation of the prompt wins.
+"""What a classifier gets right, against the baseline on the same examples.
 
-Shape suffixes: E examples, L labels, R rows of logits, V vocabulary.
+Shape suffixes: E examples, L labels, C different outcomes (true label, answers of both), S resamples.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glmquant.accuracy.source import Logits, Query
-from glmquant.accuracy.statistics import Interval, PairedCounts, mcnemar, paired_difference, wilson
-from glmquant.data.labelled import Example, LabelledSet, read_labelled
-from glmquant.data.tokenizer import Tokenizer
-from glmquant.errors import CheckError
-from glmquant.recipe.schema import Task
+from glmquant.accuracy.statistics import (
+    Interval,
+    PairedCounts,
+    mcnemar,
+    paired_difference,
+    percentile_interval,
+    proportion_interval,
+    resampled_counts,
+)
 
-Ids = tuple[int, ...]
+SHOWN_CHANGES = 8
+SHOWN_CHARACTERS = 300
+
+Indices = NDArray[np.int64]
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """A label's tokens in one example, and the index of the example's query whose first rows predict them."""
+class Truth:
+    """A labelled set, as far as results need it.
 
-    query: int
-    tokens: Ids
-
-
-@dataclass(frozen=True, eq=False)
-class PlannedExample:
-    """The queries of an example and, for each label, where in their answers its likelihood stands."""
-
-    queries: tuple[Query, ...]
-    continuations: tuple[Continuation, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class TaskPlan:
-    """A task, tokenised: what to ask a model, and how to read the answers."""
+    Attributes:
+        answers: index of each example's true label.
+        num_truncated: examples whose text was cut to fit the model.
+    """
 
     name: str
-    labelled: LabelledSet
-    examples: tuple[PlannedExample, ...]
-
-    @property
-    def queries(self) -> list[Query]:
-        return [query for example in self.examples for query in example.queries]
+    labels: tuple[str, ...]
+    answers: tuple[int, ...]
+    texts: tuple[str, ...]
+    num_truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,139 +67,139 @@ class ClassifierQuality:
 
 
 @dataclass(frozen=True)
+class ChangedAnswer:
+    """An example that the two models answer differently; a long text is shown up to its 300th character.
+
+    ``shift``: how much the candidate's log-odds of the true label against the best other are below the baseline's.
+    """
+
+    text: str
+    truth: str
+    baseline: str
+    candidate: str
+    shift: float
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """Candidate against baseline on a labelled set.
 
     Attributes:
-        accuracy_drop: the baseline's accuracy less the candidate's; its units are examples.
+        num_truncated: examples whose text was cut to fit the model.
+        accuracy, macro_f1: the candidate's, with intervals; units are examples.
+        accuracy_drop, macro_f1_drop: the baseline's less the candidate's. The first interval is Tango's, that of F1 a
+            paired bootstrap's, which has no width where both always answer alike.
         pairs: examples by who is right; the first is the baseline.
         mcnemar_p: exact two-sided p-value of equal accuracy.
         same_answer: share of examples that both give the same label.
         majority: share of the commonest label, what always guessing it would score.
         near_chance: the baseline's accuracy is not above ``majority`` at 95 % confidence: then the comparison says
             nothing about quantisation.
+        answers: each example's true label, the baseline's answer and the candidate's, as indices of ``labels``.
+        changed: the examples that lost most, at most eight; those right before and wrong now come first.
     """
 
     name: str
     labels: tuple[str, ...]
     num_examples: int
+    num_truncated: int
     baseline: ClassifierQuality
     candidate: ClassifierQuality
+    accuracy: Interval
     accuracy_drop: Interval
+    macro_f1: Interval
+    macro_f1_drop: Interval
     pairs: PairedCounts
     mcnemar_p: float
     same_answer: float
     majority: float
     near_chance: bool
+    answers: tuple[tuple[int, int, int], ...]
+    changed: tuple[ChangedAnswer, ...]
 
 
-def plan_task(task: Task, tokenizer: Tokenizer) -> TaskPlan:
-    """Reads and tokenises a task's data.
-
-    A label's tokens are those of prompt and word encoded together, from where any label's tokens first leave the
-    prompt's, so that a word may merge with the end of the prompt and all labels still continue the same text.
-
-    Raises:
-        DataError: data that cannot be read.
-        CheckError: labels that the tokenizer cannot tell apart, or an example with nothing before its label.
-    """
-    labelled = read_labelled(Path(task.data), task.limit, task.labels)
-    words = [task.labels.get(label, label) for label in labelled.labels]
-    examples = tuple(_plan_example(example, words, task, tokenizer) for example in labelled.examples)
-    return TaskPlan(task.name or labelled.name, labelled, examples)
-
-
-def label_scores(example: PlannedExample, answers: Sequence[Logits]) -> Scores:
-    """Log-likelihood of each label's tokens, summed, float64 ``[L]``.
-
-    Raises:
-        CheckError: logits that are not finite.
-    """
-    scores = np.zeros(len(example.continuations))
-    for label, continuation in enumerate(example.continuations):
-        logits_RV = answers[continuation.query][: len(continuation.tokens)].astype(np.float64)
-        highest_R = logits_RV.max(1, keepdims=True)
-        sums_R = np.log(np.exp(logits_RV - highest_R).sum(1)) + highest_R[:, 0]
-        chosen_R = logits_RV[np.arange(len(logits_RV)), continuation.tokens]
-        scores[label] = (chosen_R - sums_R).sum()
-    if not np.isfinite(scores).all():
-        raise CheckError(
-            "a model's logits are not finite",
-            expected="finite numbers",
-            fix="if the model runs in float16, a value may have overflowed: export it as float32",
-        )
-    return scores
-
-
-def compare(plan: TaskPlan, baseline_EL: Scores, candidate_EL: Scores) -> TaskResult:
-    """The result, from both sides' :func:`label_scores`; of equal scores the first label wins."""
-    labels = plan.labelled.labels
-    truth = np.array([labels.index(example.label) for example in plan.labelled.examples])
-    first, second = baseline_EL.argmax(1), candidate_EL.argmax(1)
-    first_right, second_right = first == truth, second == truth
-    pairs = PairedCounts(
-        both=int((first_right & second_right).sum()),
-        only_first=int((first_right & ~second_right).sum()),
-        only_second=int((~first_right & second_right).sum()),
-        neither=int((~first_right & ~second_right).sum()),
-    )
-    majority = float(np.bincount(truth).max() / len(truth))
+def compare(truth: Truth, baseline_EL: Scores, candidate_EL: Scores) -> TaskResult:
+    """The result, from both sides' scores of every label, higher is better; of equal scores the first label wins."""
+    labels, right_E = truth.labels, np.array(truth.answers)
+    first_E, second_E = baseline_EL.argmax(1), candidate_EL.argmax(1)
+    pairs = paired_counts(first_E == right_E, second_E == right_E)
+    macro_f1, macro_f1_drop = macro_f1_intervals(right_E, first_E, second_E, len(labels))
+    majority = float(np.bincount(right_E).max() / len(right_E))
+    lowest = proportion_interval(pairs.both + pairs.only_first, pairs.total).low
     return TaskResult(
-        name=plan.name,
+        name=truth.name,
         labels=labels,
-        num_examples=len(truth),
-        baseline=_quality(labels, truth, first),
-        candidate=_quality(labels, truth, second),
+        num_examples=len(right_E),
+        num_truncated=truth.num_truncated,
+        baseline=_quality(labels, right_E, first_E),
+        candidate=_quality(labels, right_E, second_E),
+        accuracy=proportion_interval(pairs.both + pairs.only_second, pairs.total),
         accuracy_drop=paired_difference(pairs),
+        macro_f1=macro_f1,
+        macro_f1_drop=macro_f1_drop,
         pairs=pairs,
         mcnemar_p=mcnemar(pairs),
-        same_answer=float((first == second).mean()),
+        same_answer=float((first_E == second_E).mean()),
         majority=majority,
-        near_chance=wilson(int(first_right.sum()), len(truth))[0] <= majority,
+        near_chance=lowest is not None and lowest <= majority,
+        answers=tuple(zip(right_E.tolist(), first_E.tolist(), second_E.tolist(), strict=True)),
+        changed=_changed(truth, baseline_EL, candidate_EL),
     )
 
 
-def _plan_example(example: Example, words: Iterable[str], task: Task, tokenizer: Tokenizer) -> PlannedExample:
-    prompt = task.prompt.replace("{text}", example.text)
-    context = tuple(tokenizer.encode(prompt))
-    whole = [tuple(tokenizer.encode(prompt + word)) for word in words]
-    start = min(_common(context, ids) for ids in whole)
-    where = f"{task.data}, line {example.line}"
-    if len(set(whole)) < len(whole) or min(map(len, whole)) == start:
-        raise CheckError(
-            "the tokenizer cannot tell the labels' words apart",
-            where=where,
-            expected="words that end in different tokens",
-            fix="give other words in the task's `labels`",
+def paired_counts(first_right_E: NDArray[np.bool_], second_right_E: NDArray[np.bool_]) -> PairedCounts:
+    """How often two classifiers are right on the same examples."""
+    return PairedCounts(
+        both=int((first_right_E & second_right_E).sum()),
+        only_first=int((first_right_E & ~second_right_E).sum()),
+        only_second=int((~first_right_E & second_right_E).sum()),
+        neither=int((~first_right_E & ~second_right_E).sum()),
+    )
+
+
+def macro_f1_intervals(truth_E: Indices, first_E: Indices, second_E: Indices, size: int) -> tuple[Interval, Interval]:
+    """The second classifier's macro F1, and the first's less it: 95 % intervals by a paired bootstrap over examples.
+
+    Percentiles of 2,000 resamples with a fixed seed (B. Efron, Annals of Statistics 7, 1979, 1-26).
+    """
+    outcomes_C3, counts_C = np.unique(np.stack([truth_E, first_E, second_E], 1), axis=0, return_counts=True)
+    draws_SC = np.concatenate([counts_C[None], resampled_counts(counts_C)])
+    first_S, second_S = (_macro_f1(draws_SC, outcomes_C3[:, 0], outcomes_C3[:, side], size) for side in (1, 2))
+    return tuple(percentile_interval(x_S[0], x_S[1:], len(truth_E)) for x_S in (second_S, first_S - second_S))  # type: ignore[return-value]
+
+
+def _macro_f1(counts_SC: Indices, truth_C: Indices, answer_C: Indices, size: int) -> Scores:
+    labels_L = np.arange(size)
+    true_CL, answered_CL = truth_C[:, None] == labels_L, answer_C[:, None] == labels_L
+    hits_SL, wholes_SL = counts_SC @ (true_CL & answered_CL), counts_SC @ (true_CL.astype(int) + answered_CL)
+    f1_SL = np.divide(2 * hits_SL, wholes_SL, out=np.zeros(wholes_SL.shape), where=wholes_SL > 0)
+    result: Scores = f1_SL.sum(1) / (wholes_SL > 0).sum(1)
+    return result
+
+
+def _changed(truth: Truth, baseline_EL: Scores, candidate_EL: Scores) -> tuple[ChangedAnswer, ...]:
+    first_E, second_E = baseline_EL.argmax(1), candidate_EL.argmax(1)
+    right_E = np.array(truth.answers)
+    shift_E = _odds(baseline_EL, right_E) - _odds(candidate_EL, right_E)
+    order = sorted(np.flatnonzero(first_E != second_E).tolist(), key=lambda e: (first_E[e] != right_E[e], -shift_E[e]))
+    return tuple(
+        ChangedAnswer(
+            truth.texts[e][:SHOWN_CHARACTERS],
+            truth.labels[right_E[e]],
+            truth.labels[first_E[e]],
+            truth.labels[second_E[e]],
+            float(shift_E[e]),
         )
-    prefix = tokenizer.prefix_ids
-    if len(prefix) + start == 0:
-        raise CheckError("there is nothing before the label", where=where, fix="give the task a `prompt` of some words")
-    feeds = _feeds(whole)
-    queries = tuple(Query(np.array([*prefix, *feed], dtype=np.int64), len(feed) - start + 1) for feed in feeds)
-    continuations = tuple(
-        Continuation(next(i for i, feed in enumerate(feeds) if _begins(feed, ids[:-1])), ids[start:]) for ids in whole
+        for e in order[:SHOWN_CHANGES]
     )
-    return PlannedExample(queries, continuations)
 
 
-def _feeds(whole: Sequence[Ids]) -> list[Ids]:
-    """What a model must read: all but each label's last token, and nothing that another begins with."""
-    feeds: list[Ids] = []
-    for ids in sorted((ids[:-1] for ids in whole), key=len, reverse=True):
-        if not any(_begins(feed, ids) for feed in feeds):
-            feeds.append(ids)
-    return feeds
-
-
-def _begins(ids: Ids, start: Ids) -> bool:
-    return ids[: len(start)] == start
-
-
-def _common(first: Ids, second: Ids) -> int:
-    """How many tokens two sequences share at their start."""
-    pairs = zip(first, second, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _odds(scores_EL: Scores, right_E: Indices) -> Scores:
+    rows = np.arange(len(right_E))
+    others_EL = scores_EL.copy()
+    others_EL[rows, right_E] = -np.inf
+    result: Scores = scores_EL[rows, right_E] - others_EL.max(1)
+    return result
 
 
 def _quality(labels: Sequence[str], truth_E: NDArray[np.int64], predicted_E: NDArray[np.int64]) -> ClassifierQuality:

@@ -160,8 +160,8 @@ class Task(Section):
     after the list of choices is scored (``letter``), or each choice's own text, as it is (``likelihood``) or divided by
     its UTF-8 bytes (``length_normalised``).
 
-    ``prompt`` has ``{text}`` in it, or ``{question}`` and, for letters, ``{choices}``; ``label_prior: remove`` takes out
-    what each model prefers whatever the text.
+    ``prompt`` has ``{text}`` in it, or ``{question}`` and, for letters, ``{choices}``; ``label_prior: remove`` takes
+    out what each model prefers whatever the text.
     """
 
     data: str
@@ -198,7 +198,7 @@ class Task(Section):
         if self.kind == "multiple_choice" and self.labels:
             raise ValueError("labels are for classification; the choices of multiple_choice stand in the data")
         if self.label_prior == "remove" and self.kind == "multiple_choice" and not self.by_letter:
-            raise ValueError("label_prior: remove needs answers that are the same for every question: labels or letters")
+            raise ValueError("label_prior: remove needs answers common to all questions: labels or letters")
         return self
 
 
@@ -238,7 +238,8 @@ class Limits(Section):
 
     Relative to the baseline: ``perplexity_ratio``, ``mean_kl`` (nats), ``accuracy_drop`` and ``macro_f1_drop`` (the
     baseline's less the candidate's) are upper limits, ``top1_agreement`` is a lower one. Of the candidate alone:
-    ``perplexity`` (a token) is an upper limit, ``accuracy`` and ``macro_f1`` are lower ones. Those of tasks hold for each.
+    ``perplexity`` (a token) is an upper limit, ``accuracy`` and ``macro_f1`` are lower ones. Those of tasks hold for
+    each task.
     """
 
     perplexity: Limit | None = None

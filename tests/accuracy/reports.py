@@ -6,7 +6,7 @@ from glmquant.accuracy.gate import judge, overall
 from glmquant.accuracy.metrics import LanguageMetrics, ScoredWindow, TokenScores, summarise
 from glmquant.accuracy.report import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.accuracy.statistics import Interval, PairedCounts
-from glmquant.accuracy.tasks import ClassifierQuality, ClassQuality, TaskResult
+from glmquant.accuracy.tasks import ChangedAnswer, ClassifierQuality, ClassQuality, TaskResult
 from glmquant.recipe.schema import Limits
 
 SETTING = Setting(
@@ -42,12 +42,18 @@ def task() -> TaskResult:
         num_examples=200,
         baseline=_quality(0.87),
         candidate=_quality(0.85),
+        num_truncated=3,
+        accuracy=Interval(0.85, 0.79, 0.89, 200, 0.36),
         accuracy_drop=Interval(0.02, -0.01, 0.05, 200, 0.2),
+        macro_f1=Interval(0.85, 0.8, 0.9, 200, 0.3),
+        macro_f1_drop=Interval(0.0, -0.03, 0.03, 200, 0.2),
         pairs=PairedCounts(165, 9, 5, 21),
         mcnemar_p=0.424,
         same_answer=0.93,
         majority=0.5,
         near_chance=False,
+        answers=((0, 0, 1), (1, 1, 1)) * 100,
+        changed=(ChangedAnswer("好书 <b>", "neg", "neg", "pos|好", 1.5),),
     )
 
 

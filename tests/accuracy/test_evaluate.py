@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.evaluate import evaluate
+from glmquant.accuracy.evaluate import evaluate, read_material
 from glmquant.accuracy.gate import Verdict
 from glmquant.accuracy.report import AccuracyReport
 from glmquant.accuracy.source import LogitsSource
@@ -160,9 +160,10 @@ def test_nothing_to_check_on(checkpoint: Checkpoint, tokenizer: GlmTokenizer) ->
         evaluate(source, source, tokenizer, CheckOptions(), SETTING)
 
 
-def test_progress_counts_sequences(checkpoint: Checkpoint, tokenizer: GlmTokenizer, files: Path) -> None:
+def test_progress_counts_tokens_up_to_the_last(checkpoint: Checkpoint, tokenizer: GlmTokenizer, files: Path) -> None:
     told: list[tuple[str, int, int]] = []
     source = BaselineSource(checkpoint)
     evaluate(source, source, tokenizer, options(files), SETTING, lambda *step: told.append(step))
-    assert told[0][1] == 1
-    assert told[-1][1] == told[-1][2] == len(told)
+    queries = read_material(tokenizer, options(files)).queries
+    done = np.cumsum([len(query.tokens) for query in queries]).tolist()
+    assert told == [("comparing, tokens", tokens, done[-1]) for tokens in done]

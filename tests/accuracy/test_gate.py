@@ -111,3 +111,27 @@ def test_what_was_not_measured_decides_nothing_by_itself() -> None:
 def test_all_limits_together(verdicts: list[Verdict | None], together: Verdict) -> None:
     outcome = report().limits[0]
     assert overall([replace(outcome, verdict=verdict) for verdict in verdicts]) is together
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        ({"perplexity": 20}, PASS),
+        ({"perplexity": 2}, FAIL),
+        ({"accuracy": 0.7}, PASS),
+        ({"accuracy": 0.95}, FAIL),
+        ({"accuracy": 0.85}, INCONCLUSIVE),
+        ({"macro_f1": 0.75}, PASS),
+        ({"macro_f1": 0.95}, FAIL),
+        ({"macro_f1_drop": 0.05}, PASS),
+        ({"macro_f1_drop": -0.05}, FAIL),
+    ],
+)
+def test_absolute_limits_and_f1(limits: dict[str, float], verdict: Verdict) -> None:
+    (outcome,) = judge(Limits.model_validate(limits), language(), [task()])
+    assert outcome.verdict is verdict
+
+
+def test_how_much_data_an_absolute_limit_takes_follows_from_the_baseline() -> None:
+    (outcome,) = judge(Limits.model_validate({"accuracy": 0.82}), None, [task()])
+    assert outcome.units_needed == units_needed(0.36, 0.87 - 0.82)

@@ -20,7 +20,7 @@ WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Ver
 def test_json_reads_back(written: AccuracyReport) -> None:
     assert report_from_json(written.to_json()) == written
     assert report_from_dict(written.to_dict()) == written
-    assert json.loads(written.to_json())["schema"] == 1
+    assert json.loads(written.to_json())["schema"] == 2
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed(schema=2), "schema 2[\\s\\S]*schema 1"),
+        (changed(schema=1), "schema 1[\\s\\S]*schema 2"),
         ([], "schema None"),
         (changed(extra=1), "no field 'extra'"),
         (changed(verdict="fine"), "damaged[\\s\\S]*verdict"),
         (changed(tasks=[{"name": "x"}]), "damaged[\\s\\S]*tasks.0"),
-        ({"schema": 1}, "damaged[\\s\\S]*verdict"),
+        ({"schema": 2}, "damaged[\\s\\S]*verdict"),
     ],
 )
 def test_what_is_no_report_is_refused(values: object, message: str) -> None:

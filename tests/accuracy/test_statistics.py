@@ -12,9 +12,9 @@ from glmquant.accuracy.statistics import (
     mcnemar,
     mean_interval,
     paired_difference,
+    proportion_interval,
     ratio_interval,
     units_needed,
-    wilson,
 )
 
 COUNTS = st.builds(PairedCounts, *[st.integers(0, 40)] * 4).filter(lambda counts: counts.total > 0)
@@ -61,7 +61,8 @@ def test_mcnemar_is_the_exact_sign_test(counts: PairedCounts) -> None:
 
 
 def test_wilsons_interval_of_a_textbook() -> None:
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    interval = proportion_interval(81, 263)  # Newcombe 1998, table I
+    assert (interval.low, interval.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
 @given(COUNTS)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.accuracy.tasks import TaskPlan, compare, label_scores, plan_task
+from glmquant.accuracy.plan import TaskPlan, label_scores, plan_task
+from glmquant.accuracy.tasks import Truth, compare, macro_f1_intervals
 from glmquant.errors import CheckError, DataError
 from glmquant.recipe.schema import Task
 from tests.accuracy.models import Hashed
@@ -30,7 +31,9 @@ def data(directory: Path, *labelled: tuple[str, str]) -> str:
 
 def scores(plan: TaskPlan) -> np.ndarray:
     answers = LANGUAGE.logits(plan.queries)
-    return np.array([label_scores(e, [next(answers) for _ in e.queries]) for e in plan.examples])
+    return np.array(
+        [label_scores(e, [next(answers) for _ in e.queries], len(plan.truth.labels)) for e in plan.examples]
+    )
 
 
 def naive_score(prefix: tuple[int, ...], context: list[int], continuation: list[int]) -> float:
@@ -55,7 +58,7 @@ def test_scores_equal_a_plain_loop(
     path = data(tmp_path_factory.mktemp("t"), (text, "label0"))
     plan = plan_task(Task(data=path, prompt="Is it {text}? ", labels=labels), Letters(prefix))
     context = Letters().encode(f"Is it {text}? ")
-    expected = [naive_score(prefix, context, Letters().encode(labels[label])) for label in plan.labelled.labels]
+    expected = [naive_score(prefix, context, Letters().encode(labels[label])) for label in plan.truth.labels]
     np.testing.assert_allclose(scores(plan)[0], expected, rtol=1e-5)
 
 
@@ -105,7 +108,7 @@ def test_words_that_cannot_be_told_apart(tmp_path: Path) -> None:
 
 def test_nothing_before_the_label(tmp_path: Path) -> None:
     path = data(tmp_path, ("", "1"), ("b", "2"))
-    with pytest.raises(CheckError, match=r"nothing before the label[\s\S]*line 2"):
+    with pytest.raises(CheckError, match=r"nothing before the answer[\s\S]*line 2"):
         plan_task(Task(data=path), Letters())
     assert len(plan_task(Task(data=path), Letters((1,))).examples) == 2
 
@@ -128,7 +131,7 @@ def test_the_result_in_numbers(tmp_path: Path) -> None:
     before = ["a", "a", "a", "a", "b", "b", "c", "c", "c", "a"]
     after = ["a", "a", "b", "a", "b", "a", "c", "c", "c", "c"]
     plan = plan_of(truth, tmp_path)
-    result = compare(plan, *(one_hot(answers, plan.labelled.labels) for answers in (before, after)))
+    result = compare(plan.truth, *(one_hot(answers, plan.truth.labels) for answers in (before, after)))
     assert (result.name, result.labels, result.num_examples) == ("reviews", ("a", "b", "c"), 10)
     assert (result.baseline.accuracy, result.candidate.accuracy) == (0.9, 0.8)
     assert result.accuracy_drop.estimate == pytest.approx(0.1)
@@ -148,8 +151,8 @@ def test_the_result_in_numbers(tmp_path: Path) -> None:
 def test_classes_that_never_occur_do_not_count(tmp_path: Path) -> None:
     path = data(tmp_path, ("t", "a"), ("t", "b"), ("t", "b"))
     plan = plan_task(Task(data=path, labels={"a": "a", "b": "b", "z": "z"}), Letters())
-    answers = one_hot(["b", "b", "b"], plan.labelled.labels)
-    result = compare(plan, answers, answers)
+    answers = one_hot(["b", "b", "b"], plan.truth.labels)
+    result = compare(plan.truth, answers, answers)
     assert [quality.f1 for quality in result.baseline.classes] == [0.0, 0.8, 0.0]
     assert result.baseline.macro_f1 == 0.4
 
@@ -159,5 +162,56 @@ def test_a_baseline_near_chance_is_flagged(tmp_path: Path, right: int, near_chan
     truth = ["a", "b"] * 10
     answers = truth[:right] + ["b" if label == "a" else "a" for label in truth[right:]]
     plan = plan_of(truth, tmp_path)
-    scored = one_hot(answers, plan.labelled.labels)
-    assert compare(plan, scored, scored).near_chance is near_chance
+    scored = one_hot(answers, plan.truth.labels)
+    assert compare(plan.truth, scored, scored).near_chance is near_chance
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=2, max_size=30))
+def test_macro_f1_and_its_drop_equal_a_plain_count(outcomes: list[tuple[int, int, int]]) -> None:
+    def plain(side: int) -> float:
+        values = []
+        for label in range(3):
+            hits = sum(o[0] == o[side] == label for o in outcomes)
+            whole = sum(o[0] == label for o in outcomes) + sum(o[side] == label for o in outcomes)
+            values += [2 * hits / whole] if whole else []
+        return sum(values) / len(values)
+
+    truth, first, second = np.array(outcomes).T
+    f1, drop = macro_f1_intervals(truth, first, second, 3)
+    assert (f1.estimate, drop.estimate) == (pytest.approx(plain(2)), pytest.approx(plain(1) - plain(2)))
+    for interval in (f1, drop):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert interval.low <= interval.estimate <= interval.high
+
+
+def test_equal_answers_have_no_drop_of_f1() -> None:
+    answers = np.array([0, 1, 1, 0, 1])
+    _, drop = macro_f1_intervals(np.array([0, 1, 0, 0, 1]), answers, answers, 2)
+    assert (drop.low, drop.estimate, drop.high) == (0, 0, 0)
+
+
+def test_the_bootstrap_covers_the_truth() -> None:
+    """Both classifiers err at random; with classes of equal size and errors, macro F1 is the accuracy."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        truth = np.arange(400) % 2
+        first, second = (np.where(rng.random(400) < rate, 1 - truth, truth) for rate in (0.10, 0.14))
+        _, drop = macro_f1_intervals(truth, first, second, 2)
+        covered.append(drop.low <= 0.04 <= drop.high)  # type: ignore[operator]
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_what_changed_is_shown_the_worst_first() -> None:
+    truth = Truth("t", ("a", "b"), (0, 0, 1, 0), ("one", "two", "three" * 200, "four"))
+    before = np.array([[2.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    after = np.array([[0.0, 1.0], [0.0, 3.0], [0.0, 1.0], [2.0, 0.0]])
+    result = compare(truth, before, after)
+    assert [(c.text[:5], c.truth, c.baseline, c.candidate, c.shift) for c in result.changed] == [
+        ("two", "a", "a", "b", 4.0),
+        ("one", "a", "a", "b", 3.0),
+        ("three", "b", "a", "b", -2.0),
+    ]
+    assert len(result.changed[2].text) == 300
+    assert result.answers == ((0, 0, 1), (0, 0, 1), (1, 0, 1), (0, 0, 0))

@@ -1,0 +1,45 @@
+"""Where in a text the two models differ most, to be looked at.
+
+Shape suffixes: R scored tokens, T tokens of a window, V vocabulary.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmquant.accuracy.metrics import Guess, TokenScores, WorstToken
+from glmquant.accuracy.source import Logits
+from glmquant.data.tokenizer import Tokenizer
+
+CONTEXT_TOKENS = 24
+GUESSES = 3
+
+
+def worst_token(
+    text: str,
+    window_T: NDArray[np.int64],
+    baseline_RV: Logits,
+    candidate_RV: Logits,
+    scores: TokenScores,
+    tokenizer: Tokenizer,
+) -> WorstToken:
+    """The scored token with the largest divergence, with what led to it and what each model expected."""
+    row = int(scores.kl.argmax())
+    place = len(window_T) - len(scores.kl) + row
+    start = max(len(tokenizer.prefix_ids), place - CONTEXT_TOKENS)
+    return WorstToken(
+        text=text,
+        before=tokenizer.decode(window_T[start:place].tolist()),
+        actual=tokenizer.decode([int(window_T[place])]),
+        kl=float(scores.kl[row]),
+        baseline=_guesses(baseline_RV[row], tokenizer),
+        candidate=_guesses(candidate_RV[row], tokenizer),
+        baseline_probability=float(np.exp(-scores.baseline_nll[row])),
+        candidate_probability=float(np.exp(-scores.candidate_nll[row])),
+    )
+
+
+def _guesses(logits_V: Logits, tokenizer: Tokenizer) -> tuple[Guess, ...]:
+    weights_V = np.exp((logits_V - logits_V.max()).astype(np.float64))
+    total = weights_V.sum()
+    best = np.argsort(-weights_V)[:GUESSES]
+    return tuple(Guess(tokenizer.decode([token]), float(weights_V[token] / total)) for token in best.tolist())

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from glmquant.data.choices import Question, read_questions
+from glmquant.errors import DataError
+
+CHOICES = ("one", "two", "three", "four")
+
+
+def write(directory: Path, name: str, text: str | bytes) -> Path:
+    path = directory / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.csv", "id,question,A,B,C,D,answer,explanation\n0,什么?,one,two,three,four,C,because\n"),
+        ("q.csv", "什么?,one,two,three,four,C\n"),
+        ("q.jsonl", '{"question": "什么?", "choices": ["one", "two", "three", "four"], "answer": "c"}'),
+        ("q.jsonl", '{"question": "什么?", "choices": ["one", "two", "three", "four"], "answer": 2}'),
+        ("q.jsonl", '{"question": "什么?", "A": "one", "B": "two", "C": "three", "D": "four", "answer": "C"}'),
+    ],
+)
+def test_every_layout(tmp_path: Path, name: str, content: str) -> None:
+    (question,) = read_questions(write(tmp_path, name, content))
+    assert (question.question, question.choices, question.answer) == ("什么?", CHOICES, 2)
+    assert question.line == (2 if content.startswith("id,") else 1)
+
+
+def test_questions_may_have_fewer_choices(tmp_path: Path) -> None:
+    path = write(tmp_path, "q.csv", "question,A,B,C,answer\nx,yes,no,,B\n")
+    assert read_questions(path) == (Question("x", ("yes", "no"), 1, 2),)
+
+
+def test_limit_takes_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path, "q.csv", "x,a,b,A\ny,a,b,B\n")
+    assert [question.question for question in read_questions(path, 1)] == ["x"]
+    with pytest.raises(DataError, match="2 questions where 3 are wanted"):
+        read_questions(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("q.jsonl", '{"question": "x", "choices": ["a", "b"], "answer": "C"}', ["line 1", "'C'", "one of A, B"]),
+        ("q.jsonl", '{"question": "x", "choices": ["a", "b"], "answer": 2}', ["the answer is 2"]),
+        ("q.jsonl", '{"question": "x", "choices": ["a", "b"]}', ["the answer is None"]),
+        ("q.jsonl", '{"question": "x", "choices": ["a"], "answer": 0}', ["1 choices", "2 to 10"]),
+        ("q.jsonl", '{"question": "x", "choices": [1, 2], "answer": 0}', ["not a list of text"]),
+        ("q.jsonl", '{"choices": ["a", "b"], "answer": 0}', ["no field 'question'"]),
+        ("q.csv", "question,A,B,answer\nx,a,b\n", ["line 2", "a row of 3 fields", "without a header"]),
+        ("q.csv", "question,A,B\nx,a,b\n", ["a row of 3 fields"]),
+        ("q.csv", 'x,"a"b,c,A\n', ["line 1", "not CSV"]),
+        ("q.csv", b"x,\xff,c,A\n", ["byte offset 2", "UTF-8"]),
+        ("q.csv", "", ["0 questions"]),
+        ("q.txt", "x", ["format", ".jsonl or .csv"]),
+    ],
+)
+def test_bad_input_is_named_by_file_and_line(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        read_questions(write(tmp_path, name, content))
+    assert [word for word in words if word not in str(caught.value)] == []
