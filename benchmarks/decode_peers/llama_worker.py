@@ -1,0 +1,63 @@
+"""llama.cpp behind a pipe: loads a GGUF, then answers a line ``{"prompt": [...], "new_tokens": N}`` with timings.
+
+Runs in the environment of requirements-llama.txt. ``--quantize F16 OUT`` writes a Q4_0 file instead.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import llama_cpp
+import numpy as np
+
+
+def quantize(source: str, out: str) -> None:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    params.nthread = 2
+    if llama_cpp.llama_model_quantize(source.encode(), out.encode(), params):
+        raise SystemExit(f"llama.cpp could not quantise {source}")
+
+
+class Model:
+    def __init__(self, path: str, threads: int) -> None:
+        self.llama = llama_cpp.Llama(
+            path, n_ctx=2048, n_batch=512, n_ubatch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+        self.vocabulary = self.llama.n_vocab()
+
+    def step(self, tokens: list[int]) -> int:
+        """The likeliest next token."""
+        self.llama.eval(tokens)
+        logits = llama_cpp.llama_get_logits_ith(self.llama.ctx, -1)
+        return int(np.ctypeslib.as_array(logits, shape=(self.vocabulary,)).argmax())
+
+    def run(self, prompt: list[int], new_tokens: int) -> dict:
+        self.llama.reset()
+        start = time.perf_counter()
+        tokens = [self.step(prompt)]
+        first = time.perf_counter()
+        while len(tokens) < new_tokens:
+            tokens.append(self.step([tokens[-1]]))
+        end = time.perf_counter()
+        return {"prefill": first - start, "decode": end - first, "tokens": tokens, "peak": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(path: str, threads: str) -> None:
+    start = time.perf_counter()
+    model = Model(path, int(threads))
+    print(json.dumps({"load": time.perf_counter() - start, "peak": peak_bytes()}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(model.run(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--quantize":
+        quantize(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

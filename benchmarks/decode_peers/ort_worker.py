@@ -1,0 +1,45 @@
+"""glmquant behind a pipe: loads a bundle, then answers ``{"prompt": [...], "new_tokens": N}`` with timings."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(path: str, threads: str) -> None:
+    import numpy as np
+
+    from glmquant.runtime.model import OnnxModel
+
+    start = time.perf_counter()
+    model = OnnxModel.open(Path(path), num_threads=int(threads))
+    print(json.dumps({"load": time.perf_counter() - start, "peak": peak_bytes()}), flush=True)
+
+    def run(prompt: list[int], new_tokens: int) -> dict:
+        start = time.perf_counter()
+        cache = model.new_cache(1, len(prompt) + new_tokens)
+        mask_BL = np.ones((1, len(prompt) + new_tokens), np.int64)
+
+        def step(ids: list[int]) -> int:
+            columns = cache.length + len(ids)
+            logits = model.forward_with_cache(np.array([ids], np.int64), mask_BL[:, :columns], cache, keep=1)
+            return int(logits[0, -1].argmax())
+
+        tokens = [step(prompt)]
+        first = time.perf_counter()
+        while len(tokens) < new_tokens:
+            tokens.append(step([tokens[-1]]))
+        end = time.perf_counter()
+        return {"prefill": first - start, "decode": end - first, "tokens": tokens, "peak": peak_bytes()}
+
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""One bundle directory, four runtimes: the same greedy tokens."""
