@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         GenerationOptions,
         calibrate,
         check,
+        classify,
         export,
         generate,
         inspect,
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
         packaged_recipes,
         quantize,
         run,
+        train_classifier,
     )
 
 __all__ = [
     "GenerationOptions",
     "calibrate",
     "check",
+    "classify",
     "export",
     "generate",
     "inspect",
@@ -29,6 +32,7 @@ __all__ = [
     "packaged_recipes",
     "quantize",
     "run",
+    "train_classifier",
 ]
 
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from glmquant import assets
 from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.classifier import evaluate_classifier
 from glmquant.accuracy.evaluate import evaluate
 from glmquant.accuracy.junit import to_junit
 from glmquant.accuracy.markdown import to_markdown
 from glmquant.accuracy.onnx_source import OnnxSource
 from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
-from glmquant.errors import CheckpointError
+from glmquant.data.labelled import read_labelled
+from glmquant.errors import CheckError, CheckpointError
 from glmquant.export.bundle import OnnxBundle
+from glmquant.export.classifier import export_classifier
 from glmquant.export.save import check_supported, export_bundle
 from glmquant.glm.chat import Message
 from glmquant.glm.config import GlmConfig, linear_groups
@@ -30,6 +33,8 @@ from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
+from glmquant.runtime.classify import Classification, OnnxClassifier, is_classifier
+from glmquant.runtime.classify import classify as classify_texts
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
@@ -38,11 +43,14 @@ from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.files import read_json
 from glmquant.store.output import output_directory
+from glmquant.train.report import TrainingReport
+from glmquant.train.train import train_classifier as train
 
 __all__ = [
     "GenerationOptions",
     "calibrate",
     "check",
+    "classify",
     "export",
     "generate",
     "inspect",
@@ -50,6 +58,7 @@ __all__ = [
     "packaged_recipes",
     "quantize",
     "run",
+    "train_classifier",
 ]
 
 log = logging.getLogger("glmquant")
@@ -115,8 +124,9 @@ def export(
     recipe = recipe or load_recipe(None)
     checkpoint = model if isinstance(model, Checkpoint) else _open(model, recipe)
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    write = export_classifier if checkpoint.config.num_labels else export_bundle
     with output_directory(Path(out)) as partial:
-        bundle = export_bundle(
+        bundle = write(
             checkpoint,
             recipe.export,
             partial,
@@ -168,6 +178,12 @@ def run(model: str | Path, recipe: Recipe, *, out: str | Path, progress: Progres
     plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
     needs_samples = any(plan.needs_hessian for plan in plans.values())
     samples = _samples(checkpoint, recipe, ()) if needs_samples else None
+    if checkpoint.config.num_labels and not recipe.check.tasks:
+        raise CheckError(
+            "the recipe names no labelled texts to check the classifier on",
+            where="check.tasks",
+            fix="give some, for example --set check.tasks='[{data: test.jsonl}]'",
+        )
     if not (recipe.check.text or recipe.check.tasks):
         log.info("the recipe names nothing to check on: using the packaged held-out text")
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
@@ -200,6 +216,41 @@ def generate(
     for token in generate_ids(model, prompt_ids, options or GenerationOptions()):
         yield decoder.push(token)
     yield decoder.finish()
+
+
+def train_classifier(
+    model: str | Path, data: str | Path, recipe: Recipe | None = None, *, out: str | Path, progress: Progress = silent
+) -> TrainingReport:
+    """Trains a classifier on labelled texts by the recipe's ``train`` section; ``out`` gets its checkpoint.
+
+    An unfinished run with the same inputs is taken up.
+
+    Args:
+        data: JSONL or CSV with a ``text`` and a ``label`` in each record.
+    """
+    recipe = recipe or load_recipe(None)
+    checkpoint = _open(model, recipe)
+    path = Path(assets.resolve(str(data)))
+    labelled = read_labelled(path)
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    inputs = [checkpoint.fingerprint, recipe.train.model_dump(mode="json"), tokenizer.sha256, version("glmquant")]
+    key = hashlib.sha256(json.dumps(inputs).encode() + path.read_bytes()).hexdigest()
+    with output_directory(Path(out), resume_key=key) as partial:
+        report = train(checkpoint, labelled, tokenizer, recipe.train, partial, progress)
+        tokenizer.save(partial)
+    return report
+
+
+def classify(
+    bundle: OnnxBundle | str | Path, texts: Sequence[str], *, progress: Progress = silent
+) -> list[Classification]:
+    """Each text's label, with the probabilities of all, from a classifier's bundle; similar lengths are read together.
+
+    A text longer than the bundle's ``max_length`` is read up to there, and its ``truncated`` says so.
+    """
+    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    model = OnnxClassifier.open(path)
+    return classify_texts(model, texts, _bundle_tokenizer(path), progress)
 
 
 def _open(model: str | Path, recipe: Recipe | None) -> Checkpoint:
@@ -265,16 +316,24 @@ def _check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence
 def _evaluate(
     path: Path, checkpoint: Checkpoint, options: CheckOptions, recipe: Recipe, progress: Progress
 ) -> AccuracyReport:
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    if is_classifier(path):
+        classifier = OnnxClassifier.open(path)
+        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
+        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
     model = OnnxModel.open(path)
-    setting = Setting(
+    setting = _setting(path, checkpoint, model.info.accuracy_level, recipe)
+    return evaluate(OnnxSource(model), BaselineSource(checkpoint, progress), tokenizer, options, setting, progress)
+
+
+def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: Recipe) -> Setting:
+    return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
         baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
-        accuracy_level=model.info.accuracy_level,
+        accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
         recipe=recipe.description or None,
     )
-    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    return evaluate(OnnxSource(model), BaselineSource(checkpoint, progress), tokenizer, options, setting, progress)
 
 
 def _bundle_bytes(path: Path) -> int:

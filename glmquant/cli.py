@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -197,6 +198,53 @@ def generate(
     for piece in api.generate(bundle, prompt, chat=not raw, options=options):
         print(piece, end="", flush=True)
     print()
+
+
+@app.command()
+def train_classifier(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option("--data", help="JSONL or CSV with a text and a label in each record.")],
+    out: Out,
+    recipe: OptionalRecipe = None,
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
+    from glmquant import api
+
+    with _progress(quiet) as progress:
+        report = api.train_classifier(
+            model, data, api.load_recipe(recipe, _overrides(overrides)), out=out, progress=progress
+        )
+    print(report.to_json() if as_json else report.to_markdown(), end="")
+
+
+@app.command()
+def classify(
+    bundle: Annotated[Path, typer.Argument(help="Directory of a classifier's ONNX bundle.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A text a line, or JSONL with a field `text`.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label texts: one line each with label, probability and text."""
+    from glmquant import api
+    from glmquant.data.sequences import read_texts
+
+    given = [*(texts or ()), *(read_texts(file) if file else ())]
+    if not given:
+        raise typer.BadParameter("give a text, or --file")
+    with _progress(quiet) as progress:
+        results = api.classify(bundle, given, progress=progress)
+    if as_json:
+        _print_json([asdict(result) for result in results])
+        return
+    for text, result in zip(given, results, strict=True):
+        print(f"{result.label}\t{result.probability:.4f}\t{' '.join(text.split())}")
+    truncated = sum(result.truncated for result in results)
+    if truncated:
+        print(f"{truncated} of {len(results)} texts are too long: their ends were not read", file=sys.stderr)
 
 
 @app.command()

@@ -67,7 +67,7 @@ def _measure(
         )
     labels = candidate.labels
     labelled = read_labelled(Path(task.data), task.limit, {label: label for label in labels})
-    texts = [task.prompt.replace("{text}", example.text) for example in labelled.examples]
+    texts = [(task.prompt or "{text}").replace("{text}", example.text) for example in labelled.examples]
     places = [f"{task.data}, line {example.line}" for example in labelled.examples]
     encoded = encode_texts(texts, tokenizer, candidate.max_length, places)
     truth = Truth(

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glmquant.data.text import is_jsonl, read_documents, read_records, text_field
 from glmquant.data.tokenizer import Tokenizer
 from glmquant.errors import DataError
 
@@ -55,6 +57,17 @@ def encode_texts(
         ids.append(np.array([*prefix, *tokens[:room]], dtype=np.int64))
         truncated.append(len(tokens) > room)
     return EncodedTexts(tuple(ids), tuple(truncated))
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: the field ``text`` of each JSONL record, or each line.
+
+    Raises:
+        DataError: a file that cannot be read, or a record without text.
+    """
+    if is_jsonl(path):
+        return [text_field(record, "text", path, line) for line, record in read_records(path)]
+    return "".join(read_documents(path)).splitlines()
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -67,8 +67,8 @@ def test_a_label_the_model_does_not_know(tmp_path: Path, parts: Parts) -> None:
 
 
 def test_an_empty_text_is_refused_by_line(tmp_path: Path, parts: Parts) -> None:
+    chosen = options(tmp_path, [("x", "a"), ("", "b")])
     with pytest.raises(DataError, match=r"empty\n  where: .*, line 2"):
-        chosen = options(tmp_path, [("x", "a"), ("", "b")])
         evaluate_classifier(parts.model, parts.checkpoint, parts.tokenizer, chosen, SETTING)
 
 

@@ -1,0 +1,83 @@
+"""From labelled texts to a checked INT8 classifier, through the verbs and through the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import glmquant as gq
+from glmquant import assets
+from glmquant.cli import main
+from glmquant.errors import CheckError
+
+SETTINGS = {"train.mode": "head", "train.epochs": 4, "check.limits": {"accuracy_drop": 0.2}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The first 160 packaged reviews to train on, 60 more to check on."""
+    lines = Path(assets.resolve("glmquant:reviews.jsonl")).read_text(encoding="utf-8").splitlines()
+    directory = tmp_path_factory.mktemp("data")
+    train, test = directory / "train.jsonl", directory / "test.jsonl"
+    train.write_text("\n".join(lines[:160]), encoding="utf-8")
+    test.write_text("\n".join(lines[160:220]), encoding="utf-8")
+    return train, test
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: tuple[Path, Path]) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "classifier"
+    report = gq.train_classifier(assets.DEMO_MODEL, data[0], gq.load_recipe("classifier-int8", SETTINGS), out=out)
+    assert report.best.validation_accuracy > 0.5
+    return out
+
+
+def test_run(tmp_path: Path, trained: Path, data: tuple[Path, Path]) -> None:
+    recipe = gq.load_recipe("classifier-int8", SETTINGS | {"check.tasks": [{"data": str(data[1])}]})
+    report = gq.run(trained, recipe, out=tmp_path / "out")
+    (task,) = report.tasks
+    assert report.verdict in ("pass", "inconclusive")
+    assert task.num_examples == 60
+    assert task.labels == ("正面", "负面")
+    assert task.same_answer > 0.9
+    records = [json.loads(line) for line in data[1].read_text(encoding="utf-8").splitlines()]
+    results = gq.classify(tmp_path / "out" / "onnx", [record["text"] for record in records])
+    right = sum(result.label == record["label"] for result, record in zip(results, records, strict=True))
+    assert right / 60 == pytest.approx(task.candidate.accuracy)
+
+
+def test_a_check_without_labelled_texts_is_refused_at_once(tmp_path: Path, trained: Path) -> None:
+    with pytest.raises(CheckError, match="no labelled texts"):
+        gq.run(trained, gq.load_recipe("classifier-int8"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+Run = Callable[..., int]
+
+
+def run_cli(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_command_line(tmp_path: Path, data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model, onnx = tmp_path / "model", tmp_path / "onnx"
+    head = ("--set", "train.mode=head", "--set", "train.epochs=1", "--quiet")
+    assert run_cli("train-classifier", assets.DEMO_MODEL, "--data", data[0], "--out", model, *head) == 0
+    assert "# Classifier training" in capsys.readouterr().out
+    assert run_cli("export", model, "--out", onnx, "--quiet") == 0
+    capsys.readouterr()
+    assert run_cli("classify", onnx, "很好", "太差了", "--json", "--quiet") == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert {first["label"], second["label"]} <= {"正面", "负面"}
+    lines = tmp_path / "lines.txt"
+    lines.write_text("很好\n太差了\n", encoding="utf-8")
+    assert run_cli("classify", onnx, "--file", lines, "--quiet") == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [first["label"], second["label"]]
+    assert run_cli("classify", onnx, "") == 2
+    assert "is empty" in capsys.readouterr().err
+    assert run_cli("classify", onnx) == 2
+    assert run_cli("generate", onnx, "你好") == 2
