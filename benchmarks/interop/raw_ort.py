@@ -26,7 +26,12 @@ def greedy(bundle: Path, prompts: list[list[int]], new_tokens: int) -> list[list
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    kinds = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(int8)": np.int8,
+        "tensor(uint8)": np.uint8,
+    }
     past = {
         value.name: np.zeros((len(prompts), value.shape[1], 0, value.shape[3]), kinds[value.type])
         for value in session.get_inputs()[2:]
