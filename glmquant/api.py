@@ -9,16 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from glmquant import assets
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.classifier import evaluate_classifier
-from glmquant.accuracy.evaluate import evaluate
-from glmquant.accuracy.junit import to_junit
-from glmquant.accuracy.markdown import to_markdown
-from glmquant.accuracy.onnx_source import OnnxSource
-from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.accuracy.bundle import check_bundle
+from glmquant.accuracy.html import to_html
+from glmquant.accuracy.report import AccuracyReport, report_from_json, with_regression
+from glmquant.accuracy.write import write_report
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import read_labelled
-from glmquant.errors import CheckError, CheckpointError
+from glmquant.errors import CheckError, CheckpointError, OutputError
 from glmquant.export.bundle import OnnxBundle
 from glmquant.export.classifier import export_classifier
 from glmquant.export.save import check_supported, export_bundle
@@ -33,7 +30,7 @@ from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
-from glmquant.runtime.classify import Classification, OnnxClassifier, is_classifier
+from glmquant.runtime.classify import Classification, OnnxClassifier
 from glmquant.runtime.classify import classify as classify_texts
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
@@ -42,6 +39,7 @@ from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.files import read_json
+from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import output_directory
 from glmquant.train.report import TrainingReport
 from glmquant.train.train import train_classifier as train
@@ -51,18 +49,19 @@ __all__ = [
     "calibrate",
     "check",
     "classify",
+    "draw",
     "export",
     "generate",
     "inspect",
     "load_recipe",
     "packaged_recipes",
     "quantize",
+    "read_report",
     "run",
     "train_classifier",
 ]
 
 log = logging.getLogger("glmquant")
-MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
 PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
@@ -134,6 +133,8 @@ def export(
             progress=lambda done, total: progress("exporting", done, total),
         )
         copy_side_files(checkpoint.path, partial)
+        if checkpoint.manifest is not None:
+            (partial / MANIFEST).write_bytes(manifest_bytes(checkpoint.manifest))
     return replace(bundle, path=Path(out))
 
 
@@ -144,6 +145,8 @@ def check(
     recipe: Recipe | None = None,
     text: Sequence[str | Path] | str | Path | None = None,
     tasks: Sequence[str | Path] | None = None,
+    against: AccuracyReport | str | Path | None = None,
+    cache: str | Path | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
 ) -> AccuracyReport:
@@ -152,23 +155,65 @@ def check(
     Args:
         text: files to use instead of ``check.text``.
         tasks: labelled files to use instead of ``check.tasks``.
-        out: directory to write ``report.json``, ``report.md`` and ``junit.xml`` to; None writes nothing.
+        against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
+        cache: directory where what the float checkpoint says is kept for the next check on the same data.
+        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
+            nothing.
     """
     recipe = recipe or load_recipe(None)
     path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
     checkpoint = _open(baseline, recipe)
     options = _check_options(recipe.check, _paths(text), tasks)
+    earlier = read_report(against) if isinstance(against, str | Path) else against
+    kept = None if cache is None else Path(cache)
+
+    def measured() -> AccuracyReport:
+        description = recipe.description or None
+        report = check_bundle(path, checkpoint, options, recipe=description, cache=kept, progress=progress)
+        return report if earlier is None else with_regression(report, earlier, options.against)
+
     if out is None:
-        return _evaluate(path, checkpoint, options, recipe, progress)
+        return measured()
     with output_directory(Path(out)) as partial:
-        report = _evaluate(path, checkpoint, options, recipe, progress)
-        (partial / "report.json").write_text(report.to_json(), encoding="utf-8")
-        (partial / "report.md").write_text(to_markdown(report), encoding="utf-8")
-        (partial / "junit.xml").write_text(to_junit(report), encoding="utf-8")
+        report = measured()
+        write_report(report, partial, () if earlier is None else (earlier,))
     return report
 
 
-def run(model: str | Path, recipe: Recipe, *, out: str | Path, progress: Progress = silent) -> AccuracyReport:
+def read_report(path: str | Path) -> AccuracyReport:
+    """A report from its ``report.json``, or from the directory that holds it.
+
+    Raises:
+        CheckError: no such file, or no report that this release can read.
+    """
+    file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+    try:
+        return report_from_json(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise CheckError(
+            f"cannot read the report: {error.strerror}", where=file, expected="a report.json that `check` wrote"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CheckError(f"the report is not UTF-8: {error}", where=file) from None
+
+
+def draw(reports: Sequence[AccuracyReport | str | Path], out: str | Path) -> None:
+    """Writes the HTML page of the first report, with the others drawn beside it: quality against size."""
+    first, *others = (each if isinstance(each, AccuracyReport) else read_report(each) for each in reports)
+    try:
+        Path(out).write_text(to_html(first, others), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write there: {error.strerror}", where=out, fix="choose another --out") from error
+
+
+def run(
+    model: str | Path,
+    recipe: Recipe,
+    *,
+    against: AccuracyReport | str | Path | None = None,
+    out: str | Path,
+    progress: Progress = silent,
+) -> AccuracyReport:
     """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
     What an earlier, unfinished run with the same inputs finished is not done again.
@@ -193,7 +238,12 @@ def run(model: str | Path, recipe: Recipe, *, out: str | Path, progress: Progres
         if not (partial / "onnx").exists():
             export(partial / "quantized", recipe, out=partial / "onnx", progress=progress)
         return check(
-            partial / "onnx", baseline=checkpoint.path, recipe=recipe, out=partial / "report", progress=progress
+            partial / "onnx",
+            baseline=checkpoint.path,
+            recipe=recipe,
+            against=against,
+            out=partial / "report",
+            progress=progress,
         )
 
 
@@ -308,36 +358,16 @@ def _check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence
     return options.model_copy(
         update={
             "text": tuple(assets.resolve(name) for name in chosen),
-            "tasks": tuple(task.model_copy(update={"data": assets.resolve(task.data)}) for task in labelled),
+            "tasks": tuple(_with_files(task) for task in labelled),
         }
     )
 
 
-def _evaluate(
-    path: Path, checkpoint: Checkpoint, options: CheckOptions, recipe: Recipe, progress: Progress
-) -> AccuracyReport:
-    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    if is_classifier(path):
-        classifier = OnnxClassifier.open(path)
-        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
-        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
-    model = OnnxModel.open(path)
-    setting = _setting(path, checkpoint, model.info.accuracy_level, recipe)
-    return evaluate(OnnxSource(model), BaselineSource(checkpoint, progress), tokenizer, options, setting, progress)
-
-
-def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: Recipe) -> Setting:
-    return Setting(
-        candidate=ModelFacts(path.name, _bundle_bytes(path)),
-        baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
-        accuracy_level=accuracy_level,
-        versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
-        recipe=recipe.description or None,
-    )
-
-
-def _bundle_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("model.onnx*"))
+def _with_files(task: Task) -> Task:
+    shots = task.few_shot
+    if shots is not None:
+        shots = shots.model_copy(update={"data": assets.resolve(shots.data)})
+    return task.model_copy(update={"data": assets.resolve(task.data), "few_shot": shots})
 
 
 def _bundle_tokenizer(path: Path) -> GlmTokenizer:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glmquant.accuracy.baseline_cache import BaselineCache
 from glmquant.accuracy.source import Logits, Query
 from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
@@ -23,24 +24,33 @@ class BaselineSource:
     """Answers queries with the model's weights, whatever their dtype, computed in float32.
 
     All sequences go through a block before the next one loads. Memory: a block in float32, the hidden states of all
-    sequences, then the head in float32 and one query's logits.
+    sequences, then the head in float32 and one query's logits. With a ``cache``, the blocks run once for the same
+    queries and checkpoint.
     """
 
-    def __init__(self, model: ModelSource, progress: Progress = silent) -> None:
-        self._model, self._progress = model, progress
+    def __init__(self, model: ModelSource, progress: Progress = silent, cache: BaselineCache | None = None) -> None:
+        self._model, self._progress, self._cache = model, progress, cache
 
     def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
         if not queries:
             return
-        rows = self._last_rows(queries)
+        rows = self._rows(queries)
         config = self._model.config
         gain_D, head = self._model.final_norm(), self._model.lm_head().floating()
         for index in range(len(queries)):
             with torch.inference_mode():
-                answer = head(rms_norm(rows.pop(index), gain_D, config.rms_norm_eps))
+                answer = head(rms_norm(rows[index], gain_D, config.rms_norm_eps))
             yield answer.numpy()
 
-    def _last_rows(self, queries: Sequence[Query]) -> dict[int, Tensor]:
+    def _rows(self, queries: Sequence[Query]) -> list[Tensor]:
+        rows = self._cache.read(queries) if self._cache else None
+        if rows is None:
+            rows = self._last_rows(queries)
+            if self._cache:
+                self._cache.write(queries, rows)
+        return rows
+
+    def _last_rows(self, queries: Sequence[Query]) -> list[Tensor]:
         """Each query's last hidden states, ``[R, D]``, before the final norm."""
         config = self._model.config
         batches = length_batches([len(query.tokens) for query in queries], TOKENS_AT_ONCE)
@@ -53,7 +63,7 @@ class BaselineSource:
                     rope = rotary(config, torch.arange(x_BTD.shape[1]).unsqueeze(0))
                     hidden[i] = block_forward(x_BTD, block, config, rope)
                 self._progress("baseline, block by block", layer + 1, config.num_hidden_layers)
-            rows = {}
+            rows = [torch.empty(0)] * len(queries)
             for batch in batches:
                 x_BTD = hidden.pop(0)
                 for x_TD, index in zip(x_BTD, batch, strict=True):

@@ -1,0 +1,67 @@
+"""The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from glmquant.accuracy.baseline_cache import BaselineCache
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.classifier import evaluate_classifier
+from glmquant.accuracy.evaluate import evaluate
+from glmquant.accuracy.onnx_source import OnnxSource
+from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.progress import Progress
+from glmquant.recipe.schema import CheckOptions
+from glmquant.runtime.classify import OnnxClassifier, is_classifier
+from glmquant.runtime.model import OnnxModel
+from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import MANIFEST, read_manifest
+
+MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
+
+
+def check_bundle(
+    path: Path,
+    checkpoint: Checkpoint,
+    options: CheckOptions,
+    *,
+    recipe: str | None,
+    cache: Path | None,
+    progress: Progress,
+) -> AccuracyReport:
+    """The report on the bundle in ``path``.
+
+    Args:
+        recipe: its name or description, for the report.
+        cache: where the baseline's answers are kept; a classifier's are never.
+
+    Raises:
+        GlmQuantError: a bundle that cannot be opened, data that cannot be read, or nothing to compare.
+    """
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    if is_classifier(path):
+        classifier = OnnxClassifier.open(path)
+        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
+        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
+    model = OnnxModel.open(path)
+    setting = _setting(path, checkpoint, model.info.accuracy_level, recipe)
+    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint)
+    context = min(model.info.max_length, checkpoint.config.max_position_embeddings)
+    baseline = BaselineSource(checkpoint, progress, kept)
+    return evaluate(OnnxSource(model), baseline, tokenizer, options, setting, progress, context)
+
+
+def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: str | None) -> Setting:
+    origin = path / MANIFEST
+    return Setting(
+        candidate=ModelFacts(path.name, _bundle_bytes(path)),
+        baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
+        accuracy_level=accuracy_level,
+        versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
+        recipe=recipe,
+        groups=read_manifest(origin).groups if origin.is_file() else (),
+    )
+
+
+def _bundle_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("model.onnx*"))
