@@ -19,14 +19,20 @@ from glmquant.glm.config import GlmConfig
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer, float or quantised: ``weight`` is ``[N, K]``, ``bias_N`` may be absent."""
+    """A linear layer, float or quantised: ``weight`` is ``[N, K]``, ``bias_N`` may be absent.
+
+    A quantised weight may have its columns in another order than the inputs (GPTQ's ``desc_act``): column ``k`` then
+    meets input ``order_K[k]``.
+    """
 
     weight: Tensor | QuantTensor
     bias_N: Tensor | None = None
+    order_K: Tensor | None = None
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight as a float tensor ``[N, K]``."""
-        return self.weight.dequantize(dtype) if isinstance(self.weight, QuantTensor) else self.weight.to(dtype)
+        """The weight as a float tensor ``[N, K]``, its columns in the order of the inputs."""
+        weight_NK = self.weight.dequantize(dtype) if isinstance(self.weight, QuantTensor) else self.weight.to(dtype)
+        return weight_NK if self.order_K is None else weight_NK[:, self.order_K.argsort()]
 
     def floating(self, dtype: torch.dtype = torch.float32) -> "Linear":
         """The same layer with its weight as a float tensor, for repeated use."""
@@ -49,14 +55,14 @@ class Block:
     post_self_attn_layernorm: Tensor | None = None
     post_mlp_layernorm: Tensor | None = None
 
-    def floating(self) -> "Block":
-        """The same block with its linears' weights in float32, for repeated use."""
+    def floating(self, dtype: torch.dtype = torch.float32) -> "Block":
+        """The same block with its linears' weights as float tensors, for repeated use."""
         return replace(
             self,
-            qkv_proj=self.qkv_proj.floating(),
-            o_proj=self.o_proj.floating(),
-            gate_up_proj=self.gate_up_proj.floating(),
-            down_proj=self.down_proj.floating(),
+            qkv_proj=self.qkv_proj.floating(dtype),
+            o_proj=self.o_proj.floating(dtype),
+            gate_up_proj=self.gate_up_proj.floating(dtype),
+            down_proj=self.down_proj.floating(dtype),
         )
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import CalibrationError
-from glmquant.glm.block import rms_norm
+from glmquant.errors import CalibrationError, QuantizationError
+from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import block_groups, head_group, linear_groups
 from glmquant.pipeline.activations import Activations, embed
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
@@ -39,8 +39,15 @@ def quantize(
     Raises:
         RecipeError: a rule that matches nothing.
         CalibrationError: a method that needs samples, and there are none.
-        QuantizationError: a linear that its method cannot quantise.
+        QuantizationError: a linear that its method cannot quantise, or a checkpoint in GPTQ format.
     """
+    if checkpoint.quantization == "gptq":
+        raise QuantizationError(
+            "the checkpoint is quantised already, in GPTQ format",
+            where=checkpoint.path,
+            expected="a float checkpoint, or one with its publisher's own int4 or int8 rows",
+            fix="start from the original; to export this one as it is, use `glmquant export`",
+        )
     config = checkpoint.config
     plans = resolve_rules(recipe.rules, linear_groups(config))
     writer = ArtifactWriter(
@@ -89,14 +96,17 @@ class _Run:
             if layer < first or (activations is None and self._writer.has_block(layer)):
                 continue
             names = [group.name for group in block_groups(self._config, layer)]
-            block, outcomes = quantize_block(
-                self._checkpoint.block(layer), names, self._plans, self._config, activations
-            )
+            block, outcomes = quantize_block(self._float_block(layer), names, self._plans, self._config, activations)
             self._writer.write_block(layer, block, [_record(outcome) for outcome in outcomes])
             if activations is not None:
                 self._save(activations, layer + 1)
         progress("quantizing", layers, layers)
         return activations
+
+    def _float_block(self, layer: int) -> Block:
+        """A block as its publisher computes with it: rows the publisher quantised are expanded."""
+        block = self._checkpoint.block(layer)
+        return block.floating(getattr(torch, self._config.float_dtype)) if self._checkpoint.is_quantized else block
 
     def head(self, activations: Activations | None) -> None:
         if self._writer.has_head:

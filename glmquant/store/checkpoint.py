@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from glmquant.store.shards import Shards, find_shards
 from glmquant.store.table import TensorTable
 from glmquant.store.tensors import StoredTensor, update_digest
 
+Quantization = Literal["gptq", "rows"]
+"""``rows``: by the publisher, a scale a row."""
+
 CONFIG: Final = "config.json"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
@@ -28,7 +31,7 @@ _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A GLM on disk, float or GPTQ-quantised, native or canonical; tensors load on demand and are not kept.
+    """A GLM on disk, float or quantised, native or canonical; tensors load on demand and are not kept.
 
     Every method that reads raises :class:`CheckpointError` for NaN, Inf or a file cut short.
 
@@ -45,8 +48,15 @@ class Checkpoint:
     _shards: Shards
 
     @property
+    def quantization(self) -> Quantization | None:
+        """How the linears are quantised; None where they are float."""
+        if self._table.gptq is not None:
+            return "gptq"
+        return "rows" if self._table.has_quantized_rows else None
+
+    @property
     def is_quantized(self) -> bool:
-        return self._table.gptq is not None
+        return self.quantization is not None
 
     @cached_property
     def tensor_bytes(self) -> int:

@@ -12,11 +12,14 @@ AutoRound write (AutoGPTQ ``nn_modules/qlinear``, GPTQModel ``FORMAT.GPTQ`` and 
 Bits and group size are read from the shapes themselves, so a module that ``dynamic`` gives other bits needs no regular
 expression of a stranger's run. Symmetric is what has every zero point in the middle, whatever a file says of itself.
 
+With ``desc_act`` the columns of a group lie anywhere in the row (``g_idx``). They are read sorted by group, with the
+order of the inputs that makes up for it.
+
 Shape suffixes: N output rows, K input columns, G groups along K.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import torch
@@ -110,7 +113,11 @@ class GptqFormat:
 
 @dataclass(frozen=True)
 class GptqLinear:
-    """A quantised linear that still lies in a file; its shapes are checked, its codes not yet read."""
+    """A quantised linear that still lies in a file; its shapes are checked, its codes not yet read.
+
+    Attributes:
+        order_K: columns sorted by group, int64, as :class:`glmquant.glm.block.Linear` has it; None where they are.
+    """
 
     qweight: StoredTensor
     qzeros: StoredTensor
@@ -118,19 +125,27 @@ class GptqLinear:
     g_idx: StoredTensor | None
     spec: QuantSpec
     version: Version
+    order_K: Tensor | None = field(default=None, compare=False)
 
     @property
     def tensors(self) -> tuple[StoredTensor, ...]:
         parts = (self.qweight, self.qzeros, self.scales)
         return parts if self.g_idx is None else (*parts, self.g_idx)
 
-    def read(self) -> QuantTensor:
-        """Raises CheckpointError for scales that are not finite or that float16 cannot hold."""
+    def read(self, start: int, stop: int) -> QuantTensor:
+        """Rows ``[start, stop)``, columns in ``order_K``.
+
+        Raises:
+            CheckpointError: scales that are not finite or that float16 cannot hold.
+        """
         words = {"qweight": self.qweight.read(), "qzeros": self.qzeros.read(), "scales": self.scales.read()}
         try:
-            return decode(words, self.spec, self.version)
+            quantized = decode(words, self.spec, self.version).rows(start, stop)
         except CheckpointError as error:
             raise CheckpointError(f"{self.scales.name}: {error.what}", where=self.scales.path) from error
+        if self.order_K is None:
+            return quantized
+        return replace(quantized, codes_NK=quantized.codes_NK[:, self.order_K])
 
 
 def locate_linear(
@@ -139,7 +154,7 @@ def locate_linear(
     """The quantised linear ``module`` of a checkpoint, whose weight is ``[N, K]``.
 
     Raises:
-        CheckpointError: a tensor is missing, of the wrong dtype or shape, or columns are not in their natural order.
+        CheckpointError: a tensor is missing, of the wrong dtype or shape, or its groups are of uneven size.
     """
     parts = {suffix: stored.get(f"{module}.{suffix}") for suffix in SUFFIXES}
     qweight, qzeros, scales, g_idx = (parts[suffix] for suffix in SUFFIXES)
@@ -152,10 +167,11 @@ def locate_linear(
     _require(qweight, (columns * spec.bits // WORD_BITS, rows), torch.int32)
     _require(qzeros, (groups, rows * spec.bits // WORD_BITS), torch.int32)
     _require(scales, (groups, rows), torch.float16, torch.bfloat16, torch.float32)
+    order_K = None
     if g_idx is not None:
         _require(g_idx, (columns,), torch.int32)
-        _require_natural_order(g_idx, columns, spec)
-    return GptqLinear(qweight, qzeros, scales, g_idx, spec, gptq.version)
+        order_K = _order_by_group(g_idx, columns, spec)
+    return GptqLinear(qweight, qzeros, scales, g_idx, spec, gptq.version, order_K)
 
 
 def _spec(qweight: StoredTensor, scales: StoredTensor, shape: tuple[int, ...], gptq: GptqFormat) -> QuantSpec:
@@ -193,12 +209,15 @@ def _require(tensor: StoredTensor, shape: tuple[int, ...], *dtypes: torch.dtype)
         )
 
 
-def _require_natural_order(g_idx: StoredTensor, columns: int, spec: QuantSpec) -> None:
-    """The place where ``desc_act`` would enter: as the order in which the linear's inputs are permuted."""
-    if not torch.equal(g_idx.read(), group_of_column(columns, spec)):
+def _order_by_group(g_idx: StoredTensor, columns: int, spec: QuantSpec) -> Tensor | None:
+    groups_K, natural_K = g_idx.read(), group_of_column(columns, spec)
+    if torch.equal(groups_K, natural_K):
+        return None
+    order_K = groups_K.argsort(stable=True)
+    if not torch.equal(groups_K[order_K], natural_K):
         raise CheckpointError(
-            f"{g_idx.name} puts columns into groups in another order (desc_act)",
+            f"{g_idx.name} does not put {spec.width(columns)} columns into every group",
             where=g_idx.path,
-            expected="consecutive columns in each group",
-            fix="quantise with desc_act: false, or with static_groups: true",
+            expected="groups of one size, as scales and group_size have it; the last may be smaller",
         )
+    return order_K

@@ -18,6 +18,7 @@ from glmquant.store.gptq import GptqFormat, Version
 QUANTIZE_CONFIG: Final = "quantize_config.json"
 SECTION: Final = "quantization_config"
 HEAD: Final = "lm_head"
+AUTO_ROUND: Final = ("auto-round", "intel/auto-round")
 
 MODULES: Final = {
     "self_attn.qkv_proj": r"self_attn\.(q|k|v|qkv)_proj",
@@ -46,11 +47,13 @@ def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat |
     if not isinstance(section, dict):
         raise CheckpointError(f"{SECTION} is a {type(section).__name__}", where=where, expected="an object: {…}")
     method = section.get("quant_method", "gptq")
+    if method in AUTO_ROUND:
+        return GptqFormat(_auto_round_version(section, where), _group_size(section, where))
     if method != "gptq":
         raise CheckpointError(
             f"the checkpoint is quantised by {shown(method)}",
             where=f"{where}, quant_method",
-            expected="gptq",
+            expected="gptq, or auto-round in a GPTQ packing",
             fix="start from the float checkpoint",
         )
     return GptqFormat(_version(section, where), _group_size(section, where))
@@ -64,6 +67,21 @@ def _version(section: Mapping[str, Any], where: str) -> Version:
         return "gptq_v2"
     raise CheckpointError(
         f"checkpoint_format is {shown(name)}", where=f"{where}, checkpoint_format", expected="gptq or gptq_v2"
+    )
+
+
+def _auto_round_version(section: Mapping[str, Any], where: str) -> Version:
+    """AutoRound's packings that are GPTQ's; the first two store zero points less one (``inference/backend.py``)."""
+    name = section.get("packing_format", "auto_round:auto_gptq")
+    if name in ("auto_round:auto_gptq", "auto_round:gptq"):
+        return "gptq"
+    if name in ("auto_round", "auto_round:gptqmodel"):
+        return "gptq_v2"
+    raise CheckpointError(
+        f"packing_format is {shown(name)}",
+        where=f"{where}, packing_format",
+        expected="auto_round:auto_gptq or auto_round:gptqmodel",
+        fix="save it from AutoRound with format='auto_round:auto_gptq'",
     )
 
 

@@ -16,10 +16,12 @@ from glmquant.glm.layout import Layout, TensorSource
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
 from glmquant.store.files import shown
 from glmquant.store.gptq import GptqFormat, GptqLinear, locate_linear
+from glmquant.store.row_quantized import RowQuantizedLinear
 from glmquant.store.tensors import StoredTensor
 
 FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT: Final = ".weight"
+Stored = StoredTensor | GptqLinear | RowQuantizedLinear
 FUSED, HALVES = "gate_up_proj", ("gate_proj", "up_proj")
 
 
@@ -27,13 +29,13 @@ FUSED, HALVES = "gate_up_proj", ("gate_proj", "up_proj")
 class Part:
     """Rows ``[start, stop)`` of a stored matrix or vector, which is float or quantised."""
 
-    stored: StoredTensor | GptqLinear
+    stored: Stored
     start: int
     stop: int
 
     @property
     def tensors(self) -> tuple[StoredTensor, ...]:
-        return self.stored.tensors if isinstance(self.stored, GptqLinear) else (self.stored,)
+        return (self.stored,) if isinstance(self.stored, StoredTensor) else self.stored.tensors
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,15 @@ class TensorTable:
     stored: Mapping[str, StoredTensor]
     gptq: GptqFormat | None = None
 
+    @property
+    def has_quantized_rows(self) -> bool:
+        return any(source.scales is not None for source in self.layout.sources.values())
+
     def verify(self) -> None:
         """Raises CheckpointError for a tensor that is missing, of another shape or dtype, or that nothing uses."""
         used = {tensor.name for tensor in self.used()}
-        unknown = sorted(self.stored.keys() - used - self.layout.ignored)
+        left = sorted(self.stored.keys() - used - self.layout.ignored)
+        unknown = [name for name in left if not self._is_zero_bias(name)]
         if unknown:
             raise CheckpointError(
                 f"{len(unknown)} tensors of the checkpoint have no place in a {self.layout.config.family} model: "
@@ -67,6 +74,14 @@ class TensorTable:
                 self._uniform(group.name, self._weight_parts(group))
                 self._uniform(group.name, self._bias_parts(group))
 
+    def _is_zero_bias(self, name: str) -> bool:
+        """AutoGPTQ gives every linear that it quantises a bias, of zeros where the model has none."""
+        module, tensor = name.removesuffix(".bias"), self.stored[name]
+        qweight = self.stored.get(f"{module}.qweight")
+        if module == name or qweight is None or tensor.shape != qweight.shape[1:] or tensor.dtype not in FLOATS:
+            return False
+        return not bool(tensor.read().any())
+
     def used(self) -> Iterator[StoredTensor]:
         """Every stored tensor that the model is made of; some come more than once."""
         for name in self.layout.sources:
@@ -78,10 +93,15 @@ class TensorTable:
         source = self.layout.sources[name]
         if source.name.endswith(FUSED + WEIGHT) and not self._holds(source.name):
             return self._halves(source)
-        is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
-        stored = self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
         start, stop = source.rows or (0, source.shape[0])
-        return (Part(stored, start, stop),)
+        return (Part(self._whole(name, source), start, stop),)
+
+    def _whole(self, name: str, source: TensorSource) -> Stored:
+        if source.scales is not None:
+            weight = self._typed(source.name, source.shape, torch.int8)
+            return RowQuantizedLinear(weight, self._float(source.scales.name, source.shape[:1]), source.scales.bits)
+        is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
+        return self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
 
     def _halves(self, source: TensorSource) -> tuple[Part, ...]:
         rows, *rest = source.shape
@@ -99,6 +119,9 @@ class TensorTable:
         return self._quantized(name.removesuffix(WEIGHT), shape) if is_quantized else self._float(name, shape)
 
     def _float(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        return self._typed(name, shape, *FLOATS)
+
+    def _typed(self, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> StoredTensor:
         tensor = self.stored.get(name)
         if tensor is None:
             raise CheckpointError(
@@ -107,11 +130,12 @@ class TensorTable:
                 expected=f"one of shape {list(shape)}",
                 fix="download the checkpoint again, completely, and see that config.json belongs to it",
             )
-        if tensor.shape != shape or tensor.dtype not in FLOATS:
+        if tensor.shape != shape or tensor.dtype not in dtypes:
             raise CheckpointError(
                 f"the tensor {name} is {tensor.dtype} of shape {shown(list(tensor.shape))}",
                 where=tensor.path,
-                expected=f"a float tensor of shape {list(shape)}, as config.json has it",
+                expected=f"a {'float' if dtypes == FLOATS else dtypes[0]} tensor of shape {list(shape)}, "
+                "as config.json has it",
             )
         return tensor
 
@@ -140,12 +164,19 @@ class TensorTable:
         return [part for name in names for part in self.parts(name)]
 
     def _uniform(self, name: str, parts: Sequence[Part]) -> None:
-        kinds = {p.stored.spec if isinstance(p.stored, GptqLinear) else p.stored.dtype for p in parts}
+        kinds = {p.stored.dtype if isinstance(p.stored, StoredTensor) else p.stored.spec for p in parts}
         if len(kinds) > 1:
             raise CheckpointError(
                 f"the linears of {name} differ: " + ", ".join(sorted(str(kind) for kind in kinds)),
                 where=parts[0].tensors[0].path,
                 expected="one dtype, or one number of bits and one group size, for all that share an input",
+            )
+        orders = [_order(part.stored) for part in parts]
+        if not all(_same_order(order_K, orders[0]) for order_K in orders):
+            raise CheckpointError(
+                f"the linears of {name} put their columns into groups in different orders",
+                where=parts[0].tensors[0].path,
+                expected="one g_idx for all that share an input, as GPTQ gives them",
             )
 
     def vector(self, name: str) -> Tensor:
@@ -154,12 +185,13 @@ class TensorTable:
 
     def linear(self, group: LinearGroup) -> Linear:
         """A linear group, its members one below the other."""
-        bias = self._bias_parts(group)
-        return Linear(self._read(self._weight_parts(group)), self._read_float(bias) if bias else None)
-
-    def _read(self, parts: Sequence[Part]) -> Tensor | QuantTensor:
-        quantized = [_rows(part) for part in parts if isinstance(part.stored, GptqLinear)]
-        return _stack(quantized) if quantized else self._read_float(parts)
+        parts, bias_parts = self._weight_parts(group), self._bias_parts(group)
+        bias_N = self._read_float(bias_parts) if bias_parts else None
+        quantized = [(p.stored, p.start, p.stop) for p in parts if not isinstance(p.stored, StoredTensor)]
+        if not quantized:
+            return Linear(self._read_float(parts), bias_N)
+        stacked = _stack([stored.read(start, stop) for stored, start, stop in quantized])
+        return Linear(stacked, bias_N, _order(parts[0].stored))
 
     def _read_float(self, parts: Sequence[Part]) -> Tensor:
         tensors = [part.stored for part in parts if isinstance(part.stored, StoredTensor)]
@@ -214,9 +246,14 @@ class TensorTable:
         return ClassificationHead(self.vector(HEAD_WEIGHT), bias_L, labels)
 
 
-def _rows(part: Part) -> QuantTensor:
-    assert isinstance(part.stored, GptqLinear)
-    return part.stored.read().rows(part.start, part.stop)
+def _order(stored: Stored) -> Tensor | None:
+    return stored.order_K if isinstance(stored, GptqLinear) else None
+
+
+def _same_order(one_K: Tensor | None, other_K: Tensor | None) -> bool:
+    if one_K is None or other_K is None:
+        return one_K is other_K
+    return torch.equal(one_K, other_K)
 
 
 def _stack(parts: list[QuantTensor]) -> QuantTensor:

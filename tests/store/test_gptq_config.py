@@ -121,6 +121,10 @@ def test_a_float_checkpoint_has_no_format(tmp_path: Path) -> None:
         ({"quant_method": ["x"]}, "quantised by"),
         ({"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         ({"group_size": "128"}, "group_size is '128'"),
+        (
+            {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq"},
+            "packing_format is 'auto_round:auto_awq'",
+        ),
         ([], "is a list"),
     ],
 )
