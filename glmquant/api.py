@@ -12,7 +12,7 @@ from glmquant import assets
 from glmquant.accuracy.bundle import check_bundle
 from glmquant.accuracy.html import to_html
 from glmquant.accuracy.report import AccuracyReport, report_from_json, with_regression
-from glmquant.accuracy.write import write_report
+from glmquant.accuracy.write import named_apart, write_report
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import read_labelled
 from glmquant.errors import CheckError, CheckpointError, OutputError
@@ -197,9 +197,12 @@ def read_report(path: str | Path) -> AccuracyReport:
         raise CheckError(f"the report is not UTF-8: {error}", where=file) from None
 
 
-def draw(reports: Sequence[AccuracyReport | str | Path], out: str | Path) -> None:
-    """Writes the HTML page of the first report, with the others drawn beside it: quality against size."""
-    first, *others = (each if isinstance(each, AccuracyReport) else read_report(each) for each in reports)
+def draw(reports: Sequence[str | Path], out: str | Path) -> None:
+    """Writes the HTML page of the first report, with the others drawn beside it: quality against size.
+
+    Bundles that share a name are told apart by the directories their reports lie in.
+    """
+    first, *others = named_apart([(Path(path), read_report(path)) for path in reports])
     try:
         Path(out).write_text(to_html(first, others), encoding="utf-8")
     except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -48,6 +48,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]
 Data = Annotated[list[Path] | None, typer.Option("--data", help="UTF-8 text or JSONL to calibrate on.")]
+Inconclusive = Annotated[
+    Literal["pass", "fail"] | None,
+    typer.Option("--inconclusive", help="Exit with 0 or 1 where the data decide nothing, instead of 3."),
+]
+Against = Annotated[
+    Path | None, typer.Option("--against", help="Report of an earlier model: also fail on what is lost since then.")
+]
+Ci = Annotated[bool, typer.Option("--ci", help="For a pipeline's log: lines in place of bars, a verdict in short.")]
 TaskOption = Annotated[list[Path] | None, typer.Option("--task", help="Labelled JSONL or CSV to classify.")]
 
 
@@ -85,11 +93,14 @@ def run(
     model: Annotated[Path, typer.Option("--model", "-m", help="Directory of a GLM checkpoint.")],
     out: Out,
     overrides: Set = None,
+    against: Against = None,
+    inconclusive: Inconclusive = None,
+    ci: Ci = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantise, export and check in one go."""
-    _run(recipe, model, out, overrides, as_json, quiet)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive)
 
 
 @app.command()
@@ -164,6 +175,12 @@ def check(
     report: Annotated[Path | None, typer.Option("--report", help="Directory to write the report to.")] = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    against: Against = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Directory to keep the baseline's answers in, for the next check.")
+    ] = None,
+    inconclusive: Inconclusive = None,
+    ci: Ci = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -171,11 +188,33 @@ def check(
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides))
-    with _progress(quiet) as progress:
+    with _progress(quiet, ci) as progress:
         result = api.check(
-            bundle, baseline=baseline, recipe=chosen, text=text, tasks=task, out=report, progress=progress
+            bundle,
+            baseline=baseline,
+            recipe=chosen,
+            text=text,
+            tasks=task,
+            against=against,
+            cache=cache,
+            out=report,
+            progress=progress,
         )
-    _print_report(result, as_json)
+    _print_report(result, as_json, inconclusive, report if ci else None)
+
+
+@app.command()
+def report(
+    reports: Annotated[
+        list[Path], typer.Argument(help="report.json of a check, or its directory; the first is drawn.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
+) -> None:
+    """Draw a check as one HTML page, with other quantisations of the model beside it: quality against size."""
+    from glmquant import api
+
+    api.draw(reports, out)
+    print(out)
 
 
 @app.command()
@@ -275,16 +314,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _run(recipe: str, model: Path, out: Path, overrides: list[str] | None, as_json: bool, quiet: bool) -> None:
+def _run(
+    recipe: str,
+    model: Path,
+    out: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    quiet: bool,
+    ci: bool = False,
+    against: Path | None = None,
+    inconclusive: str | None = None,
+) -> None:
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides))
     started = time.monotonic()
-    with _progress(quiet) as progress:
-        report = api.run(model, chosen, out=out, progress=progress)
+    with _progress(quiet, ci) as progress:
+        report = api.run(model, chosen, against=against, out=out, progress=progress)
     if not quiet:
         _say_what_it_took(time.monotonic() - started, out)
-    _print_report(report, as_json)
+    _print_report(report, as_json, inconclusive, out / "report" if ci else None)
 
 
 def _say_what_it_took(seconds: float, out: Path) -> None:
@@ -292,10 +341,10 @@ def _say_what_it_took(seconds: float, out: Path) -> None:
     print(f"{seconds:.0f} s, peak memory {peak / 1e9:.2f} GB; the bundle is {out / 'onnx'}", file=sys.stderr)
 
 
-def _progress(quiet: bool) -> AbstractContextManager[Progress]:
+def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
     from glmquant.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet)
+    return progress_on_stderr(quiet, lines=ci)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
@@ -308,15 +357,20 @@ def _print_json(values: Any) -> None:
     print(json.dumps(values, ensure_ascii=False, indent=1))
 
 
-def _print_report(report: "AccuracyReport", as_json: bool) -> NoReturn:
-    from glmquant.accuracy.markdown import to_markdown
+def _print_report(
+    report: "AccuracyReport", as_json: bool, inconclusive: str | None = None, written: Path | None = None
+) -> NoReturn:
+    """Prints the report, in short where it was ``written`` for a pipeline, and exits as its verdict says."""
+    from glmquant.accuracy.markdown import in_short, to_markdown
     from glmquant.terminal import print_markdown
 
     if as_json:
         print(report.to_json(), end="")
+    elif written is not None:
+        print(in_short(report, written))
     else:
         print_markdown(to_markdown(report))
-    raise typer.Exit(EXIT_CODES[report.verdict])
+    raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and report.verdict == "inconclusive" else report.verdict])
 
 
 def _describe(summary: "ModelSummary") -> str:

@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def progress_on_stderr(quiet: bool) -> Iterator[Progress]:
+def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
     """A progress callback for the library, and its notes (``logging``) shown, while the context lasts."""
     if quiet:
         yield silent
@@ -28,7 +28,7 @@ def progress_on_stderr(quiet: bool) -> Iterator[Progress]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        if console.is_terminal:
+        if console.is_terminal and not lines:
             with _bars(console) as bars:
                 yield bars
         else:

@@ -26,20 +26,28 @@ def worst_token(
     row = int(scores.kl.argmax())
     place = len(window_T) - len(scores.kl) + row
     start = max(len(tokenizer.prefix_ids), place - CONTEXT_TOKENS)
+    before = window_T[start:place].tolist()
     return WorstToken(
         text=text,
-        before=tokenizer.decode(window_T[start:place].tolist()),
-        actual=tokenizer.decode([int(window_T[place])]),
+        before=tokenizer.decode(before),
+        actual=_after(before, int(window_T[place]), tokenizer),
         kl=float(scores.kl[row]),
-        baseline=_guesses(baseline_RV[row], tokenizer),
-        candidate=_guesses(candidate_RV[row], tokenizer),
+        baseline=_guesses(baseline_RV[row], before, tokenizer),
+        candidate=_guesses(candidate_RV[row], before, tokenizer),
         baseline_probability=float(np.exp(-scores.baseline_nll[row])),
         candidate_probability=float(np.exp(-scores.candidate_nll[row])),
     )
 
 
-def _guesses(logits_V: Logits, tokenizer: Tokenizer) -> tuple[Guess, ...]:
+def _guesses(logits_V: Logits, before: list[int], tokenizer: Tokenizer) -> tuple[Guess, ...]:
     weights_V = np.exp((logits_V - logits_V.max()).astype(np.float64))
     total = weights_V.sum()
-    best = np.argsort(-weights_V)[:GUESSES]
-    return tuple(Guess(tokenizer.decode([token]), float(weights_V[token] / total)) for token in best.tolist())
+    best = np.argpartition(-weights_V, GUESSES)[:GUESSES]
+    best = best[np.argsort(-weights_V[best])]
+    return tuple(Guess(_after(before, token, tokenizer), float(weights_V[token] / total)) for token in best.tolist())
+
+
+def _after(before: list[int], token: int, tokenizer: Tokenizer) -> str:
+    """A token's text where it stands: alone, many a tokenizer drops the space it begins with."""
+    start, whole = tokenizer.decode(before), tokenizer.decode([*before, token])
+    return whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])

@@ -33,6 +33,22 @@ def to_markdown(report: AccuracyReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def in_short(report: AccuracyReport, directory: object) -> str:
+    """A few plain lines for a pipeline's log: verdict, size, every limit, and where the whole report lies."""
+    setting = report.setting
+    lines = [
+        f"{MARKS[report.verdict]}: {setting.candidate.name}, {size(setting.candidate.num_bytes)}, "
+        f"{_share(setting)} of {setting.baseline.name}"
+    ]
+    for outcome in report.limits:
+        measured = "" if outcome.measured is None else f" {with_interval(outcome.measured)},"
+        subject = "" if outcome.subject is None else f" of {outcome.subject}"
+        bound = f"{outcome.direction} {outcome.bound:g}"
+        lines.append(f"{MARKS[outcome.verdict]}: {outcome.metric}{subject}:{measured} {bound}: {outcome.reason}")
+    lines.append(f"report: {directory}")
+    return "\n".join(" ".join(line.split()) for line in lines)
+
+
 def size(num_bytes: int) -> str:
     """Bytes as a reader likes them: ``3.42 GB``."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

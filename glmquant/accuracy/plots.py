@@ -107,7 +107,7 @@ def quality_against_size(reports: Sequence[AccuracyReport]) -> str:
             element(
                 "circle", title(words), cx=x(share), cy=y(kl.estimate), r=8 if index == 0 else 6, class_=f"dot {kind}"
             ),
-            text(facts.name, x(share) + 13, y(kl.estimate) + 4, class_="name" if index == 0 else "tick"),
+            text(facts.name, x(share) + 11, y(kl.estimate) - 8, class_="name" if index == 0 else "tick"),
         ]
     return drawing(WIDTH, 340, "Quality against size", *parts)
 
@@ -166,7 +166,7 @@ def confusion(quality: ClassifierQuality, heading: str) -> str:
     """Rows are true labels, columns answers; the darker the larger the share of the row."""
     labels = [each.label for each in quality.classes]
     short = [label if len(label) <= 12 else label[:11] + "…" for label in labels]
-    side = max(26.0, min(64.0, 300 / len(labels)))
+    side = max(26.0, min(84.0, 320 / len(labels)))
     left, top = 110.0, 58.0
     parts = [
         text(heading, 0, 14, class_="name"),
