@@ -10,6 +10,7 @@ from glmquant.export.ops import (
     OPSET,
     CacheScales,
     add_and_norm,
+    gather_columns,
     gather_quantized_rows,
     gather_rows,
     grouped_query_attention,
@@ -53,6 +54,8 @@ class FusedOperators:
 
     def linear(self, x: ir.Value, layer: StoredLinear) -> ir.Value:
         assert not isinstance(layer.weight, BlockedMatrix)
+        if layer.order is not None:
+            x = gather_columns(self.g, x, self.g.weight(layer.order))
         bias = None if layer.bias is None else self.g.weight(layer.bias)
         if isinstance(layer.weight, PackedMatrix):
             return matmul_nbits(self.g, x, layer.weight, bias, self._accuracy_level)

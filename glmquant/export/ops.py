@@ -53,6 +53,11 @@ def gather_rows(g: GraphBuilder, table_VD: ir.Value, ids_BS: ir.Value) -> ir.Val
     return g.node("Gather", [table_VD, ids_BS], axis=0)
 
 
+def gather_columns(g: GraphBuilder, x: ir.Value, order_K: ir.Value) -> ir.Value:
+    """``x[..., order]``: Gather-13."""
+    return g.node("Gather", [x, order_K], axis=-1)
+
+
 def gather_quantized_rows(g: GraphBuilder, table: PackedMatrix, ids_BS: ir.Value) -> ir.Value:
     """``dequantised[ids]``: com.microsoft GatherBlockQuantized-1."""
     inputs = [g.weight(table.codes), ids_BS, g.weight(table.scales)]

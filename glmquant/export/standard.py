@@ -12,7 +12,7 @@ import onnx_ir as ir
 from glmquant.export.builder import GraphBuilder
 from glmquant.export.graph import CacheType
 from glmquant.export.matrices import BlockedMatrix, PackedMatrix
-from glmquant.export.ops import OPSET, gather_rows, matmul, rms_norm
+from glmquant.export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
 from glmquant.export.padding import END
 from glmquant.export.weights import StoredLinear, StoredMatrix, StoredModel
 from glmquant.glm.config import GlmConfig
@@ -60,9 +60,11 @@ class StandardOperators:
         return g.node("DequantizeLinear", inputs, axis=2, block_size=table.block_size)
 
     def linear(self, x: ir.Value, layer: StoredLinear) -> ir.Value:
-        """DequantizeLinear-23, MatMul-13, Add-14."""
+        """DequantizeLinear-23, MatMul-13, Add-14, and Gather-13 of the inputs."""
         assert not isinstance(layer.weight, PackedMatrix)
         g = self.g
+        if layer.order is not None:
+            x = gather_columns(g, x, g.weight(layer.order))
         bias = None if layer.bias is None else g.weight(layer.bias)
         if not isinstance(layer.weight, BlockedMatrix):
             return matmul(g, x, g.weight(layer.weight), bias)

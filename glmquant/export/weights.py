@@ -25,11 +25,15 @@ StoredMatrix = PackedMatrix | BlockedMatrix | ir.ExternalTensor
 
 @dataclass(frozen=True, eq=False)
 class StoredLinear:
-    """``weight`` is quantised, or a float handle ``[K, N]`` for ``x @ weight``; ``bias`` ``[N]``."""
+    """``weight`` is quantised, or a float handle ``[K, N]`` for ``x @ weight``; ``bias`` ``[N]``.
+
+    ``order``, int32 ``[K]``, is which input each column of a quantised weight meets; None where each meets its own.
+    """
 
     name: str
     weight: StoredMatrix
     bias: ir.ExternalTensor | None
+    order: ir.ExternalTensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,8 @@ class WeightWriter:
         else:
             weight = self._transposed(f"{name}.weight", layer.weight)
         bias = None if layer.bias_N is None else self.float_tensor(f"{name}.bias", layer.bias_N)
-        return StoredLinear(name, weight, bias)
+        order = None if layer.order_K is None else self._file.add(f"{name}.order", layer.order_K.int())
+        return StoredLinear(name, weight, bias, order)
 
     def block(self, layer: int, block: Block) -> StoredBlock:
         name = f"layers.{layer}"

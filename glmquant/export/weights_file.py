@@ -19,6 +19,7 @@ DTYPES = {
     torch.float16: ir.DataType.FLOAT16,
     torch.uint8: ir.DataType.UINT8,
     torch.int8: ir.DataType.INT8,
+    torch.int32: ir.DataType.INT32,
 }
 
 
