@@ -27,7 +27,7 @@ def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[Accuracy
     names = [report.setting.candidate.name for _, report in reports]
     if len(set(names)) == len(names):
         return [report for _, report in reports]
-    parts = [path.resolve().parts for path, _ in reports]
+    parts = [(path.parent if path.suffix else path).resolve().parts for path, _ in reports]
     depth = max(map(len, parts))
     columns = [[path[-1 - i] if i < len(path) else "" for path in parts] for i in range(depth)]
     labels = next((column for column in columns if len(set(column)) == len(column)), names)

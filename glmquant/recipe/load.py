@@ -101,8 +101,9 @@ def _anchor_files(values: dict[str, Any], directory: Path) -> None:
             values[section][key] = [anchored(name) for name in files]
     tasks = values["check"].get("tasks") if isinstance(values.get("check"), dict) else None
     for task in tasks if isinstance(tasks, list) else ():
-        if isinstance(task, dict) and "data" in task:
-            task["data"] = anchored(task["data"])
+        for place in (task, task.get("few_shot")) if isinstance(task, dict) else ():
+            if isinstance(place, dict) and "data" in place:
+                place["data"] = anchored(place["data"])
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:

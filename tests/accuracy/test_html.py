@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from glmquant.accuracy.html import to_html
 from glmquant.accuracy.metrics import Guess, WorstToken
 from glmquant.accuracy.report import AccuracyReport
 from glmquant.accuracy.svg import Scale, scale
+from glmquant.accuracy.write import named_apart
 from glmquant.core.spec import QuantSpec
 from glmquant.store.manifest import GroupRecord
 from tests.accuracy.reports import report
@@ -126,3 +128,12 @@ def test_a_scale_holds_its_values_even_if_they_are_equal() -> None:
     flat, upward = scale([3.0, 3.0], 0, 10), scale([0.0, 2.0], 100, 0, from_zero=True)
     assert 0 < flat(3.0) < 10
     assert (upward(0.0), 0 < upward(2.0) < 100) == (100, True)
+
+
+def test_reports_of_one_name_are_named_by_their_directories() -> None:
+    one, other = report(), replace(report(), verdict=Verdict.PASS)
+    paths = [Path("runs/int4/report/report.json"), Path("runs/int8/report")]
+    named = named_apart(list(zip(paths, (one, other), strict=True)))
+    assert [each.setting.candidate.name for each in named] == ["int4", "int8"]
+    renamed = [(path, each) for path, each in zip(paths, named, strict=True)]
+    assert named_apart(renamed) == named
