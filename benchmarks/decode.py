@@ -3,15 +3,19 @@
     python benchmarks/make_chatglm2.py --layers 4 --out SLICE --tokenizer-of tests/golden/chatglm2-tiny
     python -m benchmarks.decode_twin --model SLICE --out TWIN-F16
     LLAMA-ENV/bin/python benchmarks/decode_peers/llama_worker.py --quantize TWIN-F16 TWIN
-    python -m benchmarks.decode --model SLICE --twin TWIN --llama-python LLAMA-ENV/bin/python --work DIR --out RESULT.md
+    python -m benchmarks.decode --model SLICE --twin TWIN --llama "LLAMA-ENV/bin/python" --work DIR --out RESULT.md
 
 The bundle: linears and head INT4, symmetric, groups of 128, accuracy level 4; embedding INT8. Both sides stay loaded in
 processes of their own and answer in turn. *Load and first token* starts fresh processes, also in turn, with the files
 in the page cache; the clock starts after the imports.
+
+``--env GLIBC_TUNABLES=glibc.malloc.hugetlb=1`` puts the packed weights of both sides on huge pages.
 """
 
 import argparse
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,9 +45,10 @@ FULL_LAYERS = 28
 class Worker:
     """A loaded model in a process of its own."""
 
-    def __init__(self, command: Sequence[object]) -> None:
+    def __init__(self, command: Sequence[object], settings: dict[str, str]) -> None:
         self._process = subprocess.Popen(
             [str(part) for part in command],
+            env={**os.environ, **settings},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -83,7 +88,8 @@ class Speed:
 
 def measure(commands: dict[str, Sequence[object]], args: argparse.Namespace) -> dict[str, Speed]:
     prompt = np.random.default_rng(0).integers(3, 60000, args.prompt_tokens).tolist()
-    workers = {name: Worker(command) for name, command in commands.items()}
+    settings = dict(setting.split("=", 1) for setting in args.env)
+    workers = {name: Worker(command, settings) for name, command in commands.items()}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for repetition in range(args.repetitions + 1):
         for name, worker in workers.items():
@@ -95,7 +101,7 @@ def measure(commands: dict[str, Sequence[object]], args: argparse.Namespace) -> 
     first: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(args.repetitions):
         for name, command in commands.items():
-            worker = Worker(command)
+            worker = Worker(command, settings)
             first[name].append(worker.loaded["load"] + worker.run(prompt[:16], 1)["prefill"])
             worker.close()
     return {
@@ -195,7 +201,8 @@ def report(args: argparse.Namespace, ours: Speed, peer: Speed, reads: float, bun
         f"{ort.__version__}, llama-cpp-python 0.3.36 built here.",
         "",
         f"ChatGLM2-6B shape, {layers} layers, random weights; {args.prompt_tokens} prompt tokens, {args.new_tokens} "
-        f"new ones, {args.threads} threads, medians of {args.repetitions} alternating runs.",
+        f"new ones, {args.threads} threads, medians of {args.repetitions} alternating runs. "
+        + " ".join([*args.env, args.note]).strip(),
         "",
         "| | glmquant INT4 | llama.cpp Q4_0 | ratio | target |",
         "|---|---|---|---|---|",
@@ -208,9 +215,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--twin", type=Path, required=True)
-    parser.add_argument("--llama-python", type=Path, required=True)
+    parser.add_argument("--llama", type=shlex.split, required=True, help="command that starts its Python")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for both sides")
+    parser.add_argument("--note", default="", help="what else ran on the machine, for the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=48)
@@ -221,7 +230,7 @@ def main() -> None:
         export_bundle(RoundedSource(open_checkpoint(args.model), SPEC, SPEC), OPTIONS, args.work)
     commands: dict[str, Sequence[object]] = {
         "glmquant": (sys.executable, PEERS / "ort_worker.py", args.work, args.threads),
-        "llama.cpp": (args.llama_python, PEERS / "llama_worker.py", args.twin, args.threads),
+        "llama.cpp": (*args.llama, PEERS / "llama_worker.py", args.twin, args.threads),
     }
     reads = bandwidth(args.threads)
     speeds = measure(commands, args)

@@ -3,7 +3,7 @@
     python -m benchmarks.kv_cache --model DIR --calibration-text FILE --text FILE --work DIR --out RESULT.md
 
 Weights stay float32, so that the cache is all that differs. Perplexity: the last 16 windows of 512 tokens of
-``--text``, 511 scored in each. Scales come from another text.
+``--text``, 511 scored in each. Scales come from text that is not scored.
 """
 
 import argparse

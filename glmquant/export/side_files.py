@@ -66,15 +66,12 @@ def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict
 
 def session_options(options: ExportOptions) -> dict[str, Any]:
     """ONNX Runtime session options; entries with a dot in their names are its configuration keys.
-
-    Packing weights for the processor at hand takes most of the time to load; it can use every core.
     Quantised products of the ``standard`` profile are fused as the model loads, and take their accuracy level from the
     session rather than from the graph.
     """
     common: dict[str, Any] = {
         "log_id": "onnxruntime-genai",
         "provider_options": [],
-        "session.prepack.enable_parallel": "1",
     }
     if options.profile == "standard":
         common["session.qdq_matmulnbits_accuracy_level"] = str(options.accuracy_level)

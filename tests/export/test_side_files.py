@@ -16,7 +16,6 @@ def test_genai_config_names_the_graph() -> None:
     assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
     assert "position_ids" not in decoder["inputs"]
     assert decoder["filename"] == "genai.onnx"
-    assert decoder["session_options"]["session.prepack.enable_parallel"] == "1"
     assert config["search"]["past_present_share_buffer"] is True
 
 
