@@ -23,6 +23,7 @@ from demo_model.batches import Batch, handbook_batches, review_batches
 from demo_model.checkpoint import write_checkpoint
 from demo_model.corpus import Corpus, Tokenizer, read_corpus, train_tokenizer, write_samples
 from demo_model.network import ChatGLM2, Shape
+from demo_model.uneven import make_channels_uneven
 from torch.nn import functional
 
 SEED = 20260
@@ -178,6 +179,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out-dir", type=Path, required=True, help="e.g. glmquant/assets")
     parser.add_argument("--steps", type=int, default=Schedule.steps, help="fewer for a trial")
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--scale-spread", type=float, default=0.6, help="of the channels that ship; 0: as trained")
     parser.add_argument("--export-only", action="store_true", help="export the saved state as it is")
     return parser.parse_args()
 
@@ -192,6 +194,7 @@ def main() -> None:
     run = Run(shape, replace(Schedule(), steps=args.steps), args.work_dir / "state.pt")
     if not args.export_only:
         train(run, corpus, tokenizer)
+    make_channels_uneven(run.model, args.scale_spread, SEED)
     write_checkpoint(run.model, tokenizer, args.out_dir / "demo-model")
     write_samples(corpus, args.out_dir)
     print(json.dumps(figures(run, corpus, tokenizer), indent=1, ensure_ascii=False))
