@@ -205,7 +205,7 @@ def _undecided(subject: Subject, limit: Limit, measured: Interval, margin: float
         reason = f"one of the {unit} is too little for an interval"
     elif margin == 0:
         reason = "the limit allows no loss at all, which no amount of data can show"
-    elif measured.units >= (wanted := units_needed(measured.spread, margin)):
+    elif measured.units >= (wanted := units_needed(measured, margin)):
         reason = f"the true value lies too near the limit to tell with {measured.units:,} {unit}"
     else:
         needed = wanted

@@ -14,6 +14,7 @@ LEVEL = 0.95
 POWER = 0.95
 RESAMPLES = 2000
 SEED = 0
+LAST_TERM = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) ** 2 / 2
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,22 @@ def paired_difference(counts: PairedCounts) -> Interval:
     return Interval(estimate, float(low), float(high), total, spread)
 
 
-def units_needed(spread: float, margin: float) -> int:
+def units_needed(measured: Interval, margin: float) -> int:
     """Units for an interval to exclude a value ``margin`` away from the truth in 95 % of runs.
 
     With a limit halfway between no loss and the truth, ``margin`` is the limit's own distance from no loss: a loss of
-    twice the limit is then found, and no loss passes, each 19 times in 20.
+    twice the limit is then found, and no loss passes, each 19 times in 20. Student's quantiles at the degrees of
+    freedom of what was measured stand in for the normal ones, since its spread is itself uncertain (C. Stein, Annals
+    of Mathematical Statistics 16, 1945, 243-258).
+
+    Args:
+        measured: at least two units, so that it has a spread.
     """
-    steps = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
-    units = (steps * spread / margin) ** 2
-    # Student's t is wider than the normal distribution used above; this is its first-order correction.
-    return max(2, math.ceil(units + steps**2 / 2))
+    freedom = measured.units - 1
+    steps = float(stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom))
+    units = (steps * (measured.spread or 0.0) / margin) ** 2
+    # The interval of the larger sample is Student's too, wider than the normal one by this first-order term.
+    return max(2, math.ceil(units + LAST_TERM))
 
 
 def _score(counts: PairedCounts, difference: float) -> float:

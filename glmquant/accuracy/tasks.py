@@ -162,9 +162,10 @@ def macro_f1_intervals(truth_E: Indices, first_E: Indices, second_E: Indices, si
 
     Percentiles of 2,000 resamples with a fixed seed (B. Efron, Annals of Statistics 7, 1979, 1-26).
     """
-    outcomes_C3, counts_C = np.unique(np.stack([truth_E, first_E, second_E], 1), axis=0, return_counts=True)
+    codes_C, counts_C = np.unique((truth_E * size + first_E) * size + second_E, return_counts=True)
+    outcomes = np.unravel_index(codes_C, (size, size, size))
     draws_SC = np.concatenate([counts_C[None], resampled_counts(counts_C)])
-    first_S, second_S = (_macro_f1(draws_SC, outcomes_C3[:, 0], outcomes_C3[:, side], size) for side in (1, 2))
+    first_S, second_S = (_macro_f1(draws_SC, outcomes[0], outcomes[side], size) for side in (1, 2))
     return tuple(percentile_interval(x_S[0], x_S[1:], len(truth_E)) for x_S in (second_S, first_S - second_S))  # type: ignore[return-value]
 
 

@@ -54,8 +54,8 @@ def with_drop(low: float, estimate: float, high: float, units: int = 200) -> Tas
 def test_undecided_says_how_much_data_would_settle_it() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [with_drop(-0.02, 0.0, 0.02)])
     assert outcome.verdict is INCONCLUSIVE
-    assert outcome.units_needed == units_needed(0.2, 0.01) == 5205
-    assert "200 examples measured, about 5,205 would settle it" in outcome.reason
+    assert outcome.units_needed == units_needed(with_drop(-0.02, 0.0, 0.02).accuracy_drop, 0.01) == 5262
+    assert "200 examples measured, about 5,262 would settle it" in outcome.reason
 
 
 def test_with_data_enough_more_is_not_asked_for() -> None:
@@ -134,4 +134,4 @@ def test_absolute_limits_and_f1(limits: dict[str, float], verdict: Verdict) -> N
 
 def test_how_much_data_an_absolute_limit_takes_follows_from_the_baseline() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy": 0.82}), None, [task()])
-    assert outcome.units_needed == units_needed(0.36, 0.87 - 0.82)
+    assert outcome.units_needed == units_needed(task().accuracy, 0.87 - 0.82)
