@@ -41,5 +41,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from glmquant import api
 
-        return getattr(api, name)
+        # All at once: importing the package `glmquant.export` has just put it in the place of the verb.
+        globals().update({verb: getattr(api, verb) for verb in __all__})
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
