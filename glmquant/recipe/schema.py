@@ -16,13 +16,15 @@ def method_from_dict(value: Any) -> Any:
     """A recipe's ``method: {kind: gptq, damping: 0.01}`` as the method itself; a method passes through.
 
     Raises:
-        RecipeError: an unknown kind or option. Ill-typed options are pydantic's to report.
+        RecipeError: no method, or an unknown kind or option. Ill-typed options are pydantic's to report.
     """
-    if not isinstance(value, dict):
+    if isinstance(value, tuple(METHODS.values())):
         return value
+    if not isinstance(value, dict):
+        raise RecipeError(f"the method is {value!r:.80}", expected="its kind and options, e.g. {kind: rtn}")
     options = dict(value)
     kind = options.pop("kind", None)
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         raise RecipeError(f"unknown method kind {kind!r}", expected=f"one of {', '.join(sorted(METHODS))}")
     unknown = sorted(set(options) - {field.name for field in fields(METHODS[kind])})  # type: ignore[arg-type]
     if unknown:

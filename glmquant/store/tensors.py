@@ -94,7 +94,9 @@ class StoredTensor:
 
 
 def _is_finite(values: Tensor) -> bool:
-    low, high = torch.aminmax(values)  # NaN shows in both
+    if math.isfinite(values.sum().item()):  # the quickest pass; no NaN or Inf leaves a sum finite
+        return True
+    low, high = torch.aminmax(values)  # but large values may overflow it; NaN shows in both of these
     return math.isfinite(low.item()) and math.isfinite(high.item())
 
 

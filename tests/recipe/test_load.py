@@ -63,6 +63,8 @@ def test_overrides_reach_into_sections_and_lists() -> None:
             "rules: [{match: a, spec: {bits: 4}, method: {kind: awq}}]",
             r"unknown method kind 'awq'; expected one of gptq, rtn",
         ),
+        ("rules: [{match: a, spec: {bits: 4}, method: {kind: [awq]}}]", r"unknown method kind \['awq'\]"),
+        ("rules: [{match: a, spec: {bits: 4}, method: 5}]", r"the method is 5; expected its kind and options"),
         ("rules: [{match: a, spec: {bits: 4}, method: {kind: gptq, damp: 1}}]", r"gptq has no option 'damp'"),
         ("rules: [{match: a, spec: {bits: 4}, method: {kind: gptq, damping: x}}]", r"rules\.0\.method\.damping"),
         ("rules: [{match: a, spec: {bits: 4}, method: {kind: gptq, damping: 0}}]", r"damping is 0"),

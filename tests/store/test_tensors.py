@@ -96,3 +96,10 @@ def change_byte(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_values_whose_sum_overflows_are_finite_still(tmp_path: Path, dtype: torch.dtype) -> None:
+    largest = torch.full((1 << 16,), torch.finfo(dtype).max, dtype=dtype)
+    write_safetensors(tmp_path / "w.safetensors", {"w": largest})
+    assert torch.equal(read_safetensors(tmp_path / "w.safetensors")["w"].read(), largest)
