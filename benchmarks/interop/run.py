@@ -59,6 +59,18 @@ VARIANTS = {
 }
 SPEC = QuantSpec(4, 32)
 CALIBRATION = Path("glmquant/assets/calibration.txt")
+NOTES = (
+    "- `chatglm2-tiny` and `chatglm3-tiny` are `tests/golden`; `chatglm3-like` is `chatglm3-tiny` with the "
+    "`tokenizer.model` of `chatglm2-tiny`; `glm4-tiny` is what `benchmarks/interop/tiny_glm4.py` writes; `135m` is "
+    "SmolLM2-135M-Instruct as a GLM checkpoint.",
+    "- Chat ids differ where a SentencePiece tokenizer normalises (`chatglm3-tiny` here: NFKC, white space folded): "
+    "onnxruntime-genai 0.18 reads no normaliser from `tokenizer.json`. The tokenizers of ChatGLM2, `chatglm3-like` and "
+    "`demo` normalise nothing, and GLM-4's is byte-level.",
+    "- INT4 in the `standard` profile: ONNX Runtime fuses the products to INT8 arithmetic (accuracy level 4), where a "
+    "difference of 1e-7 from padding turns some activations to the next code. With "
+    "`session.qdq_matmulnbits_accuracy_level` 0 the logits of a batch and of one row differ by less than 1e-4.",
+    "- Optimum 0.1 computes the width of an empty cache itself and so cannot start an INT4 one.",
+)
 FAILED: dict[str, list] = {"single": [], "batch": [], "chat": []}
 
 
@@ -172,7 +184,7 @@ def write_results(rows: list[Row], args: argparse.Namespace) -> None:
         "|---|---|---|---|---|---|",
     ]
     lines += [f"| {r.model} | {r.variant} | {r.runtime} | {r.single} | {r.batch} | {r.chat} |" for r in rows]
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    args.out.write_text("\n".join([*lines, "", *NOTES]) + "\n", encoding="utf-8")
 
 
 def main() -> None:
