@@ -20,9 +20,8 @@ from glmquant.export.bundle import OnnxBundle
 from glmquant.export.classifier import export_classifier
 from glmquant.export.save import check_supported, export_bundle
 from glmquant.glm.chat import Message
-from glmquant.glm.config import GlmConfig, linear_groups
-from glmquant.glm.layouts import resolve_layout
-from glmquant.glm.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
+from glmquant.glm.config import linear_groups
+from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
 from glmquant.pipeline import calibrate as calibration_pass
 from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary
@@ -35,10 +34,10 @@ from glmquant.runtime.classify import classify as classify_texts
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
+from glmquant.runtime.tokenizer import load_bundle_tokenizer
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.files import read_json
 from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import output_directory
 from glmquant.train.report import TrainingReport
@@ -86,11 +85,7 @@ def calibrate(
         out: directory to write.
     """
     checkpoint = _open(model, recipe)
-    samples = _samples(checkpoint, recipe, _paths(text))
-    with output_directory(Path(out)) as partial:
-        calibration = calibration_pass.calibrate(checkpoint, samples, progress)
-        write_calibration(calibration, partial)
-    return calibration
+    return _calibrate(checkpoint, _samples(checkpoint, recipe, _paths(text)), Path(out), progress)
 
 
 def quantize(
@@ -117,21 +112,35 @@ def quantize(
 
 
 def export(
-    model: Checkpoint | str | Path, recipe: Recipe | None = None, *, out: str | Path, progress: Progress = silent
+    model: Checkpoint | str | Path,
+    recipe: Recipe | None = None,
+    calibration: Calibration | str | Path | None = None,
+    *,
+    out: str | Path,
+    progress: Progress = silent,
 ) -> OnnxBundle:
-    """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section."""
+    """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section.
+
+    Args:
+        calibration: what :func:`calibrate` gave, or where it wrote it; a quantised key/value cache needs its ranges.
+    """
     recipe = recipe or load_recipe(None)
     checkpoint = model if isinstance(model, Checkpoint) else _open(model, recipe)
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    write = export_classifier if checkpoint.config.num_labels else export_bundle
+    if isinstance(calibration, str | Path):
+        calibration = read_calibration(Path(calibration))
+    key_values = calibration.key_values if calibration is not None else None
+
+    def tell(done: int, total: int) -> None:
+        progress("exporting", done, total)
+
     with output_directory(Path(out)) as partial:
-        bundle = write(
-            checkpoint,
-            recipe.export,
-            partial,
-            tokenizer=tokenizer,
-            progress=lambda done, total: progress("exporting", done, total),
-        )
+        if checkpoint.config.num_labels:
+            bundle = export_classifier(checkpoint, recipe.export, partial, tokenizer=tokenizer, progress=tell)
+        else:
+            bundle = export_bundle(
+                checkpoint, recipe.export, partial, key_values=key_values, tokenizer=tokenizer, progress=tell
+            )
         copy_side_files(checkpoint.path, partial)
         if checkpoint.manifest is not None:
             (partial / MANIFEST).write_bytes(manifest_bytes(checkpoint.manifest))
@@ -224,7 +233,8 @@ def run(
     checkpoint = _open(model, recipe)
     check_supported(checkpoint.config, recipe.export)
     plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
-    needs_samples = any(plan.needs_hessian for plan in plans.values())
+    needs_ranges = recipe.export.kv_cache != "float"
+    needs_samples = needs_ranges or any(plan.needs_hessian for plan in plans.values())
     samples = _samples(checkpoint, recipe, ()) if needs_samples else None
     if checkpoint.config.num_labels and not recipe.check.tasks:
         raise CheckError(
@@ -238,8 +248,11 @@ def run(
     with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
         if not (partial / "quantized").exists():
             quantize(checkpoint.path, recipe, samples, out=partial / "quantized", progress=progress)
+        ranges = partial / "calibration" if needs_ranges else None
+        if samples is not None and ranges is not None and not ranges.exists():
+            _calibrate(checkpoint, samples, ranges, progress)
         if not (partial / "onnx").exists():
-            export(partial / "quantized", recipe, out=partial / "onnx", progress=progress)
+            export(partial / "quantized", recipe, ranges, out=partial / "onnx", progress=progress)
         return check(
             partial / "onnx",
             baseline=checkpoint.path,
@@ -260,7 +273,7 @@ def generate(
     """
     path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
     model = OnnxModel.open(path)
-    tokenizer = _bundle_tokenizer(path)
+    tokenizer = load_bundle_tokenizer(path)
     if chat:
         prompt_ids = tokenizer.apply_chat_template([Message("user", prompt)])
     else:
@@ -303,7 +316,7 @@ def classify(
     """
     path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
     model = OnnxClassifier.open(path)
-    return classify_texts(model, texts, _bundle_tokenizer(path), progress)
+    return classify_texts(model, texts, load_bundle_tokenizer(path), progress)
 
 
 def _open(model: str | Path, recipe: Recipe | None) -> Checkpoint:
@@ -331,6 +344,13 @@ def _samples(checkpoint: Checkpoint, recipe: Recipe, files: tuple[str, ...]) -> 
         seed=options.seed,
         sampling=options.sampling,
     )
+
+
+def _calibrate(checkpoint: Checkpoint, samples: CalibrationSet, out: Path, progress: Progress) -> Calibration:
+    with output_directory(out) as partial:
+        calibration = calibration_pass.calibrate(checkpoint, samples, progress)
+        write_calibration(calibration, partial)
+    return calibration
 
 
 def _calibration_samples(calibration: Calibration | CalibrationSet | str | Path | None) -> CalibrationSet | None:
@@ -371,12 +391,3 @@ def _with_files(task: Task) -> Task:
     if shots is not None:
         shots = shots.model_copy(update={"data": assets.resolve(shots.data)})
     return task.model_copy(update={"data": assets.resolve(task.data), "few_shot": shots})
-
-
-def _bundle_tokenizer(path: Path) -> GlmTokenizer:
-    return load_tokenizer(path, _bundle_config(path))
-
-
-def _bundle_config(path: Path) -> GlmConfig:
-    config_path = path / "config.json"
-    return resolve_layout(read_json(config_path), config_path=config_path).config

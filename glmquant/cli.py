@@ -21,7 +21,6 @@ from glmquant.progress import Progress
 
 if TYPE_CHECKING:
     from glmquant.accuracy.report import AccuracyReport
-    from glmquant.pipeline.summary import GroupSummary, ModelSummary
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -56,6 +55,7 @@ Against = Annotated[
     Path | None, typer.Option("--against", help="Report of an earlier model: also fail on what is lost since then.")
 ]
 Ci = Annotated[bool, typer.Option("--ci", help="For a pipeline's log: lines in place of bars, a verdict in short.")]
+CalibrationOption = Annotated[Path | None, typer.Option("--calibration", "-c", help="What `calibrate` wrote.")]
 TaskOption = Annotated[list[Path] | None, typer.Option("--task", help="Labelled JSONL or CSV to classify.")]
 
 
@@ -109,11 +109,13 @@ def inspect(model: ModelArgument, recipe: OptionalRecipe = None, overrides: Set 
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
+    from glmquant.terminal import describe
+
     summary = api.inspect(model, chosen)
     if as_json:
         _print_json(summary.to_dict())
     else:
-        print(_describe(summary))
+        print(describe(summary))
 
 
 @app.command()
@@ -138,7 +140,7 @@ def quantize(
     model: ModelArgument,
     out: Out,
     recipe: RecipeOption,
-    calibration: Annotated[Path | None, typer.Option("--calibration", "-c", help="What `calibrate` wrote.")] = None,
+    calibration: CalibrationOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -155,6 +157,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="Directory of a checkpoint: what `quantize` wrote, or a float one.")],
     out: Out,
     recipe: OptionalRecipe = None,
+    calibration: CalibrationOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -162,7 +165,8 @@ def export(
     from glmquant import api
 
     with _progress(quiet) as progress:
-        bundle = api.export(model, api.load_recipe(recipe, _overrides(overrides)), out=out, progress=progress)
+        chosen = api.load_recipe(recipe, _overrides(overrides))
+        bundle = api.export(model, chosen, calibration, out=out, progress=progress)
     print(bundle.path)
 
 
@@ -371,29 +375,3 @@ def _print_report(
     else:
         print_markdown(to_markdown(report))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and report.verdict == "inconclusive" else report.verdict])
-
-
-def _describe(summary: "ModelSummary") -> str:
-    from glmquant.accuracy.markdown import size
-
-    config = summary.config
-    lines = [
-        summary.path,
-        f"  {config.family}, {config.architecture} blocks, {summary.num_parameters / 1e6:,.1f} million parameters",
-        f"  {config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads of "
-        f"{config.head_dim}, {config.num_key_value_heads} for keys and values, vocabulary {config.vocab_size}",
-        f"  {'GPTQ-quantised' if summary.is_quantized else config.float_dtype}, {size(summary.num_bytes)}",
-    ]
-    if summary.readers:
-        lines.append(f"  read by {', '.join(summary.readers)}")
-    if summary.average_bits is not None:
-        lines.append(f"  the recipe: {summary.average_bits:.2f} bits a weight in linears, as follows")
-        lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
-    return "\n".join(lines)
-
-
-def _spec(group: "GroupSummary") -> str:
-    if group.spec is None:
-        return "kept float"
-    kind = "symmetric" if group.spec.symmetric else "asymmetric"
-    return f"{group.spec.bits} bits, group {group.spec.group_size}, {kind}"

@@ -11,6 +11,8 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from glmquant.accuracy.markdown import size
+from glmquant.pipeline.summary import GroupSummary, ModelSummary
 from glmquant.progress import Progress, silent
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -79,3 +81,28 @@ class Lines:
         if stage != self._stage or done == total or now - self._shown_at >= SECONDS_BETWEEN_LINES:
             self._stage, self._shown_at = stage, now
             self._console.print(f"{stage}: {done} of {total}", highlight=False)
+
+
+def describe(summary: ModelSummary) -> str:
+    """A checkpoint at a glance, and what the recipe makes of each linear group."""
+    config = summary.config
+    lines = [
+        summary.path,
+        f"  {config.family}, {config.architecture} blocks, {summary.num_parameters / 1e6:,.1f} million parameters",
+        f"  {config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads of "
+        f"{config.head_dim}, {config.num_key_value_heads} for keys and values, vocabulary {config.vocab_size}",
+        f"  {'GPTQ-quantised' if summary.is_quantized else config.float_dtype}, {size(summary.num_bytes)}",
+    ]
+    if summary.readers:
+        lines.append(f"  read by {', '.join(summary.readers)}")
+    if summary.average_bits is not None:
+        lines.append(f"  the recipe: {summary.average_bits:.2f} bits a weight in linears, as follows")
+        lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+    return "\n".join(lines)
+
+
+def _spec(group: GroupSummary) -> str:
+    if group.spec is None:
+        return "kept float"
+    kind = "symmetric" if group.spec.symmetric else "asymmetric"
+    return f"{group.spec.bits} bits, group {group.spec.group_size}, {kind}"

@@ -10,6 +10,7 @@ from glmquant import api as gq
 from glmquant import assets
 from glmquant.accuracy.baseline_source import BaselineSource
 from glmquant.accuracy.source import Query
+from glmquant.errors import ExportError
 from glmquant.recipe.load import load_recipe
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
@@ -111,3 +112,18 @@ def test_generate_streams_an_answer(tmp_path: Path) -> None:
     again = gq.generate(bundle, "The Debian", chat=False, options=options)
     assert "".join(again) == "".join(pieces)
     assert "".join(gq.generate(bundle, "你好", options=options)) != ""
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_quantised_cache_takes_its_ranges_from_the_calibration(tmp_path: Path, kind: str) -> None:
+    few = {"calibration.num_samples": 4, "calibration.seq_len": 64, "check.tasks": [], "export.kv_cache": kind}
+    recipe = gq.load_recipe("int8-rtn", {**TEXT, **few})
+    report = gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "run")
+    assert report.language is not None
+    assert report.language.perplexity_ratio.estimate < {"int8": 1.02, "int4": 1.5}[kind]
+    assert OnnxModel.open(tmp_path / "run" / "onnx").info.cache_dtype == {"int8": "int8", "int4": "uint8"}[kind]
+
+
+def test_a_quantised_cache_without_a_calibration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="calibrat"):
+        gq.export(assets.DEMO_MODEL, gq.load_recipe(None, {"export.kv_cache": "int8"}), out=tmp_path / "onnx")
