@@ -1,15 +1,16 @@
 """From labelled texts to a checked INT8 classifier, through the verbs and through the command line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import glmquant as gq
 from glmquant import assets
 from glmquant.cli import main
 from glmquant.errors import CheckError
+from tests.classifiers import golden_classifier
 
 SETTINGS = {"train.mode": "head", "train.epochs": 4, "check.limits": {"accuracy_drop": 0.2}}
 
@@ -53,7 +54,25 @@ def test_a_check_without_labelled_texts_is_refused_at_once(tmp_path: Path, train
     assert not (tmp_path / "out").exists()
 
 
-Run = Callable[..., int]
+def test_gptq_knows_classifiers(tmp_path: Path) -> None:
+    checkpoint = golden_classifier(tmp_path, "chatglm2-tiny", ("a", "b", "c"))
+    rules = [{"match": "layers.*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}]
+    recipe = gq.load_recipe(
+        None, {"rules": rules, "calibration.num_samples": 4, "calibration.seq_len": 64, "export.max_length": 64}
+    )
+    calibration = gq.calibrate(checkpoint, recipe, out=tmp_path / "calibration")
+    assert "lm_head" not in calibration.inputs
+    quantized = gq.quantize(checkpoint, recipe, calibration, out=tmp_path / "quantized")
+    assert quantized.is_quantized
+    assert quantized.classification_head().is_biased
+    bundle = gq.export(quantized, recipe, out=tmp_path / "onnx")
+    (result,) = gq.classify(bundle, ["一二三"])
+    assert result.label in ("a", "b", "c")
+    summary = gq.inspect(checkpoint, recipe)
+    assert summary.config.labels == ("a", "b", "c")
+    stored = sum(t.numel() for shard in checkpoint.glob("*.bin") for t in torch.load(shard, weights_only=True).values())
+    unused = summary.config.vocab_size * summary.config.hidden_size + 8 + 3  # lm_head, frequencies; the head's bias
+    assert summary.num_parameters == stored - unused
 
 
 def run_cli(*arguments: object) -> int:
