@@ -95,6 +95,7 @@ def _one_turn(backbone: Backbone, ids: Sequence[Ids], batches: Sequence[Sequence
             # Padding is on the right, where causal attention never looks.
             rope = rotary(config, torch.arange(x_BTD.shape[1]).unsqueeze(0))
             hidden[i] = block_forward(x_BTD, block, config, rope)
+        del block  # before the next one is read: one block in memory
     pooled = [last_tokens(hidden.pop(0), [len(ids[index]) for index in batch]) for batch in batches]
     features_ED = rms_norm(torch.cat(pooled), backbone.final_norm(), config.rms_norm_eps)
     if not torch.isfinite(features_ED).all():
