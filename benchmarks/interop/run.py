@@ -54,6 +54,7 @@ VARIANTS = {
     "fp32 standard": ExportOptions(profile="standard", max_length=1024),
     "int4 ort": ExportOptions(max_length=1024, embedding=QuantSpec(8, 32)),
     "int4 standard": ExportOptions(profile="standard", max_length=1024, embedding=QuantSpec(8, 32)),
+    "fp16 ort": ExportOptions(dtype="float16", max_length=1024),
     "fp32 ort, int8 cache": ExportOptions(max_length=1024, kv_cache="int8"),
     "fp32 ort, int4 cache": ExportOptions(max_length=1024, kv_cache="int4"),
 }
