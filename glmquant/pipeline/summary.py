@@ -8,6 +8,7 @@ from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import Manifest
 
 READERS = {"fused": "transformers", "split": "GPTQModel"}
 FLOAT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -74,9 +75,19 @@ def summarise(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSumm
 def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
     if not checkpoint.is_quantized:
         return ()
-    store = checkpoint.manifest.recipe.get("store", {}) if checkpoint.manifest else {}
-    layout = store.get("layout")
-    return ("glmquant", READERS[layout]) if layout in READERS else ("glmquant",)
+    manifest = checkpoint.manifest
+    layout = manifest.recipe.get("store", {}).get("layout") if manifest else None
+    reader = READERS.get(layout) if isinstance(layout, str) else None
+    if manifest is None or reader is None or (reader == "transformers" and not _is_uniform(manifest)):
+        return ("glmquant",)
+    return ("glmquant", reader)
+
+
+def _is_uniform(manifest: Manifest) -> bool:
+    """transformers knows one spec, for all linears of the blocks; a quantised head it replaces by random weights."""
+    head = {record.spec for record in manifest.groups if record.name == "lm_head"}
+    blocks = {record.spec for record in manifest.groups if record.name != "lm_head"}
+    return head <= {None} and len(blocks) == 1 and None not in blocks
 
 
 def num_parameters(config: GlmConfig) -> int:
