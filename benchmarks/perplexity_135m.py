@@ -112,13 +112,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--only", help="measure the rows of this name alone")
     args = parser.parse_args()
     baseline = Kept(BaselineSource(open_checkpoint(args.model)))
     print(describe_machine())
     print_row(*HEAD)
     print_row(*("---" for _ in HEAD))
     lost: dict[int, float] = {}
-    for number, variant in enumerate(VARIANTS):
+    chosen = [variant for variant in VARIANTS if args.only in (None, variant.name)]
+    for number, variant in enumerate(chosen):
         bundle, recipe, seconds = build(variant, args, number)
         report = measure(bundle, baseline, args)
         text = report.language
@@ -130,7 +132,7 @@ def main() -> None:
         ratio, level = text.perplexity_ratio, recipe.export.accuracy_level
         if variant.name.startswith("INT4 RTN"):
             lost[level] = math.log(ratio.estimate)
-        recovered = f"{1 - math.log(ratio.estimate) / lost[level]:.1%}" if "GPTQ" in variant.name else ""
+        recovered = f"{1 - math.log(ratio.estimate) / lost[level]:.1%}" if "GPTQ" in variant.name and lost else ""
         megabytes = report.setting.candidate.num_bytes / 1e6
         with_interval = f"{ratio.estimate:.4f} ({ratio.low:.4f} to {ratio.high:.4f})"
         quality = f"{text.kl.mean.estimate:.4f}", f"{text.top1_agreement.estimate:.1%}"
