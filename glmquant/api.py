@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glmquant import assets
 from glmquant.accuracy.bundle import check_bundle
+from glmquant.accuracy.diagnosis import Comparison, compare_checkpoints
 from glmquant.accuracy.html import to_html
 from glmquant.accuracy.report import AccuracyReport, report_from_json, with_regression
 from glmquant.accuracy.write import named_apart, write_report
@@ -48,6 +49,7 @@ __all__ = [
     "calibrate",
     "check",
     "classify",
+    "compare",
     "draw",
     "export",
     "generate",
@@ -68,6 +70,11 @@ PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 def inspect(model: str | Path, recipe: Recipe | None = None) -> summary.ModelSummary:
     """What a checkpoint is, and what ``recipe`` would make of it; no weight is read."""
     return summary.summarise(_open(model, recipe), recipe)
+
+
+def compare(first: str | Path, second: str | Path) -> Comparison:
+    """Two quantisations of one model, group by group, from their ``glmquant.json``: what costs the second one most."""
+    return compare_checkpoints(open_checkpoint(first), open_checkpoint(second))
 
 
 def calibrate(

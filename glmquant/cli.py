@@ -104,13 +104,30 @@ def run(
 
 
 @app.command()
-def inspect(model: ModelArgument, recipe: OptionalRecipe = None, overrides: Set = None, as_json: Json = False) -> None:
+def inspect(
+    model: ModelArgument,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="Another quantisation of it: which layers cost that one most.")
+    ] = None,
+    recipe: OptionalRecipe = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
     """Say what a checkpoint is, how big, and what a recipe would make of it."""
     from glmquant import api
 
-    chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
+    if compare is not None:
+        from glmquant.accuracy.diagnosis import to_text
+
+        comparison = api.compare(model, compare)
+        if as_json:
+            _print_json(comparison.to_dict())
+        else:
+            print(to_text(comparison))
+        return
     from glmquant.terminal import describe
 
+    chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
     summary = api.inspect(model, chosen)
     if as_json:
         _print_json(summary.to_dict())
