@@ -32,7 +32,7 @@ import onnxruntime as ort
 from benchmarks.machine import describe_machine
 from benchmarks.sources import RoundedSource
 from glmquant.core.spec import QuantSpec
-from glmquant.export.save import export_bundle
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.store.checkpoint import open_checkpoint
 

@@ -19,8 +19,8 @@ import onnxruntime as ort
 from benchmarks.machine import describe_machine
 from glmquant.data.calibration import sample_calibration
 from glmquant.data.windows import last_windows
-from glmquant.export.save import export_bundle
 from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.onnx_export.save import export_bundle
 from glmquant.pipeline.calibrate import calibrate
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel

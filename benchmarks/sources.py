@@ -13,7 +13,7 @@ from glmquant.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class RoundedSource:
-    """A ``glmquant.export.source.ModelSource``."""
+    """A ``glmquant.onnx_export.source.ModelSource``."""
 
     checkpoint: Checkpoint
     spec: QuantSpec

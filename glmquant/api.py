@@ -17,12 +17,12 @@ from glmquant.accuracy.write import named_apart, write_report
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import read_labelled
 from glmquant.errors import CheckError, CheckpointError, OutputError
-from glmquant.export.bundle import OnnxBundle
-from glmquant.export.classifier import export_classifier
-from glmquant.export.save import check_supported, export_bundle
 from glmquant.glm.chat import Message
 from glmquant.glm.config import linear_groups
 from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
+from glmquant.onnx_export.bundle import OnnxBundle
+from glmquant.onnx_export.classifier import export_classifier
+from glmquant.onnx_export.save import check_supported, export_bundle
 from glmquant.pipeline import calibrate as calibration_pass
 from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary

@@ -11,7 +11,7 @@ LAYERS = [
     {"core"},
     {"methods", "glm", "data"},
     {"recipe", "store"},
-    {"pipeline", "export", "runtime", "train"},
+    {"pipeline", "onnx_export", "runtime", "train"},
     {"accuracy"},
     {"api"},
     {"cli", "terminal", "__main__"},

@@ -22,9 +22,9 @@ from benchmarks.sources import RoundedSource
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import sample_calibration
 from glmquant.errors import CheckpointError
-from glmquant.export.save import export_bundle
 from glmquant.glm.chat import Message
 from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.onnx_export.save import export_bundle
 from glmquant.pipeline.calibrate import calibrate
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import generate, generate_batch

@@ -13,8 +13,8 @@ from glmquant.accuracy.baseline_cache import BaselineCache
 from glmquant.accuracy.source import Logits, Query
 from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
-from glmquant.export.source import ModelSource
 from glmquant.glm.block import block_forward, rms_norm, rotary
+from glmquant.onnx_export.source import ModelSource
 from glmquant.progress import Progress, silent
 
 TOKENS_AT_ONCE = 2048

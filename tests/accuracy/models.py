@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from glmquant.accuracy.source import Logits, Query
-from glmquant.export.source import ModelSource
+from glmquant.onnx_export.source import ModelSource
 
 
 @dataclass(frozen=True)

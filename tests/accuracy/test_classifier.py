@@ -9,8 +9,8 @@ import pytest
 from glmquant.accuracy.classifier import evaluate_classifier
 from glmquant.accuracy.report import ModelFacts, Setting
 from glmquant.errors import CheckError, DataError
-from glmquant.export.classifier import export_classifier
 from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import CheckOptions, ExportOptions, Limits, Task
 from glmquant.runtime.classify import OnnxClassifier, classify
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint

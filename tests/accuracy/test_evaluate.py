@@ -19,7 +19,7 @@ from glmquant.recipe.schema import CheckOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.accuracy.models import Noisy, transformers_twin
 from tests.accuracy.reports import SETTING
-from tests.export.models import golden_source, quantised
+from tests.onnx_export.models import golden_source, quantised
 
 GOLDEN = Path(__file__).parents[1] / "golden/chatglm2-tiny"
 TEXT = "模型把文本变成向量。Quantisation makes models small; 准确率要检查。\n" * 12

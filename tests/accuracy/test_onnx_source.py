@@ -7,11 +7,11 @@ import torch
 from glmquant.accuracy import onnx_source as module
 from glmquant.accuracy.onnx_source import OnnxSource
 from glmquant.accuracy.source import Query
-from glmquant.export.save import export_bundle
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from tests.accuracy.test_baseline_source import queries
-from tests.export.models import MemorySource, random_source, torch_logits
+from tests.onnx_export.models import MemorySource, random_source, torch_logits
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
-from glmquant.export.save import export_bundle
 from glmquant.glm.chat import Message
 from glmquant.glm.config import GlmConfig, linear_groups
 from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.onnx_export.save import export_bundle
 from glmquant.pipeline.quantize import quantize
 from glmquant.pipeline.summary import summarise
 from glmquant.recipe.load import load_recipe, packaged_recipes

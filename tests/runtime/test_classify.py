@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from glmquant.errors import DataError, ExportError, GenerationError
-from glmquant.export.classifier import export_classifier
-from glmquant.export.save import export_bundle
 from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.onnx_export.classifier import export_classifier
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.classify import OnnxClassifier, classify, is_classifier
 from glmquant.store.checkpoint import open_checkpoint
 from tests.classifiers import golden_classifier, golden_expected
-from tests.export.models import golden_source
+from tests.onnx_export.models import golden_source
 
 LABELS = ("差", "good", "so-so")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from glmquant.errors import GenerationError
-from glmquant.export.save import export_bundle
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import Conversation, generate, generate_batch
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
 
 PROMPT = [5, 6, 7]
 

@@ -2,11 +2,11 @@ import onnxruntime as ort
 import pytest
 
 from glmquant.errors import ExportError
-from glmquant.export.save import export_bundle
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import read_settings
-from tests.export.models import random_source
+from tests.onnx_export.models import random_source
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is here")

@@ -9,17 +9,17 @@ H query heads, C key/value heads, E head size.
 
 import onnx_ir as ir
 
-from glmquant.export.builder import GraphBuilder
-from glmquant.export.graph import CacheType
-from glmquant.export.matrices import BlockedMatrix, PackedMatrix
-from glmquant.export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
-from glmquant.export.padding import END
-from glmquant.export.weights import StoredLinear, StoredMatrix, StoredModel
 from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.builder import GraphBuilder
+from glmquant.onnx_export.graph import CacheType
+from glmquant.onnx_export.matrices import BlockedMatrix, PackedMatrix
+from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
+from glmquant.onnx_export.padding import END
+from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
 
 
 class StandardOperators:
-    """A :class:`glmquant.export.graph.Operators`."""
+    """A :class:`glmquant.onnx_export.graph.Operators`."""
 
     def __init__(self, config: GlmConfig, weights: StoredModel, dtype: ir.DataType) -> None:
         self.g = GraphBuilder("glm", {"": OPSET})

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.export.matrices import PackedMatrix, PackedWriter, block_size
-from glmquant.export.weights import WeightWriter, store_model
-from glmquant.export.weights_file import WeightsFile
 from glmquant.glm.block import Block, Linear
 from glmquant.methods.rtn import Rtn
-from tests.export.models import TINY, MemorySource, random_source
+from glmquant.onnx_export.matrices import PackedMatrix, PackedWriter, block_size
+from glmquant.onnx_export.weights import WeightWriter, store_model
+from glmquant.onnx_export.weights_file import WeightsFile
+from tests.onnx_export.models import TINY, MemorySource, random_source
 
 
 def read(path: Path, tensor) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_blocks_are_no_wider_than_the_kernels_take() -> None:
 
 
 def test_float_linears_are_transposed_in_pieces(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("glmquant.export.matrices.PIECE_ELEMENTS", 12)
+    monkeypatch.setattr("glmquant.onnx_export.matrices.PIECE_ELEMENTS", 12)
     weight = torch.arange(35.0).view(5, 7)
     with WeightsFile(tmp_path / "w") as file:
         stored = WeightWriter(file, torch.float32, PackedWriter(file, torch.float32)).linear(
@@ -128,7 +128,7 @@ def test_pieces_of_a_large_embedding_are_the_whole(tmp_path, monkeypatch) -> Non
     spec = QuantSpec(4, 16)
     with WeightsFile(tmp_path / "whole") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
-    monkeypatch.setattr("glmquant.export.matrices.PIECE_ELEMENTS", 32 * 7)
+    monkeypatch.setattr("glmquant.onnx_export.matrices.PIECE_ELEMENTS", 32 * 7)
     with WeightsFile(tmp_path / "pieces") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from glmquant.export.builder import GraphBuilder
-from glmquant.export.matrices import PackedMatrix
+from glmquant.onnx_export.builder import GraphBuilder
+from glmquant.onnx_export.matrices import PackedMatrix
 
 OPSET = 23
 MICROSOFT = "com.microsoft"

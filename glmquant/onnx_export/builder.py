@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from glmquant.export.bundle import TensorInfo
+from glmquant.onnx_export.bundle import TensorInfo
 
 Attribute = int | float | str
 IR_VERSION = 11  # the one opset 23 came with

@@ -12,9 +12,9 @@ import torch
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.export.classifier import export_classifier
 from glmquant.glm.block import Block, Linear
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import ExportOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected

@@ -16,8 +16,8 @@ from glmquant.core.packing import pack_bits, pack_blocks, pack_zero_points
 from glmquant.core.qtensor import QuantTensor, spread
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import ExportError
-from glmquant.export.weights_file import WeightsFile
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.weights_file import WeightsFile
 
 WIDEST_BLOCK = 256  # the widest block right at every bit width in ONNX Runtime's CPU kernels
 COMMON_BLOCK = 128  # the fastest; wider groups repeat their scale over blocks of this size

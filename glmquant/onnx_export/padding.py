@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from glmquant.export.builder import GraphBuilder
-from glmquant.export.ops import CacheStep
+from glmquant.onnx_export.builder import GraphBuilder
+from glmquant.onnx_export.ops import CacheStep
 
 END = int(np.iinfo(np.int64).max)
 

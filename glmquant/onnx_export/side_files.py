@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glmquant.export.bundle import GENAI_GRAPH_FILE
 from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE
 from glmquant.recipe.schema import ExportOptions
 
 

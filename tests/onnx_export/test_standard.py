@@ -7,11 +7,11 @@ import torch
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.export.save import export_bundle
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.export.models import (
+from tests.onnx_export.models import (
     GOLDEN_NAMES,
     TINY,
     TINY_GLM4,

@@ -12,25 +12,25 @@ import onnx_ir as ir
 from torch import Tensor
 
 from glmquant.errors import ExportError
-from glmquant.export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
-from glmquant.export.fused import FusedOperators
-from glmquant.export.graph import Decoder, DecoderBuilder, Operators, to_bytes
-from glmquant.export.matrices import BlockedWriter, PackedWriter
-from glmquant.export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
-from glmquant.export.side_files import optimum_config, write_json
-from glmquant.export.standard import StandardOperators
-from glmquant.export.weights import StoredModel, WeightWriter, store_model
-from glmquant.export.weights_file import DTYPES, WeightsFile
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import Classifier
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.onnx_export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.onnx_export.fused import FusedOperators
+from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
+from glmquant.onnx_export.matrices import BlockedWriter, PackedWriter
+from glmquant.onnx_export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
+from glmquant.onnx_export.side_files import optimum_config, write_json
+from glmquant.onnx_export.standard import StandardOperators
+from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
+from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
 
 
 @dataclass(frozen=True, eq=False)
 class _WithHead:
-    """A classifier as a :class:`glmquant.export.source.ModelSource`, its head in the language model's place."""
+    """A classifier as a :class:`glmquant.onnx_export.source.ModelSource`, its head in the language model's place."""
 
     classifier: Classifier
 

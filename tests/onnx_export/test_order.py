@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from glmquant.core.spec import QuantSpec
-from glmquant.export.save import export_bundle
 from glmquant.glm.block import Block, Linear
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.export.models import MemorySource, random_source, torch_logits
+from tests.onnx_export.models import MemorySource, random_source, torch_logits
 
 
 def reordered(layer: Linear, seed: int) -> Linear:

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import torch
 
-from glmquant.export.weights_file import WeightsFile
+from glmquant.onnx_export.weights_file import WeightsFile
 
 
 def test_tensors_lie_where_their_handles_say(tmp_path) -> None:

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from glmquant.export.builder import IR_VERSION, GraphBuilder
-from glmquant.export.bundle import TensorInfo
-from glmquant.export.weights import StoredBlock, StoredLinear, StoredMatrix, StoredModel
 from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.builder import IR_VERSION, GraphBuilder
+from glmquant.onnx_export.bundle import TensorInfo
+from glmquant.onnx_export.weights import StoredBlock, StoredLinear, StoredMatrix, StoredModel
 
 KEEP = "num_logits_to_keep"
 

@@ -10,17 +10,17 @@ import torch
 
 from glmquant.data.calibration import KeyValueRange
 from glmquant.errors import ExportError
-from glmquant.export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
-from glmquant.export.fused import FusedOperators
-from glmquant.export.graph import Operators, build_graph, to_bytes
-from glmquant.export.matrices import BlockedWriter, PackedWriter
-from glmquant.export.side_files import genai_config, keep_text_whole, optimum_config, write_json
-from glmquant.export.source import ModelSource
-from glmquant.export.standard import StandardOperators
-from glmquant.export.weights import StoredModel, WeightWriter, store_model
-from glmquant.export.weights_file import DTYPES, WeightsFile
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.onnx_export.fused import FusedOperators
+from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
+from glmquant.onnx_export.matrices import BlockedWriter, PackedWriter
+from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config, write_json
+from glmquant.onnx_export.source import ModelSource
+from glmquant.onnx_export.standard import StandardOperators
+from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
+from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}

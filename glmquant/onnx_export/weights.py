@@ -14,11 +14,11 @@ from torch import Tensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
-from glmquant.export.matrices import BlockedMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
-from glmquant.export.source import ModelSource
-from glmquant.export.weights_file import WeightsFile
 from glmquant.glm.block import Block, Linear, rotary
 from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.matrices import BlockedMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
+from glmquant.onnx_export.source import ModelSource
+from glmquant.onnx_export.weights_file import WeightsFile
 
 REACH = {8: 1.0, 4: 0.8}
 """How much of a channel's range the codes of a quantised cache cover; what lies beyond is clipped. With 15 codes, finer

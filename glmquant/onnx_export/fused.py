@@ -2,10 +2,11 @@
 
 import onnx_ir as ir
 
-from glmquant.export.builder import GraphBuilder
-from glmquant.export.graph import CacheType
-from glmquant.export.matrices import BlockedMatrix, PackedMatrix
-from glmquant.export.ops import (
+from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.builder import GraphBuilder
+from glmquant.onnx_export.graph import CacheType
+from glmquant.onnx_export.matrices import BlockedMatrix, PackedMatrix
+from glmquant.onnx_export.ops import (
     MICROSOFT,
     OPSET,
     CacheScales,
@@ -19,13 +20,12 @@ from glmquant.export.ops import (
     rms_norm,
     swiglu,
 )
-from glmquant.export.padding import AlignedRows, align_rows, last_real, restore_rows
-from glmquant.export.weights import StoredLinear, StoredMatrix, StoredModel
-from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.padding import AlignedRows, align_rows, last_real, restore_rows
+from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
 
 
 class FusedOperators:
-    """A :class:`glmquant.export.graph.Operators`.
+    """A :class:`glmquant.onnx_export.graph.Operators`.
 
     Args:
         dtype: of everything that is not quantised.

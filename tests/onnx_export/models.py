@@ -47,7 +47,7 @@ TINY_GLM4 = replace(TINY, architecture="glm4", family="glm-4-0414", attention_bi
 
 @dataclass(frozen=True, eq=False)
 class MemorySource:
-    """A :class:`glmquant.export.source.ModelSource` whose weights are all here."""
+    """A :class:`glmquant.onnx_export.source.ModelSource` whose weights are all here."""
 
     config: GlmConfig
     blocks: tuple[Block, ...]

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
-from glmquant.export.side_files import genai_config, optimum_config
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.onnx_export.side_files import genai_config, optimum_config
 from glmquant.recipe.schema import ExportOptions
-from tests.export.models import TINY, TINY_GLM4
+from tests.onnx_export.models import TINY, TINY_GLM4
 
 
 def test_genai_config_names_the_graph() -> None:
