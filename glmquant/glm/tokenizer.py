@@ -24,7 +24,7 @@ from glmquant.glm.tokenizer_files import (
     shipped_template,
     write_tokenizer_files,
 )
-from glmquant.glm.tokenizer_json import json_tokenizer
+from glmquant.glm.tokenizer_json import failures_named, json_tokenizer
 
 _MASKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -110,8 +110,12 @@ class GlmTokenizer:
 
         ``AutoTokenizer`` then gives the same ids as this tokenizer, prefix included. It reads special tokens written in
         a text as special, as transformers does by default.
+
+        Raises:
+            CheckpointError: a damaged tokenizer that the library can write and not read again.
         """
-        saved = Tokenizer.from_str(self._tokenizer.to_str())
+        with failures_named(directory / TOKENIZER_JSON):
+            saved = Tokenizer.from_str(self._tokenizer.to_str())
         saved.enable_padding(direction="left", pad_id=self.pad_id, pad_token=self._tokenizer.id_to_token(self.pad_id))
         text = saved.to_str(pretty=True) + "\n"
         write_tokenizer_files(directory, text, self._named_specials, self.chat_template, self.max_length)
