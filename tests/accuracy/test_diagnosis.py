@@ -33,7 +33,9 @@ def test_what_eight_bits_would_buy_and_cost(tmp_path: Path, capsys: pytest.Captu
     head = known["lm_head"]
     assert (head.first_bits, head.second_error, head.raised_bytes) == (None, 0.0, 0)
     bytes_added = sum(group.raised_bytes for group in measured.groups)
-    assert bytes_added == pytest.approx(measured.first_bytes - measured.second_bytes, rel=0.05)  # zero points of symmetric groups are written too
+    assert bytes_added == pytest.approx(
+        measured.first_bytes - measured.second_bytes, rel=0.05
+    )  # zero points of symmetric groups are written too
     assert glmquant("inspect", eight, "--compare", four) == 0
     text = capsys.readouterr().out
     assert "four (" in text

@@ -54,8 +54,8 @@ def with_drop(low: float, estimate: float, high: float, units: int = 200) -> Tas
 def test_undecided_says_how_much_data_would_settle_it() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [with_drop(-0.02, 0.0, 0.02)])
     assert outcome.verdict is INCONCLUSIVE
-    assert outcome.units_needed == units_needed(with_drop(-0.02, 0.0, 0.02).accuracy_drop, 0.01) == 5262
-    assert "200 examples measured, about 5,262 would settle it" in outcome.reason
+    assert outcome.units_needed == units_needed(with_drop(-0.02, 0.0, 0.02).accuracy_drop, 0.01) == 5577
+    assert "200 examples measured, about 5,577 would settle it" in outcome.reason
 
 
 def test_with_data_enough_more_is_not_asked_for() -> None:

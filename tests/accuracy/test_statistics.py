@@ -116,9 +116,9 @@ def test_the_paired_interval_covers_the_truth(total: int, gain: float, loss: flo
 
 
 def test_the_number_of_units_by_hand() -> None:
-    """t(15; 97.5 %) = 2.1314 and t(15; 95 %) = 1.7531, of a table; the last term is (1.9600 + 1.6449)² / 2 = 6.50."""
+    """t(15; 97.5 %) = 2.1314 and t(15; 96 %) = 1.8777, of a table; the last term is (1.9600 + 1.7507)² / 2 = 6.88."""
     pilot = Interval(0.0, -1.0, 1.0, 16, 0.02)
-    assert units_needed(pilot, 0.01) == math.ceil((3.8845 * 2) ** 2 + 6.50) == 67
+    assert units_needed(pilot, 0.01) == math.ceil((4.0091 * 2) ** 2 + 6.88) == 72
 
 
 def test_the_recommended_number_of_windows_decides() -> None:
