@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         generate,
         inspect,
         load_recipe,
+        open_chat,
         packaged_recipes,
         quantize,
         run,
@@ -29,6 +30,7 @@ __all__ = [
     "generate",
     "inspect",
     "load_recipe",
+    "open_chat",
     "packaged_recipes",
     "quantize",
     "run",
@@ -41,7 +43,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from glmquant import api
 
-        # All at once: importing the package `glmquant.export` has just put it in the place of the verb.
-        globals().update({verb: getattr(api, verb) for verb in __all__})
-        return globals()[name]
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,6 @@ from glmquant.accuracy.write import named_apart, write_report
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import read_labelled
 from glmquant.errors import CheckError, CheckpointError, OutputError
-from glmquant.glm.chat import Message
 from glmquant.glm.config import linear_groups
 from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
 from glmquant.onnx_export.bundle import OnnxBundle
@@ -30,11 +29,14 @@ from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
+from glmquant.runtime.chat import Chat
 from glmquant.runtime.classify import Classification, OnnxClassifier
 from glmquant.runtime.classify import classify as classify_texts
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
+from glmquant.runtime.session import Provider
+from glmquant.runtime.text import stream_text
 from glmquant.runtime.tokenizer import load_bundle_tokenizer
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
@@ -55,6 +57,7 @@ __all__ = [
     "generate",
     "inspect",
     "load_recipe",
+    "open_chat",
     "packaged_recipes",
     "quantize",
     "read_report",
@@ -270,25 +273,34 @@ def run(
         )
 
 
+def open_chat(
+    bundle: OnnxBundle | str | Path, *, options: GenerationOptions | None = None, provider: Provider = "cpu"
+) -> Chat:
+    """A conversation with the bundle: ``for piece in chat.say("你好")``."""
+    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    model = OnnxModel.open(path, provider=provider)
+    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions())
+
+
 def generate(
-    bundle: OnnxBundle | str | Path, prompt: str, *, chat: bool = True, options: GenerationOptions | None = None
+    bundle: OnnxBundle | str | Path,
+    prompt: str,
+    *,
+    chat: bool = True,
+    options: GenerationOptions | None = None,
+    provider: Provider = "cpu",
 ) -> Iterator[str]:
     """The bundle's answer to a prompt, piece by piece as it is generated.
 
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
     """
-    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
-    model = OnnxModel.open(path)
-    tokenizer = load_bundle_tokenizer(path)
     if chat:
-        prompt_ids = tokenizer.apply_chat_template([Message("user", prompt)])
-    else:
-        prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
-    decoder = StreamDecoder(tokenizer)
-    for token in generate_ids(model, prompt_ids, options or GenerationOptions()):
-        yield decoder.push(token)
-    yield decoder.finish()
+        return open_chat(bundle, options=options, provider=provider).say(prompt)
+    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    model, tokenizer = OnnxModel.open(path, provider=provider), load_bundle_tokenizer(path)
+    prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
+    return stream_text(generate_ids(model, prompt_ids, options or GenerationOptions()), StreamDecoder(tokenizer))
 
 
 def train_classifier(

@@ -56,6 +56,14 @@ Against = Annotated[
 ]
 Ci = Annotated[bool, typer.Option("--ci", help="For a pipeline's log: lines in place of bars, a verdict in short.")]
 CalibrationOption = Annotated[Path | None, typer.Option("--calibration", "-c", help="What `calibrate` wrote.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Directory of an ONNX bundle.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1)]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Sample among so many tokens; default all.")]
+TopP = Annotated[float, typer.Option(min=0, max=1)]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, tokens already there grow less likely.")]
+Seed = Annotated[int | None, typer.Option(help="Of the sampling; default differs each time.")]
+ProviderOption = Annotated[Literal["cpu", "cuda"], typer.Option(help="What runs the model.")]
 TaskOption = Annotated[list[Path] | None, typer.Option("--task", help="Labelled JSONL or CSV to classify.")]
 
 
@@ -240,24 +248,47 @@ def report(
 
 @app.command()
 def generate(
-    bundle: Annotated[Path, typer.Argument(help="Directory of an ONNX bundle.")],
+    bundle: BundleArgument,
     prompt: Annotated[str, typer.Argument(help="What to say to the model.")],
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample among so many tokens; default all.")] = None,
-    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Of the sampling; default differs each time.")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    provider: ProviderOption = "cpu",
 ) -> None:
     """Stream an answer from an ONNX bundle."""
     from glmquant import api
 
-    options = api.GenerationOptions(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    )
-    for piece in api.generate(bundle, prompt, chat=not raw, options=options):
+    options = api.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
+    for piece in api.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
+
+
+@app.command()
+def chat(
+    bundle: BundleArgument,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Talk to an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
+    from glmquant import api
+    from glmquant.terminal import turns
+
+    options = api.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
+    conversation = api.open_chat(bundle, options=options, provider=provider)
+    for text in turns():
+        for piece in conversation.say(text):
+            print(piece, end="", flush=True)
+        print()
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What people see. Progress goes to stderr: bars on a terminal, else a line now and then; nothing when quiet."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,19 @@ def print_markdown(text: str) -> None:
         console.print(Markdown(text))
     else:
         print(text, end="")
+
+
+def turns() -> Iterator[str]:
+    """The lines a user types, blank ones passed over, until the input ends."""
+    console = Console(stderr=True)
+    while True:
+        if sys.stdin.isatty():
+            console.print("> ", end="")
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The command line: exit codes, what goes where, and one clear message for every kind of bad input."""
 
+import io
 import json
 import pickle
 import subprocess
@@ -270,6 +271,23 @@ def test_generate_prints_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert glmquant("generate", tmp_path / "onnx", "The Debian", "--raw", "--max-new-tokens", 8) == 0
     assert len(capsys.readouterr().out.strip()) > 3
+
+
+def test_chat_answers_line_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert glmquant("export", assets.DEMO_MODEL, "--out", tmp_path / "onnx", "--quiet") == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("The Debian system\n\n如何安装？\n"))
+    assert glmquant("chat", tmp_path / "onnx", "--max-new-tokens", 8) == 0
+    assert len(capsys.readouterr().out.strip()) > 3
+
+
+def test_a_provider_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant("export", CHATGLM2, "--out", tmp_path / "onnx", "--quiet") == 0
+    capsys.readouterr()
+    assert glmquant("generate", tmp_path / "onnx", "a", "--raw", "--provider", "cuda") == 2
+    assert_refused(capsys, tmp_path, "CUDA")
 
 
 def test_inspect_reads_headers_only_and_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:

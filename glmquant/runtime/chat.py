@@ -1,0 +1,37 @@
+"""A conversation in the model's own chat template."""
+
+from collections.abc import Iterator
+
+from glmquant.glm.chat import Message
+from glmquant.glm.tokenizer import GlmTokenizer, StreamDecoder
+from glmquant.runtime.generate import Conversation
+from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.sampling import GenerationOptions
+from glmquant.runtime.text import stream_text
+
+
+class Chat:
+    """Remembers what was said; of each turn, only what is new is computed."""
+
+    def __init__(self, model: OnnxModel, tokenizer: GlmTokenizer, options: GenerationOptions) -> None:
+        self._conversation, self._tokenizer, self._options = Conversation(model), tokenizer, options
+        self._messages: list[Message] = []
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(self._messages)
+
+    def say(self, text: str) -> Iterator[str]:
+        """The answer, piece by piece. A turn counts as said once its answer was read to the end.
+
+        Raises:
+            CheckpointError: the bundle has no chat template.
+            GenerationError: the conversation no longer fits the model's ``max_length``.
+        """
+        asked = [*self._messages, Message("user", text)]
+        ids = self._conversation.answer(self._tokenizer.apply_chat_template(asked), self._options)
+        pieces = []
+        for piece in stream_text(ids, StreamDecoder(self._tokenizer)):
+            pieces.append(piece)
+            yield piece
+        self._messages = [*asked, Message("assistant", "".join(pieces))]
