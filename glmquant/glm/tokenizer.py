@@ -10,7 +10,7 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, processors
 
-from glmquant.errors import CheckpointError
+from glmquant.errors import CheckpointError, DataError
 from glmquant.glm.chat import TEMPLATES, Message, TemplateEncoder
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.sentencepiece_model import sentencepiece_tokenizer, special_pieces
@@ -74,7 +74,19 @@ class GlmTokenizer:
         return size
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text`` without the prefix; special tokens written in it are text like any other."""
+        """The ids of ``text`` without the prefix; special tokens written in it are text like any other.
+
+        Raises:
+            DataError: half of a surrogate pair, which is no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text is not Unicode: character {error.start} is {error.object[error.start]!a}",
+                expected="text that can be written as UTF-8",
+                fix="look at the JSON escapes (\\ud800 to \\udfff come in pairs) where the text comes from",
+            ) from error
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from glmquant.errors import CheckpointError
+from glmquant.errors import CheckpointError, DataError
 from glmquant.glm.charsmap import FENCE, GAP
 from glmquant.glm.chat import Message
 from glmquant.glm.config import GlmConfig
@@ -283,3 +283,16 @@ def test_a_tokenizer_that_adds_something_behind_is_refused(tmp_path: Path) -> No
     found = word_tokenizer(tmp_path, "<end>")
     with pytest.raises(CheckpointError, match="after a text"):
         load_tokenizer(tmp_path, found)
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(DataError, match=r"character 1 is '\\ud83d'"):
+        tokenizer("chatglm2-tiny").encode("a\ud83d")
+
+
+def test_a_tokenizer_that_cannot_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    broken = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    broken.model = models.BPE({"a": 0, "b": 1, "ab": 1, "c": 2}, [("a", "b")])
+    ours = replace(tokenizer("chatglm2-tiny"), _tokenizer=broken)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        ours.save(tmp_path)
