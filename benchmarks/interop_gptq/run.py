@@ -156,7 +156,7 @@ def versions(python: str) -> str:
         "    except E: pass"
     )
     return ", ".join(
-        subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split("\n")
+        subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
     )
 
 
@@ -166,7 +166,7 @@ def write_results(bench: Bench, args: argparse.Namespace) -> None:
         "",
         f"`python -m benchmarks.interop_gptq.run`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.",
         f"glmquant with torch {torch.__version__}, onnxruntime {ort.__version__}; one environment: "
-        f"{versions(args.gptqmodel_python)} another: {versions(args.autoround_python)}",
+        f"{versions(args.gptqmodel_python)}; another: {versions(args.autoround_python)}.",
         "",
         f"The demonstration model (hidden 256, MLP 768), calibrated on {SAMPLES} x {LENGTH} tokens; logits of 4 x 64 "
         "tokens. *error*: RMS of the difference over the RMS of the expected logits; *quantised*: the same between the "
@@ -175,6 +175,10 @@ def write_results(bench: Bench, args: argparse.Namespace) -> None:
         "",
         "Checkpoints called *ours* are read elsewhere and held to our logits; the others are written elsewhere, and "
         "our reader and our ONNX bundles are held to the logits of their own software.",
+        "",
+        "transformers reads GPTQ through optimum, so its rows are optimum's, too. It knows one spec, for all linears "
+        "of the blocks, and no quantised `lm_head`, which it replaces by random weights: such an artifact is for "
+        "GPTQModel, and `inspect` says so.",
         "",
         "| checkpoint | read by | error | mean KL (nats) | same top 1 | quantised | passes |",
         "|---|---|---|---|---|---|---|",
