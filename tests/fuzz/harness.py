@@ -63,7 +63,8 @@ class _Worker:
     def __init__(self, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, seed), daemon=True)
+        self._directory = tempfile.TemporaryDirectory(prefix="fuzz-")
+        self._process = context.Process(target=_work, args=(other, seed, Path(self._directory.name)), daemon=True)
         self._process.start()
         other.close()
         self._connection.recv()  # it is ready
@@ -90,23 +91,20 @@ class _Worker:
     def stop(self) -> None:
         self._process.kill()
         self._process.join()
+        self._directory.cleanup()
 
 
-def _work(connection: Connection, seed: int) -> None:
+def _work(connection: Connection, seed: int, root: Path) -> None:
     from tests.fuzz import subjects
 
-    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    try:
-        built = subjects.build(root)
-        for subject in built:
-            subject.use(root / subject.name, _emptied(root / "scratch"))  # undamaged, they must succeed
-        limit = _virtual_bytes() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        connection.send(len(built))
-        while True:
-            connection.send(_case(connection.recv(), seed, built, root))
-    finally:
-        shutil.rmtree(root)
+    built = subjects.build(root)
+    for subject in built:
+        subject.use(root / subject.name, _emptied(root / "scratch"))  # undamaged, they must succeed
+    limit = _virtual_bytes() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    connection.send(len(built))
+    while True:
+        connection.send(_case(connection.recv(), seed, built, root))
 
 
 def _case(number: int, seed: int, built: list, root: Path) -> Outcome:
