@@ -5,8 +5,8 @@ Importing this module registers it under the name ``glmquant``::
     python -m glmquant.accuracy.harness run --model glmquant --model_args pretrained=./onnx --tasks my_task \\
         --include_path ./tasks
 
-Every request starts with the tokenizer's prefix (``[gMASK] sop``), as the model was trained; lm-eval's own Hugging Face
-backend does the same with ``add_bos_token=True``.
+Every request starts with the tokenizer's prefix (``[gMASK] sop``), as the model was trained; so it does in lm-eval's
+own Hugging Face backend, as long as ``add_bos_token`` is not set there.
 """
 
 from collections.abc import Iterator, Sequence

@@ -84,7 +84,7 @@ def answers(results: dict[str, Any], name: str) -> list[Any]:
 
 def test_both_backends_agree_on_the_float_model(tasks: Path, checkpoint: Path) -> None:
     ours = evaluated("glmquant", {"pretrained": str(checkpoint)}, tasks, ["choice"])
-    arguments = {"pretrained": str(checkpoint), "dtype": "float32", "device": "cpu", "add_bos_token": True}
+    arguments = {"pretrained": str(checkpoint), "dtype": "float32", "device": "cpu"}
     theirs = evaluated("hf", arguments, tasks, ["choice"])
     for metric in ("acc,none", "acc_norm,none"):
         assert ours["results"]["choice"][metric] == theirs["results"]["choice"][metric]
