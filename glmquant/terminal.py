@@ -17,6 +17,7 @@ from glmquant.pipeline.summary import GroupSummary, ModelSummary
 from glmquant.progress import Progress, silent
 
 SECONDS_BETWEEN_LINES = 5.0
+QUANTIZATIONS = {"gptq": "GPTQ-quantised", "rows": "quantised by its publisher, a scale a row"}
 
 
 @contextmanager
@@ -100,12 +101,13 @@ class Lines:
 def describe(summary: ModelSummary) -> str:
     """A checkpoint at a glance, and what the recipe makes of each linear group."""
     config = summary.config
+    weights = QUANTIZATIONS[summary.quantization] if summary.quantization else config.float_dtype
     lines = [
         summary.path,
         f"  {config.family}, {config.architecture} blocks, {summary.num_parameters / 1e6:,.1f} million parameters",
         f"  {config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads of "
         f"{config.head_dim}, {config.num_key_value_heads} for keys and values, vocabulary {config.vocab_size}",
-        f"  {'GPTQ-quantised' if summary.is_quantized else config.float_dtype}, {size(summary.num_bytes)}",
+        f"  {weights}, {size(summary.num_bytes)}",
     ]
     if summary.readers:
         lines.append(f"  read by {', '.join(summary.readers)}")

@@ -7,7 +7,7 @@ from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
-from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.checkpoint import Checkpoint, Quantization
 from glmquant.store.manifest import Manifest
 
 READERS = {"fused": "transformers", "split": "GPTQModel"}
@@ -32,14 +32,15 @@ class ModelSummary:
     Attributes:
         num_parameters: weights, norms and biases of the model.
         num_bytes: of its tensors on disk.
-        readers: software that loads a quantised artifact as it is laid out; empty for a float checkpoint.
+        quantization: how its linears are quantised; None where they are float.
+        readers: software that loads a quantised artifact as it is laid out; empty for what is not in GPTQ format.
         groups: what the recipe makes of each linear group; empty without a recipe.
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
     """
 
     path: str
     config: GlmConfig
-    is_quantized: bool
+    quantization: Quantization | None
     num_parameters: int
     num_bytes: int
     readers: tuple[str, ...]
@@ -63,7 +64,7 @@ def summarise(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSumm
     return ModelSummary(
         path=str(checkpoint.path),
         config=config,
-        is_quantized=checkpoint.is_quantized,
+        quantization=checkpoint.quantization,
         num_parameters=num_parameters(config),
         num_bytes=checkpoint.tensor_bytes,
         readers=_readers(checkpoint),
@@ -73,7 +74,7 @@ def summarise(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSumm
 
 
 def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
-    if not checkpoint.is_quantized:
+    if checkpoint.quantization != "gptq":
         return ()
     manifest = checkpoint.manifest
     layout = manifest.recipe.get("store", {}).get("layout") if manifest else None

@@ -12,6 +12,7 @@ from glmquant.errors import QuantizationError
 from glmquant.methods.rtn import Rtn
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.terminal import describe
 from tests.paths import CHATGLM2
 from tests.store.test_quantized_checkpoints import published, row_quantized, write
 
@@ -25,6 +26,9 @@ RULES = [
 @pytest.mark.parametrize("bits", [4, 8])
 def test_published_rows_are_quantised_like_the_weights_they_stand_for(tmp_path: Path, bits: int) -> None:
     source = open_checkpoint(write(tmp_path / "source", row_quantized(published(), bits), quantization_bit=bits))
+    described = api.inspect(source.path)
+    assert (described.quantization, described.readers) == ("rows", ())
+    assert "quantised by its publisher" in describe(described)
     written = api.quantize(source.path, load_recipe(None, {"rules": RULES}), out=tmp_path / "out")
     kept = written.block(1).o_proj.weight
     assert isinstance(kept, torch.Tensor)
