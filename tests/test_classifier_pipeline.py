@@ -12,17 +12,17 @@ from glmquant.cli import main
 from glmquant.errors import CheckError
 from tests.classifiers import golden_classifier
 
-SETTINGS = {"train.mode": "head", "train.epochs": 4, "check.limits": {"accuracy_drop": 0.2}}
+SETTINGS = {"train.mode": "head", "train.validation": 0.2, "check.limits": {"accuracy_drop": 0.2}}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The first 160 packaged reviews to train on, 60 more to check on."""
+    """The first 400 packaged reviews to train on, 60 more to check on."""
     lines = Path(assets.resolve("glmquant:reviews.jsonl")).read_text(encoding="utf-8").splitlines()
     directory = tmp_path_factory.mktemp("data")
     train, test = directory / "train.jsonl", directory / "test.jsonl"
-    train.write_text("\n".join(lines[:160]), encoding="utf-8")
-    test.write_text("\n".join(lines[160:220]), encoding="utf-8")
+    train.write_text("\n".join(lines[:400]), encoding="utf-8")
+    test.write_text("\n".join(lines[400:460]), encoding="utf-8")
     return train, test
 
 
