@@ -17,7 +17,7 @@ from glmquant.glm.row_quantized import read_rows
 from tests.glm.golden import published_config
 from tests.glm.model import logits
 
-HEADS, GROUPS, HEAD_DIM, HIDDEN, INNER, VOCABULARY, LAYERS = 4, 2, 16, 48, 40, 64, 2
+HEADS, GROUPS, HEAD_DIM, HIDDEN, INNER, VOCABULARY, LAYERS = 4, 2, 32, 64, 96, 2112, 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def native_tensors(release: Release, groups: int) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
 
     def put(name: str, *shape: int, around: float = 0.0) -> None:
-        tensors[f"transformer.{name}"] = (around + 0.3 * torch.randn(*shape)).to(release.dtype)
+        tensors[f"transformer.{name}"] = (around + 0.2 * torch.randn(*shape)).to(release.dtype)
 
     put("embedding.word_embeddings.weight", VOCABULARY, HIDDEN)
     put("rotary_pos_emb.inv_freq", HEAD_DIM // 4)
@@ -156,7 +156,7 @@ def test_hugging_face_releases(release: Release, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn_like(parameter) + (parameter.dim() == 1))
+            parameter.copy_(0.2 * torch.randn_like(parameter) + (parameter.dim() == 1))
     ids = torch.randint(0, VOCABULARY, (2, 20))
     published = {name: tensor for name, tensor in model.state_dict().items() if name in dict(model.named_parameters())}
     layout = resolve_layout(config, config_path=Path("config.json"), tensor_names=published)
@@ -169,18 +169,18 @@ def test_hugging_face_releases(release: Release, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "ratio", "angle"),
     [
-        ("THUDM/chatglm2-6b-32k", 50, lambda position, i: position / 50 / 10000 ** (2 * i / 8)),
-        ("THUDM/chatglm3-6b-32k", 50, lambda position, i: position / (10000 * 50) ** (2 * i / 8)),
-        ("THUDM/glm-4-9b-chat", 500, lambda position, i: position / (10000 * 500) ** (2 * i / 8)),
+        ("THUDM/chatglm2-6b-32k", 50, lambda position, i: position / 50 / 10000 ** (2 * i / 16)),
+        ("THUDM/chatglm3-6b-32k", 50, lambda position, i: position / (10000 * 50) ** (2 * i / 16)),
+        ("THUDM/glm-4-9b-chat", 500, lambda position, i: position / (10000 * 500) ** (2 * i / 16)),
     ],
 )
 def test_rotary_angles_by_the_published_formulas(name: str, ratio: int, angle: Any) -> None:
     config = native_config(Release(name, {"rope_ratio": ratio}))
     found = resolve_layout(config, config_path=Path("config.json")).config
-    assert found.rotary_dim == 8
+    assert found.rotary_dim == 16
     positions = [0, 1, 2, 31, 1000]
     rope = rotary(found, torch.tensor([positions]))
     for t, position in enumerate(positions):
-        for i in range(4):
+        for i in range(8):
             assert rope.cos_BTR[0, t, i].item() == pytest.approx(math.cos(angle(position, i)), abs=1e-4)
             assert rope.sin_BTR[0, t, i].item() == pytest.approx(math.sin(angle(position, i)), abs=1e-4)
