@@ -11,12 +11,36 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from glmquant import __version__
 from glmquant.errors import GlmQuantError
+from glmquant.options import (
+    Against,
+    BundleArgument,
+    CalibrationOption,
+    Ci,
+    Data,
+    Inconclusive,
+    Json,
+    MaxNewTokens,
+    ModelArgument,
+    OptionalRecipe,
+    Out,
+    ProviderOption,
+    Quiet,
+    RecipeOption,
+    RepetitionPenalty,
+    Seed,
+    Set,
+    TaskOption,
+    Temperature,
+    Text,
+    TopK,
+    TopP,
+)
 from glmquant.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,39 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Takes a GLM checkpoint to a small, fast, proven ONNX model: calibrate, quantise, export, check.",
 )
-
-ModelArgument = Annotated[Path, typer.Argument(help="Directory of a GLM checkpoint.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist, or be empty.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
-]
-RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Name of a packaged recipe, or path of a YAML file.")]
-OptionalRecipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Name or path of the recipe whose settings to use.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]
-Data = Annotated[list[Path] | None, typer.Option("--data", help="UTF-8 text or JSONL to calibrate on.")]
-Inconclusive = Annotated[
-    Literal["pass", "fail"] | None,
-    typer.Option("--inconclusive", help="Exit with 0 or 1 where the data decide nothing, instead of 3."),
-]
-Against = Annotated[
-    Path | None, typer.Option("--against", help="Report of an earlier model: also fail on what is lost since then.")
-]
-Ci = Annotated[bool, typer.Option("--ci", help="For a pipeline's log: lines in place of bars, a verdict in short.")]
-CalibrationOption = Annotated[Path | None, typer.Option("--calibration", "-c", help="What `calibrate` wrote.")]
-BundleArgument = Annotated[Path, typer.Argument(help="Directory of an ONNX bundle.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1)]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Sample among so many tokens; default all.")]
-TopP = Annotated[float, typer.Option(min=0, max=1)]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, tokens already there grow less likely.")]
-Seed = Annotated[int | None, typer.Option(help="Of the sampling; default differs each time.")]
-ProviderOption = Annotated[Literal["cpu", "cuda"], typer.Option(help="What runs the model.")]
-TaskOption = Annotated[list[Path] | None, typer.Option("--task", help="Labelled JSONL or CSV to classify.")]
 
 
 def _version(value: bool) -> None:

@@ -14,10 +14,10 @@ LAYERS = [
     {"pipeline", "onnx_export", "runtime", "train"},
     {"accuracy"},
     {"api"},
-    {"cli", "terminal", "__main__"},
+    {"cli", "terminal", "options", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-SIBLINGS_ALLOWED = {("cli", "terminal"), ("__main__", "cli")}
+SIBLINGS_ALLOWED = {("cli", "terminal"), ("cli", "options"), ("__main__", "cli")}
 
 
 def imports(path: Path) -> set[str]:
