@@ -23,12 +23,12 @@ FAST = {
 }
 
 
-def train(tmp_path: Path, name: str = "out", **options: object) -> tuple[TrainingReport, Path]:
+def train(tmp_path: Path, name: str = "out", num_texts: int = 240, **options: object) -> tuple[TrainingReport, Path]:
     out = tmp_path / name
     out.mkdir(exist_ok=True)
     checkpoint = tiny_model(tmp_path / "model")
     settings = TrainOptions(validation=0.2, batch_size=8, **options)  # type: ignore[arg-type]
-    return train_classifier(checkpoint, labelled(tmp_path), Letters(), settings, out), out
+    return train_classifier(checkpoint, labelled(tmp_path, texts(num_texts)), Letters(), settings, out), out
 
 
 def accuracy(checkpoint: Checkpoint, rows: list[tuple[str, str]]) -> float:
@@ -39,12 +39,13 @@ def accuracy(checkpoint: Checkpoint, rows: list[tuple[str, str]]) -> float:
 
 @pytest.mark.parametrize("mode", ["head", "lora", "full"])
 def test_what_is_learnt_is_what_is_stored(tmp_path: Path, mode: str) -> None:
-    report, out = train(tmp_path, mode=mode, **FAST[mode])
+    num_texts = 900 if mode == "head" else 240  # a random frozen model has few features to learn from
+    report, out = train(tmp_path, num_texts=num_texts, mode=mode, **FAST[mode])
     checkpoint = open_checkpoint(out)
     assert checkpoint.config.labels == ("animal", "plant", "stone")
     assert accuracy(checkpoint, texts(90, seed=1)) > 0.65  # guessing gives a third
-    assert report.best.validation_accuracy > (0.6 if mode == "head" else 0.75)  # a random frozen model has few features
-    assert [(count.train, count.validation) for count in report.labels] == [(64, 16)] * 3
+    assert report.best.validation_accuracy > 0.75
+    assert [(count.train, count.validation) for count in report.labels] == [(num_texts * 4 // 15, num_texts // 15)] * 3
     assert checkpoint.manifest is not None
     assert checkpoint.manifest.recipe["train"]["mode"] == mode
     assert sorted(path.name for path in out.iterdir() if path.suffix not in (".safetensors", ".json")) == [
