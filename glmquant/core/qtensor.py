@@ -55,10 +55,13 @@ class QuantTensor:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights the codes stand for, ``[N, K]``."""
-        columns = self.shape[1]
-        scales_NK = spread(self.scales_NG, self.spec.width(columns), columns)
-        zeros_NK = spread(self.zeros_NG, self.spec.width(columns), columns)
-        return (self.codes_NK.float() - zeros_NK).mul_(scales_NK).to(dtype)
+        rows, columns = self.shape
+        width, out_NK = self.spec.width(columns), torch.empty(rows, columns, dtype=dtype)
+        step = max(1, WEIGHTS_AT_ONCE // columns)
+        for part in (slice(start, start + step) for start in range(0, rows, step)):
+            zeros_NK, scales_NK = (spread(x[part], width, columns) for x in (self.zeros_NG, self.scales_NG))
+            out_NK[part] = (self.codes_NK[part].float() - zeros_NK).mul_(scales_NK)
+        return out_NK
 
     def rows(self, start: int, stop: int) -> "QuantTensor":
         return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)

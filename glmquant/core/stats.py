@@ -1,12 +1,18 @@
 """What a pass over calibration data leaves behind of a linear layer's inputs.
 
-Shape suffixes: T tokens, K input columns.
+Shape suffixes: N output rows, K input columns, T tokens, P part of the columns.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from glmquant.core.products import float32_products
+
+STRIPS, SMALLEST_STRIP = 8, 256
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +29,10 @@ class LayerStats:
 
 
 class HessianAccumulator:
-    """Adds up ``x xᵀ`` batch by batch; ``result`` gives the mean."""
+    """Adds up ``x xᵀ`` batch by batch; ``result`` gives the mean.
+
+    The matrix is symmetric: only the blocks on and below its diagonal are computed, and mirrored at the end.
+    """
 
     def __init__(self, columns: int) -> None:
         self._sum_KK = torch.zeros(columns, columns)
@@ -32,11 +41,41 @@ class HessianAccumulator:
     def add(self, x: Tensor) -> None:
         """``x``: inputs ``[..., K]`` of any float dtype."""
         x_TK = x.flatten(0, -2).float()
-        self._sum_KK.addmm_(x_TK.T, x_TK)
+        with float32_products(exact=False):
+            for start, stop in _strips(x_TK.shape[1]):
+                self._sum_KK[start:stop, :stop].addmm_(x_TK[:, start:stop].T, x_TK[:, :stop])
         self._num_tokens += x_TK.shape[0]
 
     def result(self) -> LayerStats:
-        return LayerStats(self._sum_KK / max(self._num_tokens, 1), self._num_tokens)
+        """Nothing may be added afterwards: the sum itself becomes the mean."""
+        hessian_KK = self._sum_KK.div_(max(self._num_tokens, 1))
+        for start, stop in _strips(len(hessian_KK)):
+            hessian_KK[:start, start:stop] = hessian_KK[start:stop, :start].T
+        return LayerStats(hessian_KK, self._num_tokens)
+
+
+def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype = torch.float32) -> float:
+    """``E‖W x‖² = Σ_n w_n H w_nᵀ``, by the lower half of ``H`` alone.
+
+    Args:
+        dtype: of the products' operands.
+    """
+    total = 0.0
+    weight_NK = weight_NK.to(dtype)
+    for start, stop in _strips(weight_NK.shape[1]):
+        strip_PK = stats.hessian_KK[start:stop, :stop].to(dtype, copy=True)
+        strip_PK[:, :start] *= 2
+        with float32_products(exact=True):
+            pulled_NK = weight_NK[:, start:stop] @ strip_PK
+        for pulled, weights in zip(pulled_NK.split(ROWS_AT_ONCE), weight_NK.split(ROWS_AT_ONCE), strict=True):
+            total += float((pulled.float() * weights[:, :stop]).sum())
+    return total
+
+
+def _strips(columns: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of a square matrix: enough of them to save nearly half the work, each a large product."""
+    step = -(-columns // min(STRIPS, max(1, columns // SMALLEST_STRIP)))
+    return ((start, min(start + step, columns)) for start in range(0, columns, step))
 
 
 @dataclass(frozen=True, eq=False)

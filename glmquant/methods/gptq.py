@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from glmquant.core.products import float32_products
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
@@ -27,6 +28,7 @@ from glmquant.errors import QuantizationError, RecipeError
 from glmquant.methods.grid import range_grid, search_grid
 
 LEAF_COLUMNS = 16
+STRIP_ROWS = 512
 ROWS_AT_ONCE = 2048
 
 
@@ -59,9 +61,8 @@ class Gptq:
         """
         if stats is None or stats.num_tokens == 0:
             raise QuantizationError("gptq was given no statistics of the inputs", fix="calibrate first")
-        weight_NK = weight_NK.float()
         diagonal_K = stats.hessian_KK.diagonal()
-        grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK, spec)
+        grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK.float(), spec)
         last_to_first_K = self._rounding_order(diagonal_K).flip(0)
         factor_KK = cholesky_factor(stats.hessian_KK, last_to_first_K, self.damping)
         codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
@@ -86,17 +87,39 @@ def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tens
             expected="inputs that vary",
             fix="check the model",
         )
-    damped_KK = hessian_KK[order_K][:, order_K]
-    damped_KK.diagonal().add_(damping * mean)
-    factor_KK: Tensor
-    factor_KK, failed_at = torch.linalg.cholesky_ex(damped_KK)
+    factor_KK = hessian_KK.index_select(0, order_K)
+    for rows in factor_KK.split(STRIP_ROWS):
+        rows.copy_(rows.index_select(1, order_K))
+    factor_KK.diagonal().add_(damping * mean)
+    failed_at = _factorise(factor_KK)
     if failed_at:
         raise QuantizationError(
-            f"the Hessian is not positive definite (leading minor {int(failed_at)})",
+            f"the Hessian is not positive definite (leading minor {failed_at})",
             where="method.damping",
             fix="calibrate on more tokens, or raise damping",
         )
     return factor_KK
+
+
+def _factorise(matrix_KK: Tensor) -> int:
+    """Turns the lower half of a symmetric matrix into its Cholesky factor; what lies above becomes zero.
+
+    Strip by strip, so that nearly all the work is in large products; LAPACK's own takes several times as long on some
+    processors. Gives the leading minor that is not positive, or 0.
+    """
+    for start in range(0, len(matrix_KK), STRIP_ROWS):
+        stop = min(start + STRIP_ROWS, len(matrix_KK))
+        done_KP, square_PP = matrix_KK[start:, :start], matrix_KK[start:stop, start:stop]
+        with float32_products(exact=True):
+            matrix_KK[start:, start:stop].addmm_(done_KP, matrix_KK[start:stop, :start].T, alpha=-1)
+        corner_PP, failed_at = torch.linalg.cholesky_ex(square_PP)
+        if failed_at:
+            return start + int(failed_at)
+        below_KP = matrix_KK[stop:, start:stop]
+        below_KP.copy_(torch.linalg.solve_triangular(corner_PP.T, below_KP, upper=True, left=False))
+        square_PP.copy_(corner_PP)
+        matrix_KK[start:stop, stop:] = 0
+    return 0
 
 
 def nearest_plane(
@@ -111,7 +134,7 @@ def nearest_plane(
     group_K = (order_K // spec.width(weight_NK.shape[1])).tolist()
     for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        weight_KN = weight_NK[rows].T[order_K].contiguous()
+        weight_KN = weight_NK[rows].float().T[order_K].contiguous()
         rounding = _Rounding(
             factor_KK=factor_KK,
             weight_KN=weight_KN,
@@ -150,7 +173,9 @@ class _Rounding:
             return
         middle = (start + stop) // 2
         self.columns(middle, stop)
-        self.pull_KN[start:middle].addmm_(self.factor_KK[middle:stop, start:middle].T, self.errors_KN[middle:stop])
+        pulling_KK, errors_KN = self.factor_KK[middle:stop, start:middle], self.errors_KN[middle:stop]
+        with float32_products(exact=True):
+            self.pull_KN[start:middle].addmm_(pulling_KK.T, errors_KN)
         self.columns(start, middle)
 
     def _column(self, column: int, leaf_start: int) -> None:

@@ -1,10 +1,16 @@
-"""The hidden states of all calibration samples, on their way through the model.
+"""What all calibration samples are on their way through the model, in memory or on the disk.
 
-Shape suffixes: S samples, L tokens of a sample, D hidden size.
+Shape suffixes: S samples, L tokens of a sample, D hidden size, W any width, V vocabulary.
 """
 
+import math
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -12,8 +18,85 @@ from torch import Tensor
 from glmquant.errors import CalibrationError
 from glmquant.glm.block import Rotary, rotary
 from glmquant.glm.config import GlmConfig
+from glmquant.store.tensors import byte_view
 
 TOKENS_AT_ONCE = 2048
+
+
+class SampleTensor:
+    """``[S, L, W]``, read and written some samples at a time.
+
+    Where it lies in a file, that is read and written, never mapped: what a process holds is what it asked for.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, file: BinaryIO | None = None) -> None:
+        self.shape, self.dtype, self._file = shape, dtype, file
+        self._values = torch.empty(shape, dtype=dtype) if file is None else None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def on_disk(self) -> bool:
+        return self._file is not None
+
+    def read(self, samples: slice) -> Tensor:
+        """``[samples, L, W]``: the tensor's own memory, or a copy of what the file holds."""
+        if self._values is not None:
+            return self._values[samples]
+        out = torch.empty(samples.stop - samples.start, *self.shape[1:], dtype=self.dtype)
+        self._transfer(os.preadv, out, samples)
+        return out
+
+    def write(self, samples: slice, values: Tensor) -> None:
+        if self._values is not None:
+            self._values[samples] = values
+        else:
+            self._transfer(os.pwritev, values.to(self.dtype).contiguous(), samples)
+
+    def _transfer(self, move, values: Tensor, samples: slice) -> None:  # type: ignore[no-untyped-def]
+        assert self._file is not None
+        view, at = byte_view(values), samples.start * math.prod(self.shape[1:]) * self.dtype.itemsize
+        while view:
+            count = move(self._file.fileno(), [view], at)
+            if not count:
+                raise OSError("a file of activations ends too early")
+            view, at = view[count:], at + count
+
+    def close(self) -> None:
+        self._values = None
+        if self._file is not None:
+            self._file.close()
+
+
+class Room:
+    """Where activations may lie: in memory up to ``budget`` bytes, in files of ``directory`` beyond.
+
+    The files have no name: nothing is left of them when the process ends, however it ends.
+    """
+
+    def __init__(self, budget: float = math.inf, directory: Path | None = None) -> None:
+        self._left, self._directory = budget, directory
+
+    def tensor(self, shape: tuple[int, int, int], dtype: torch.dtype) -> SampleTensor:
+        """A tensor that lasts as long as the run."""
+        size = math.prod(shape) * dtype.itemsize
+        if size <= self._left:
+            self._left -= size
+            return SampleTensor(shape, dtype)
+        return SampleTensor(shape, dtype, tempfile.TemporaryFile(dir=self._directory, buffering=0))
+
+    @contextmanager
+    def lent(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[SampleTensor]:
+        """A tensor that lasts as long as the context."""
+        tensor = self.tensor(shape, dtype)
+        try:
+            yield tensor
+        finally:
+            tensor.close()
+            if not tensor.on_disk:
+                self._left += tensor.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,22 +104,47 @@ class Activations:
     """Hidden states before a block, and what every block needs to read them.
 
     Attributes:
-        hidden_SLD: float32; a block's pass overwrites it.
+        hidden: float32 ``[S, L, D]``; a block's pass overwrites it.
         rope: angles of the sample's positions, the same for every sample, ``[1, L, R]``.
+        room: where a block's pass keeps its intermediate results.
+        dtype: of the operands of matrix products.
     """
 
-    hidden_SLD: Tensor
+    hidden: SampleTensor
     rope: Rotary
+    room: Room
+    dtype: torch.dtype = torch.float32
 
     def batches(self) -> Iterator[slice]:
         """Slices of samples that hold about ``TOKENS_AT_ONCE`` tokens each."""
-        samples, length, _ = self.hidden_SLD.shape
+        samples, length, _ = self.hidden.shape
         step = max(1, TOKENS_AT_ONCE // length)
         for start in range(0, samples, step):
             yield slice(start, min(start + step, samples))
 
+    def lend(self, width: int) -> AbstractContextManager[SampleTensor]:
+        """``[S, L, width]`` for the inputs of a linear."""
+        samples, length, _ = self.hidden.shape
+        return self.room.lent((samples, length, width), self.dtype)
 
-def embed(tokens_SL: Tensor, embedding_VD: Tensor, config: GlmConfig) -> Activations:
+
+def unfilled(
+    samples: int, length: int, config: GlmConfig, room: Room | None = None, dtype: torch.dtype = torch.float32
+) -> Activations:
+    """Activations whose hidden states have yet to be written."""
+    room = room or Room()
+    positions_1L = torch.arange(length).unsqueeze(0)
+    hidden = room.tensor((samples, length, config.hidden_size), torch.float32)
+    return Activations(hidden, rotary(config, positions_1L), room, dtype)
+
+
+def embed(
+    tokens_SL: Tensor,
+    embedding_VD: Tensor,
+    config: GlmConfig,
+    room: Room | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Activations:
     """The first block's inputs.
 
     Raises:
@@ -48,5 +156,8 @@ def embed(tokens_SL: Tensor, embedding_VD: Tensor, config: GlmConfig) -> Activat
             expected=f"0 to {config.vocab_size - 1}",
             fix="calibrate again with this checkpoint's own tokenizer",
         )
-    positions_1L = torch.arange(tokens_SL.shape[1]).unsqueeze(0)
-    return Activations(embedding_VD[tokens_SL].float(), rotary(config, positions_1L))
+    samples, length = tokens_SL.shape
+    activations = unfilled(samples, length, config, room, dtype)
+    for batch in activations.batches():
+        activations.hidden.write(batch, embedding_VD[tokens_SL[batch]].float())
+    return activations

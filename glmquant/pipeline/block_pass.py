@@ -1,32 +1,25 @@
 """One block: quantised linear by linear while the calibration samples pass through it once.
 
 Each linear sees the inputs it will meet: those that the linears before it, already quantised, produce. The block is
-cut where a linear's input appears, so each product is computed at most twice.
+cut where a linear's input appears, and what is there is kept, so each product is computed once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor, row_slices
-from glmquant.core.stats import HessianAccumulator, LayerStats
+from glmquant.core.qtensor import QuantTensor
+from glmquant.core.stats import HessianAccumulator, LayerStats, mean_square_output
 from glmquant.errors import QuantizationError
-from glmquant.glm.block import (
-    Block,
-    Linear,
-    add_attention,
-    add_mlp,
-    attend,
-    attention_input,
-    gate,
-    mlp_input,
-    split_heads,
-)
+from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig
 from glmquant.pipeline.activations import Activations
+from glmquant.pipeline.stream import Stream
 from glmquant.recipe.plan import GroupPlan
+
+ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -45,19 +38,27 @@ class GroupOutcome:
 
 
 def quantize_linear(
-    name: str, linear: Linear, plan: GroupPlan, inputs: Iterable[Tensor] | None
+    name: str,
+    linear: Linear,
+    plan: GroupPlan,
+    inputs: HessianAccumulator | None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Linear, GroupOutcome]:
-    """``inputs`` are read only where the plan's method needs their Hessian."""
+    """The linear by its plan.
+
+    Args:
+        inputs: of this linear, added up, where the plan's method needs their Hessian.
+        dtype: of the products behind the outcome.
+    """
     if plan.spec is None or plan.method is None:
         return linear, GroupOutcome(name, plan)
     if isinstance(linear.weight, QuantTensor):
         raise QuantizationError(
             "the linear is quantised already", where=name, expected="a float checkpoint", fix="start from the original"
         )
-    weight_NK = linear.weight
-    stats = _second_moment(inputs, weight_NK.shape[1]) if plan.needs_hessian and inputs is not None else None
-    quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-    outcome = _measure(name, plan, weight_NK, quantized, stats)
+    stats = None if inputs is None else inputs.result()
+    quantized = plan.method.quantize(linear.weight, plan.spec, stats)
+    outcome = _measure(name, plan, linear.weight, quantized, stats, dtype)
     return replace(linear, weight=quantized), outcome
 
 
@@ -76,68 +77,83 @@ def quantize_block(
         return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [
             outcome for _, outcome in done
         ]
-    attention, first = _attention_half(block, names, plans, config, activations)
-    mlp, second = _mlp_half(block, names, plans, config, activations)
+    stream = Stream(block, config, activations)
+    four = [plans[name] for name in names]
+    attention, first = _attention_half(stream, names[:2], four[:2])
+    mlp, second = _mlp_half(stream, names[2:], four[2:])
     qkv, o = attention
     gate_up, down = mlp
     return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [*first, *second]
 
 
-def _attention_half(
-    block: Block, names: Sequence[str], plans: dict[str, GroupPlan], config: GlmConfig, activations: Activations
-) -> tuple[tuple[Linear, Linear], list[GroupOutcome]]:
-    x_SLD, rope, batches = activations.hidden_SLD, activations.rope, list(activations.batches())
-    inputs = (attention_input(x_SLD[batch], block, config) for batch in batches)
-    qkv, qkv_outcome = quantize_linear(names[0], block.qkv_proj, plans[names[0]], inputs)
-    project = qkv.floating()
-    context = torch.empty(*x_SLD.shape[:2], config.query_rows)
-    for batch in batches:
-        query, key, value = split_heads(project(attention_input(x_SLD[batch], block, config)), config, rope)
-        context[batch] = attend(query, key, value, None)
-    o, o_outcome = quantize_linear(names[1], block.o_proj, plans[names[1]], (context[batch] for batch in batches))
-    project = o.floating()
-    for batch in batches:
-        x_SLD[batch] = add_attention(x_SLD[batch], project(context[batch]), block, config)
+Halves = tuple[tuple[Linear, Linear], list[GroupOutcome]]
+
+
+def _attention_half(stream: Stream, names: Sequence[str], plans: Sequence[GroupPlan]) -> Halves:
+    block, activations = stream.block, stream.activations
+    batches, dtype = list(activations.batches()), activations.dtype
+    seen = _accumulator(plans[0], block.qkv_proj)
+    if seen is not None:
+        for batch in batches:
+            seen.add(stream.qkv_input(batch))
+    qkv, qkv_outcome = quantize_linear(names[0], block.qkv_proj, plans[0], seen, dtype)
+    with activations.lend(stream.config.query_rows) as context:
+        project, seen = qkv.floating(dtype), _accumulator(plans[1], block.o_proj)
+        for batch in batches:
+            found = stream.o_input(batch, project)
+            context.write(batch, found)
+            if seen is not None:
+                seen.add(found)
+        o, o_outcome = quantize_linear(names[1], block.o_proj, plans[1], seen, dtype)
+        project = o.floating(dtype)
+        for batch in batches:
+            stream.add_attention(batch, project(context.read(batch)))
     return (qkv, o), [qkv_outcome, o_outcome]
 
 
-def _mlp_half(
-    block: Block, names: Sequence[str], plans: dict[str, GroupPlan], config: GlmConfig, activations: Activations
-) -> tuple[tuple[Linear, Linear], list[GroupOutcome]]:
-    x_SLD, batches = activations.hidden_SLD, list(activations.batches())
-    inputs = (mlp_input(x_SLD[batch], block, config) for batch in batches)
-    gate_up, gate_up_outcome = quantize_linear(names[2], block.gate_up_proj, plans[names[2]], inputs)
-    project = gate_up.floating()
-    inner = torch.empty(*x_SLD.shape[:2], config.intermediate_size)
-    for batch in batches:
-        inner[batch] = gate(project(mlp_input(x_SLD[batch], block, config)))
-    down, down_outcome = quantize_linear(names[3], block.down_proj, plans[names[3]], (inner[b] for b in batches))
-    project = down.floating()
-    for batch in batches:
-        x_SLD[batch] = add_mlp(x_SLD[batch], project(inner[batch]), block, config)
+def _mlp_half(stream: Stream, names: Sequence[str], plans: Sequence[GroupPlan]) -> Halves:
+    block, activations = stream.block, stream.activations
+    batches, dtype = list(activations.batches()), activations.dtype
+    seen = _accumulator(plans[0], block.gate_up_proj)
+    if seen is not None:
+        for batch in batches:
+            seen.add(stream.gate_up_input(batch))
+    gate_up, gate_up_outcome = quantize_linear(names[0], block.gate_up_proj, plans[0], seen, dtype)
+    with activations.lend(stream.config.intermediate_size) as inner:
+        project, seen = gate_up.floating(dtype), _accumulator(plans[1], block.down_proj)
+        for batch in batches:
+            found = stream.down_input(batch, project)
+            inner.write(batch, found)
+            if seen is not None:
+                seen.add(found)
+        down, down_outcome = quantize_linear(names[1], block.down_proj, plans[1], seen, dtype)
+        project = down.floating(dtype)
+        for batch in batches:
+            stream.add_mlp(batch, project(inner.read(batch)))
     return (gate_up, down), [gate_up_outcome, down_outcome]
 
 
-def _second_moment(inputs: Iterable[Tensor], columns: int) -> LayerStats:
-    accumulator = HessianAccumulator(columns)
-    for x in inputs:
-        accumulator.add(x)
-    return accumulator.result()
+def _accumulator(plan: GroupPlan, linear: Linear) -> HessianAccumulator | None:
+    return HessianAccumulator(linear.weight.shape[1]) if plan.needs_hessian else None
 
 
 def _measure(
-    name: str, plan: GroupPlan, weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats | None
+    name: str,
+    plan: GroupPlan,
+    weight_NK: Tensor,
+    quantized: QuantTensor,
+    stats: LayerStats | None,
+    dtype: torch.dtype,
 ) -> GroupOutcome:
     lost_weight = whole_weight = lost_output = whole_output = 0.0
-    start = 0
-    for rows_NK in row_slices(weight_NK):
+    for start in range(0, len(weight_NK), ROWS_AT_ONCE):
+        rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
         difference_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
-        start += len(rows_NK)
         lost_weight += float(difference_NK.square().sum())
         whole_weight += float(rows_NK.square().sum())
         if stats is not None:
-            lost_output += float(((difference_NK @ stats.hessian_KK) * difference_NK).sum())
-            whole_output += float(((rows_NK @ stats.hessian_KK) * rows_NK).sum())
+            lost_output += mean_square_output(difference_NK, stats, dtype)
+            whole_output += mean_square_output(rows_NK, stats, dtype)
     output_error = None if stats is None else _ratio(lost_output, whole_output)
     return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight), output_error)
 

@@ -1,81 +1,81 @@
 """One pass of the float model over the calibration samples, recording the range of every linear's inputs."""
 
 import torch
-from torch import Tensor
 
 from glmquant.core.stats import RangeAccumulator
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import (
-    Block,
-    add_attention,
-    add_mlp,
-    attend,
-    attention_input,
-    gate,
-    mlp_input,
-    rms_norm,
-    split_heads,
-)
-from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group, linear_groups
-from glmquant.pipeline.activations import Activations, embed
+from glmquant.glm.block import Block, attend, rms_norm
+from glmquant.glm.config import LinearGroup, block_groups, head_group, linear_groups
+from glmquant.pipeline.activations import Activations, Room, embed
+from glmquant.pipeline.ahead import blocks_ahead
+from glmquant.pipeline.stream import Stream
 from glmquant.progress import Progress, silent
 from glmquant.store.checkpoint import Checkpoint
 
 
-def calibrate(checkpoint: Checkpoint, samples: CalibrationSet, progress: Progress = silent) -> Calibration:
-    """Statistics of the inputs of every linear group and of keys and values, in float32, one block in memory.
+@torch.inference_mode()
+def calibrate(
+    checkpoint: Checkpoint,
+    samples: CalibrationSet,
+    progress: Progress = silent,
+    *,
+    room: Room | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Calibration:
+    """Statistics of the inputs of every linear group and of keys and values, one block in memory.
+
+    Args:
+        room: where activations may lie.
+        dtype: of the operands of matrix products; hidden states stay in float32.
 
     Raises:
         CheckpointError: activations are not finite.
         CalibrationError: token ids that are not the model's.
     """
     config = checkpoint.config
-    activations = embed(samples.tokens_SL, checkpoint.embedding(), config)
+    activations = embed(samples.tokens_SL, checkpoint.embedding(), config, room, dtype)
     ranges = {group.name: RangeAccumulator(group.columns) for group in linear_groups(config)}
     key_values = []
-    for layer in range(config.num_hidden_layers):
-        progress("calibrating", layer, config.num_hidden_layers)
-        key_values.append(_observe(checkpoint.block(layer), block_groups(config, layer), config, activations, ranges))
-        _require_finite(activations.hidden_SLD, layer)
+    layers = range(config.num_hidden_layers)
+    for layer, block in zip(layers, blocks_ahead(checkpoint.block, layers), strict=True):
+        progress("calibrating", layer, len(layers))
+        stream = Stream(block, config, activations)
+        key_values.append(_observe(stream, block.floating(dtype), block_groups(config, layer), ranges))
+        _require_finite(activations, layer)
     norm_D = checkpoint.final_norm()
     for batch in () if config.num_labels else activations.batches():
-        ranges[head_group(config).name].add(rms_norm(activations.hidden_SLD[batch], norm_D, config.rms_norm_eps))
-    progress("calibrating", config.num_hidden_layers, config.num_hidden_layers)
+        hidden_BLD = activations.hidden.read(batch)
+        ranges[head_group(config).name].add(rms_norm(hidden_BLD, norm_D, config.rms_norm_eps))
+    progress("calibrating", len(layers), len(layers))
     inputs = {name: accumulator.result() for name, accumulator in ranges.items()}
     return Calibration(samples, inputs, tuple(key_values))
 
 
 def _observe(
-    block: Block,
-    groups: tuple[LinearGroup, ...],
-    config: GlmConfig,
-    activations: Activations,
-    ranges: dict[str, RangeAccumulator],
+    stream: Stream, block: Block, groups: tuple[LinearGroup, ...], ranges: dict[str, RangeAccumulator]
 ) -> KeyValueRange:
     qkv_range, o_range, gate_up_range, down_range = (ranges[group.name] for group in groups)
-    linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
-    qkv_proj, o_proj, gate_up_proj, down_proj = (linear.floating() for linear in linears)
+    config = stream.config
     keys, values = RangeAccumulator(config.key_value_rows), RangeAccumulator(config.key_value_rows)
-    x_SLD = activations.hidden_SLD
-    for batch in activations.batches():
-        x = x_SLD[batch]
-        attention_in = attention_input(x, block, config)
-        query, key, value = split_heads(qkv_proj(attention_in), config, activations.rope)
+    for batch in stream.activations.batches():
+        qkv_range.add(stream.qkv_input(batch))
+        query, key, value = stream.heads(batch, block.qkv_proj)
+        keys.add(key.flatten(-2))
+        values.add(value.flatten(-2))
         context = attend(query, key, value, None)
-        x = add_attention(x, o_proj(context), block, config)
-        mlp_in = mlp_input(x, block, config)
-        inner = gate(gate_up_proj(mlp_in))
-        x_SLD[batch] = add_mlp(x, down_proj(inner), block, config)
-        seen = ((qkv_range, attention_in), (o_range, context), (gate_up_range, mlp_in), (down_range, inner))
-        for accumulator, value_seen in (*seen, (keys, key.flatten(-2)), (values, value.flatten(-2))):
-            accumulator.add(value_seen)
+        o_range.add(context)
+        stream.add_attention(batch, block.o_proj(context))
+        gate_up_range.add(stream.gate_up_input(batch))
+        inner = stream.down_input(batch, block.gate_up_proj)
+        down_range.add(inner)
+        stream.add_mlp(batch, block.down_proj(inner))
     shape = (config.num_key_value_heads, config.head_dim)
     return KeyValueRange(keys.result().absmax_K.view(shape), values.result().absmax_K.view(shape))
 
 
-def _require_finite(hidden_SLD: Tensor, layer: int) -> None:
-    if not torch.isfinite(hidden_SLD).all():
+def _require_finite(activations: Activations, layer: int) -> None:
+    if not all(torch.isfinite(activations.hidden.read(batch)).all() for batch in activations.batches()):
         raise CheckpointError(
             "the model's activations are not finite",
             where=f"after layers.{layer}",

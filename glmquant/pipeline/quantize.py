@@ -1,26 +1,26 @@
 """Quantising a checkpoint block by block into a directory from which a killed run goes on."""
 
-import os
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from glmquant.core.stats import HessianAccumulator
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import block_groups, head_group, linear_groups
-from glmquant.pipeline.activations import Activations, embed
+from glmquant.pipeline.activations import Activations, Room, embed
+from glmquant.pipeline.ahead import blocks_ahead
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
+from glmquant.pipeline.state import SavedStates
 from glmquant.progress import Progress, silent
 from glmquant.recipe.plan import GroupPlan, resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
-
-STATE = "activations.state"
 
 
 @torch.inference_mode()
@@ -30,6 +30,9 @@ def quantize(
     samples: CalibrationSet | None,
     directory: Path,
     progress: Progress = silent,
+    *,
+    room: Room | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes ``checkpoint``, quantised by the recipe's rules, into the existing ``directory``.
 
@@ -55,15 +58,17 @@ def quantize(
     )
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
-    run = _Run(checkpoint, plans, writer, directory / STATE)
-    activations = run.blocks(_samples_needed(plans, samples), progress)
+    needed = _samples_needed(plans, samples)
+    run = _Run(checkpoint, plans, writer, SavedStates(directory))
+    activations = None if needed is None else run.start(needed, room or Room(), dtype)
+    run.blocks(activations, progress)
     run.head(activations)
     writer.finish(
         checkpoint,
         recipe=recipe.identity(),
         calibration=samples.sha256 if activations is not None and samples is not None else None,
     )
-    (directory / STATE).unlink(missing_ok=True)
+    run.states.clear()
 
 
 def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None) -> CalibrationSet | None:
@@ -80,28 +85,49 @@ def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None)
 
 
 class _Run:
-    """The loop over blocks. ``state`` holds the activations before the next block, so that a killed run can go on."""
+    """The loop over blocks. ``states`` keeps the activations before the next block, so that a killed run can go on."""
 
     def __init__(
-        self, checkpoint: Checkpoint, plans: dict[str, GroupPlan], writer: ArtifactWriter, state: Path
+        self, checkpoint: Checkpoint, plans: dict[str, GroupPlan], writer: ArtifactWriter, states: SavedStates
     ) -> None:
-        self._checkpoint, self._plans, self._writer, self._state = checkpoint, plans, writer, state
+        self._checkpoint, self._plans, self._writer, self.states = checkpoint, plans, writer, states
         self._config = checkpoint.config
+        self._first = 0
 
-    def blocks(self, samples: CalibrationSet | None, progress: Progress) -> Activations | None:
+    def start(self, samples: CalibrationSet, room: Room, dtype: torch.dtype) -> Activations:
+        """The samples before the first block, or before the one that an unfinished run would have come to."""
+        count, length = samples.tokens_SL.shape
+        found = self.states.load((count, length), self._config, room, dtype)
+        if found is not None:
+            self._first, activations = found
+            return activations
+        return embed(samples.tokens_SL, self._checkpoint.embedding(), self._config, room, dtype)
+
+    def blocks(self, activations: Activations | None, progress: Progress) -> None:
         layers = self._config.num_hidden_layers
-        activations, first = self._start(samples)
-        for layer in range(layers):
-            progress("quantizing", layer, layers)
-            if layer < first or (activations is None and self._writer.has_block(layer)):
-                continue
-            names = [group.name for group in block_groups(self._config, layer)]
-            block, outcomes = quantize_block(self._float_block(layer), names, self._plans, self._config, activations)
-            self._writer.write_block(layer, block, [_record(outcome) for outcome in outcomes])
-            if activations is not None:
-                self._save(activations, layer + 1)
+        if activations is None:
+            todo = [layer for layer in range(layers) if not self._writer.has_block(layer)]
+        else:
+            todo = list(range(self._first, layers))
+        with ThreadPoolExecutor(1) as background:
+            written: Future[None] | None = None
+            for layer, block in zip(todo, blocks_ahead(self._float_block, todo), strict=True):
+                progress("quantizing", layer, layers)
+                names = [group.name for group in block_groups(self._config, layer)]
+                done, outcomes = quantize_block(block, names, self._plans, self._config, activations)
+                if written is not None:
+                    written.result()
+                written = background.submit(self._write_block, layer, done, outcomes)
+                if activations is not None:
+                    written.result()
+                    self.states.save(activations, layer + 1)
+            if written is not None:
+                written.result()
         progress("quantizing", layers, layers)
-        return activations
+
+    @torch.inference_mode()  # which is a thread's own
+    def _write_block(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome]) -> None:
+        self._writer.write_block(layer, block, [_record(outcome) for outcome in outcomes])
 
     def _float_block(self, layer: int) -> Block:
         """A block as its publisher computes with it: rows the publisher quantised are expanded."""
@@ -115,26 +141,15 @@ class _Run:
         if self._config.num_labels:
             self._writer.write_head(norm_D, self._checkpoint.classification_head())
             return
-        name, inputs = head_group(self._config).name, None
-        if activations is not None:
-            hidden_SLD, eps = activations.hidden_SLD, self._config.rms_norm_eps
-            inputs = (rms_norm(hidden_SLD[batch], norm_D, eps) for batch in activations.batches())
-        lm_head, outcome = quantize_linear(name, self._checkpoint.lm_head(), self._plans[name], inputs)
+        name = head_group(self._config).name
+        plan, dtype = self._plans[name], torch.float32
+        inputs = None
+        if activations is not None and plan.needs_hessian:
+            inputs, dtype = HessianAccumulator(self._config.hidden_size), activations.dtype
+            for batch in activations.batches():
+                inputs.add(rms_norm(activations.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(dtype))
+        lm_head, outcome = quantize_linear(name, self._checkpoint.lm_head(), plan, inputs, dtype)
         self._writer.write_head(norm_D, lm_head, [_record(outcome)])
-
-    def _start(self, samples: CalibrationSet | None) -> tuple[Activations | None, int]:
-        if samples is None:
-            return None, 0
-        activations = embed(samples.tokens_SL, self._checkpoint.embedding(), self._config)
-        if not self._state.exists():
-            return activations, 0
-        saved = load_file(self._state)
-        return replace(activations, hidden_SLD=saved["hidden"]), int(saved["layer"])
-
-    def _save(self, activations: Activations, layer: int) -> None:
-        unfinished = self._state.with_suffix(".unfinished")
-        save_file({"hidden": activations.hidden_SLD, "layer": torch.tensor(layer)}, unfinished)
-        os.replace(unfinished, self._state)
 
 
 def _record(outcome: GroupOutcome) -> GroupRecord:

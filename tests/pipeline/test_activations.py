@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmquant.data.calibration import CalibrationSet
+from glmquant.pipeline.activations import Room, SampleTensor
+from glmquant.pipeline.ahead import blocks_ahead
+from glmquant.pipeline.calibrate import calibrate
+from glmquant.pipeline.quantize import quantize
+from glmquant.store.checkpoint import open_checkpoint
+from tests.paths import CHATGLM2, contents
+from tests.pipeline.test_quantize import recipe, samples_for
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_holds_what_memory_holds(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with Room(0, tmp_path).lent((5, 3, 4), dtype) as tensor:
+        assert tensor.on_disk
+        for samples in (slice(2, 5), slice(0, 2)):
+            tensor.write(samples, values[samples])
+        assert torch.equal(tensor.read(slice(1, 4)), values[1:4])
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_given_back() -> None:
+    room = Room(100)
+    with room.lent((1, 5, 4), torch.float32) as first, room.lent((1, 5, 4), torch.float32) as second:
+        assert (first.on_disk, second.on_disk) == (False, True)
+    assert not room.tensor((1, 5, 5), torch.float32).on_disk
+
+
+def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b", buffering=0) as file, pytest.raises(OSError, match="too early"):
+        SampleTensor((2, 2, 2), torch.float32, file).read(slice(0, 1))
+
+
+def test_spilling_changes_no_byte(tmp_path: Path) -> None:
+    checkpoint, samples = open_checkpoint(CHATGLM2), samples_for(CHATGLM2)
+    for name, room in (("memory", None), ("disk", Room(0, tmp_path))):
+        (tmp_path / name).mkdir()
+        quantize(checkpoint, recipe(), samples, tmp_path / name, room=room)
+    assert contents(tmp_path / "disk") == contents(tmp_path / "memory")
+    in_memory, on_disk = (calibrate(checkpoint, samples, room=room) for room in (None, Room(0, tmp_path)))
+    for name, seen in in_memory.inputs.items():
+        assert torch.equal(seen.absmax_K, on_disk.inputs[name].absmax_K)
+        assert torch.equal(seen.mean_square_K, on_disk.inputs[name].mean_square_K)
+
+
+def test_bfloat16_products_change_little(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(CHATGLM2)
+    tokens = torch.randint(0, 2000, (4, 32), generator=torch.Generator().manual_seed(1))
+    exact, rounded = (
+        calibrate(checkpoint, CalibrationSet(tokens, (), "", 0), dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    for name, seen in exact.inputs.items():
+        torch.testing.assert_close(rounded.inputs[name].mean_square_K, seen.mean_square_K, rtol=0.05, atol=1e-3)
+
+
+def test_the_next_block_loads_meanwhile() -> None:
+    loaded: list[int] = []
+
+    def load(layer: int) -> int:
+        loaded.append(layer)
+        return layer
+
+    blocks = blocks_ahead(load, [3, 5, 8])
+    assert next(blocks) == 3
+    assert list(blocks) == [5, 8]
+    assert loaded == [3, 5, 8]
+
+
+def test_an_error_of_the_reader_comes_through() -> None:
+    def load(layer: int) -> int:
+        raise ValueError(layer)
+
+    with pytest.raises(ValueError, match="7"):
+        next(blocks_ahead(load, [7]))
