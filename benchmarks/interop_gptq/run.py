@@ -57,8 +57,18 @@ THEIRS = (
         {"bits": 4, "group_size": 32, "desc_act": True, "act_group_aware": False},
         "gptqmodel",
     ),
-    Theirs("AutoRound INT4 g128, auto_gptq", "autoround", {"format": "auto_gptq", "group_size": 128}, "transformers"),
-    Theirs("AutoRound INT4 g128, auto_round", "autoround", {"format": "auto_round", "group_size": 128}, "autoround"),
+    Theirs(
+        "AutoRound INT4 g128, auto_gptq",
+        "autoround",
+        {"format": "auto_gptq", "iters": 8, "group_size": 128},
+        "transformers",
+    ),
+    Theirs(
+        "AutoRound INT4 g128, auto_round",
+        "autoround",
+        {"format": "auto_round", "iters": 8, "group_size": 128},
+        "autoround",
+    ),
 )
 
 

@@ -24,7 +24,6 @@ def main():
     rounding = AutoRound(
         model,
         AutoTokenizer.from_pretrained(source),
-        iters=8,
         nsamples=len(samples),
         seqlen=len(samples[0]),
         batch_size=4,

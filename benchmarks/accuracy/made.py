@@ -1,0 +1,88 @@
+"""Quantised models on disk, each made once from its inputs, and what making it cost."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RECORD, OUT = "made.json", "out"
+
+
+class ProgramError(Exception):
+    """A program that did not write what it was asked for; the last line of its log."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the whole program, from start to end.
+
+    Attributes:
+        wall: seconds.
+        cpu: seconds of all its threads and child processes; unlike ``wall``, it holds on a busy machine.
+        peak: bytes of its largest process.
+    """
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a program wrote (a directory or a file), and what that cost."""
+
+    path: Path
+    cost: Cost
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def kept(place: Path, identity: Mapping[str, Any]) -> Made | None:
+    """What an earlier run made of the same ``identity``; None where there is nothing, or something else."""
+    record = place / RECORD
+    if not record.exists():
+        return None
+    found = json.loads(record.read_text(encoding="utf-8"))
+    return Made(place / OUT, Cost(**found["cost"])) if found["key"] == key_of(identity) else None
+
+
+def make(place: Path, identity: Mapping[str, Any], command: Callable[[Path], list[str]]) -> Made:
+    """Runs ``command(out)``; ``place`` holds ``out``, the program's log, and a record of what it was made from.
+
+    Raises:
+        ProgramError: it failed.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    cost = run(command(place / OUT), place / "log.txt")
+    if not (place / OUT).exists():
+        raise ProgramError(f"it wrote nothing; see {place / 'log.txt'}")
+    record = {"key": key_of(identity), "identity": dict(identity), "cost": asdict(cost)}
+    (place / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return Made(place / OUT, cost)
+
+
+def run(command: list[str], log: Path) -> Cost:
+    """Runs a program to its end.
+
+    Raises:
+        ProgramError: it failed.
+    """
+    environment = os.environ | {"GPTQMODEL_CPU_WORKERS": "2", "TOKENIZERS_PARALLELISM": "false"}
+    started = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=log.parent)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise ProgramError(f"exit {process.returncode}: {lines[-1]}")
+    return Cost(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)

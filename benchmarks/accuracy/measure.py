@@ -1,0 +1,63 @@
+"""How far a candidate is from the float checkpoint on a text, computed once for each pair."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from benchmarks.accuracy.inputs import LENGTH, Inputs
+from benchmarks.accuracy.read_back import Candidate
+from glmquant.accuracy.baseline_cache import BaselineCache
+from glmquant.accuracy.baseline_source import BaselineSource
+from glmquant.accuracy.evaluate import evaluate
+from glmquant.accuracy.metrics import LanguageMetrics
+from glmquant.accuracy.report import ModelFacts, Setting
+from glmquant.accuracy.statistics import Interval, mean_interval
+from glmquant.data.tokens import TokenStream
+from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.recipe.schema import CheckOptions
+
+WINDOWS = 64
+_METRICS = TypeAdapter(LanguageMetrics)
+
+
+class Meter:
+    """Measures candidates of one model: both in float32, the linears as the files stand for them.
+
+    The hidden states of the float checkpoint are kept on disk; its logits are computed from them again.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        checkpoint = inputs.checkpoint
+        self._tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+        self._baseline = BaselineSource(
+            checkpoint, cache=BaselineCache(inputs.path("baseline"), checkpoint.fingerprint)
+        )
+
+    def windows(self, text: Path) -> int:
+        """How many windows are evaluated: the last 64, or what a shorter text has."""
+        return min(WINDOWS, sum(1 for _ in TokenStream(text, self._tokenizer).windows(LENGTH)))
+
+    def measure(self, candidate: Candidate, text: Path) -> LanguageMetrics:
+        options = CheckOptions(text=(str(text),), num_tokens=self.windows(text) * LENGTH, seq_len=LENGTH)
+        unnamed = ModelFacts("", 0)
+        setting = Setting(unnamed, unnamed, None, ())
+        report = evaluate(BaselineSource(candidate.source), self._baseline, self._tokenizer, options, setting)
+        assert report.language is not None
+        return report.language
+
+
+def write_metrics(metrics: LanguageMetrics, path: Path) -> None:
+    path.write_text(json.dumps(asdict(metrics), ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> LanguageMetrics:
+    return _METRICS.validate_json(path.read_bytes())
+
+
+def kl_difference(first: LanguageMetrics, second: LanguageMetrics) -> Interval:
+    """The mean KL of the first less the second's, on the same windows."""
+    pairs = zip(first.windows, second.windows, strict=True)
+    return mean_interval(np.array([one.kl - other.kl for one, other in pairs]))

@@ -1,0 +1,133 @@
+"""What the tables hold: each row is a program and its options. A new row is one line here.
+
+All quantise the linears of the blocks alone; embedding and head stay float.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+INTEROP = HERE.parent / "interop_gptq"
+OURS = "glmquant"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A quantiser behind a script: ``script SOURCE CALIBRATION OPTIONS.json OUT``.
+
+    Attributes:
+        environment: whose requirements file it runs with; None for the environment of this benchmark.
+        source, calibration: names of its inputs among :class:`benchmarks.accuracy.inputs.Inputs`.
+        packages: whose versions decide what it writes.
+    """
+
+    script: Path
+    environment: str | None
+    source: str
+    calibration: str
+    packages: tuple[str, ...]
+
+
+PROGRAMS = {
+    OURS: Program(HERE / "write_ours.py", None, "float", "calibration", ("torch",)),
+    "gptqmodel": Program(
+        INTEROP / "write_gptqmodel.py", "gptqmodel", "float", "calibration.json", ("gptqmodel", "torch", "transformers")
+    ),
+    "autoround": Program(
+        INTEROP / "write_autoround.py",
+        "autoround",
+        "float",
+        "calibration.json",
+        ("auto-round", "torch", "transformers"),
+    ),
+    "llama": Program(HERE / "write_llama.py", "llama", "twin-f16.gguf", "importance.npz", ("llama-cpp-python",)),
+    "onnxruntime": Program(
+        HERE / "write_onnxruntime.py", "onnxruntime", "float", "calibration.json", ("onnxruntime", "onnx", "numpy")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantisation of a model.
+
+    Attributes:
+        program: a key of :data:`PROGRAMS`.
+        options: what the program's script takes; for ours ``recipe`` (a name, a path, or None) and ``overrides``.
+    """
+
+    name: str
+    program: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.program == OURS
+
+
+def ours(name: str, recipe: str | None = None, **overrides: Any) -> Row:
+    """A recipe of ours; ``__`` in a keyword stands for the dot of an override's key."""
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return Row(name, OURS, {"recipe": recipe, "overrides": keys})
+
+
+def blocks(bits: int, kind: str, **options: Any) -> list[dict[str, Any]]:
+    """Rules that quantise the linears of all blocks alike, symmetrically, in groups of 128."""
+    return [{"match": "layers.*", "spec": {"bits": bits, "group_size": 128}, "method": {"kind": kind, **options}}]
+
+
+def gptqmodel(name: str, bits: int) -> Row:
+    """Symmetric groups of 128; all else at its defaults."""
+    return Row(name, "gptqmodel", {"bits": bits, "group_size": 128, "sym": True})
+
+
+def autoround(iterations: int, bits: int = 4) -> Row:
+    options = {"bits": bits, "group_size": 128, "sym": True, "iters": iterations, "format": "auto_gptq"}
+    return Row(f"AutoRound, {bits} bits, {iterations} iterations", "autoround", options)
+
+
+def llama(kind: str, importance: bool = True) -> Row:
+    name = f"llama.cpp {kind}" + (", importance matrix" if importance else "")
+    return Row(name, "llama", {"kind": kind, "importance": importance})
+
+
+def onnxruntime(algorithm: str, block_size: int, symmetric: bool) -> Row:
+    name = f"ONNX Runtime {algorithm}, {'symmetric' if symmetric else 'asymmetric'}, blocks of {block_size}"
+    return Row(name, "onnxruntime", {"algorithm": algorithm, "block_size": block_size, "symmetric": symmetric})
+
+
+FOUR_BITS = (
+    ours("RTN", rules=blocks(4, "rtn")),
+    ours("GPTQ", rules=blocks(4, "gptq")),
+    gptqmodel("GPTQModel, 4 bits, defaults", 4),
+    autoround(100),
+    autoround(200),
+    llama("Q4_0", importance=False),
+    llama("Q4_0"),
+    llama("Q4_K_M", importance=False),
+    llama("Q4_K_M"),
+    onnxruntime("default", 128, symmetric=True),
+    onnxruntime("k_quant", 128, symmetric=False),
+)
+
+THREE_BITS = (
+    gptqmodel("GPTQModel, 3 bits, defaults", 3),
+    autoround(100, bits=3),
+    llama("Q3_K_M"),
+)
+
+ABLATION = (
+    ours("RTN", rules=blocks(4, "rtn")),
+    ours("GPTQ", rules=blocks(4, "gptq")),
+)
+
+ELSEWHERE = (
+    ours("RTN", rules=blocks(4, "rtn")),
+    ours("GPTQ", rules=blocks(4, "gptq")),
+    gptqmodel("GPTQModel, 4 bits, defaults", 4),
+    autoround(100),
+    llama("Q4_K_M"),
+)
+"""Rows evaluated on text of another kind and language than that of the calibration, too."""

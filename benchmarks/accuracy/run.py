@@ -1,0 +1,201 @@
+"""The same models quantised by every method of ours and by every peer: one table.
+
+    pip install gguf
+    python benchmarks/make_smol_glm.py SMOL
+    python benchmarks/make_smol_glm.py EVEN --scale-spread 0
+    python -m benchmarks.accuracy.run --smol SMOL --even EVEN --english handbook-en.txt --chinese handbook-zh.txt \
+        --environments ENVS --work WORK --out benchmarks/results/accuracy.md
+
+Peers' environments are made from the requirements files beside this script. What a row made and measured is kept in
+WORK and taken again unless something that decides it has changed, so a second run costs what changed. ``--case`` and
+``--row`` choose, ``--kept`` writes the table from what is there, ``--force`` makes the chosen rows again.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import glmquant
+from benchmarks.accuracy.environments import Environments, versions
+from benchmarks.accuracy.inputs import LENGTH, SAMPLES, Case, Inputs, prepare
+from benchmarks.accuracy.made import Made, ProgramError, kept, make
+from benchmarks.accuracy.measure import WINDOWS, Meter, read_metrics, write_metrics
+from benchmarks.accuracy.read_back import READERS
+from benchmarks.accuracy.rows import ABLATION, ELSEWHERE, FOUR_BITS, PROGRAMS, THREE_BITS, Row
+from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere_table, summary
+from benchmarks.machine import describe_machine
+from glmquant import api, assets
+
+AFTER_QUANTISING = ("accuracy", "assets", "onnx_export", "runtime", "train", "cli.py", "options.py", "terminal.py")
+SECTIONS = (
+    ("Four bits", FOUR_BITS, "All rows on text like that of the calibration."),
+    ("Three bits", THREE_BITS, "The same at about three bits."),
+    ("Ablation", ABLATION, "What each part of ours buys, and what it costs in time."),
+)
+
+
+class Bench:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._work: Path = args.work.resolve()
+        self._environments = Environments(args.environments)
+        self._wanted: list[str] = args.row
+        self._kept, self._force = args.kept, args.force
+        self.failed = 0
+        self.versions: dict[str, dict[str, str]] = {}
+
+    def case(self, case: Case) -> list[str]:
+        """The case's tables; each row is made and measured once, whatever tables it is in."""
+        inputs = prepare(case, self._work)
+        meter = Meter(inputs)
+        found: dict[str, Result | Failure | None] = {}
+        for row in (row for _, rows, _ in SECTIONS for row in rows):
+            if row.name not in found:
+                found[row.name] = self._result(row, inputs, meter, case)
+        text = case.texts[0].name
+        everything = [result for result in found.values() if isinstance(result, Result)]
+        lines = [f"## {case.title}", "", f"{meter.windows(case.texts[0])} windows of `{text}`."]
+        for title, rows, what in SECTIONS:
+            results = [result for row in rows if (result := found[row.name]) is not None]
+            lines += ["", f"### {title}", "", what, "", *accuracy_table(results, everything, text)]
+        results = [result for row in ELSEWHERE if (result := found[row.name]) is not None]
+        counts = ", ".join(f"{meter.windows(path)} of `{path.name}`" for path in case.texts)
+        lines += ["", "### Other text", "", f"Calibrated alike; windows: {counts}.", ""]
+        return [*lines, *elsewhere_table(results, case.texts), ""]
+
+    def _result(self, row: Row, inputs: Inputs, meter: Meter, case: Case) -> Result | Failure | None:
+        place = inputs.path("rows") / "".join(letter if letter.isalnum() else "-" for letter in row.name.lower())
+        try:
+            made = self._made(row, inputs, place)
+            return None if made is None else self._measured(row, made, place, inputs, meter, case)
+        except ProgramError as error:
+            self.failed += 1
+            print(f"{case.name}: {row.name} failed: {error}", file=sys.stderr, flush=True)
+            return Failure(row, str(error))
+
+    def _made(self, row: Row, inputs: Inputs, place: Path) -> Made | None:
+        program = PROGRAMS[row.program]
+        chosen = not self._kept and (not self._wanted or any(part in row.name for part in self._wanted))
+        if not chosen and not self._environments.ready(program.environment):
+            return None
+        python = self._environments.python(program.environment)
+        self.versions[row.program] = versions(python, program.packages)
+        identity = {
+            "model": inputs.checkpoint.fingerprint,
+            "tokens": inputs.tokens_sha256,
+            "program": row.program,
+            "versions": self.versions[row.program],
+            "script": sha256_of([program.script]),
+            "options": dict(row.options),
+        }
+        if row.is_ours:
+            identity |= {"recipe": _recipe(row), "code": code_sha256()}
+        made = None if self._force and chosen else kept(place, identity)
+        if made is not None or not chosen:
+            return made
+
+        def command(out: Path) -> list[str]:
+            files = (inputs.path(program.source), inputs.path(program.calibration))
+            return [python, str(program.script), *map(str, files), json.dumps(dict(row.options)), str(out)]
+
+        print(f"making: {row.name}", file=sys.stderr, flush=True)
+        return make(place, identity, command)
+
+    def _measured(self, row: Row, made: Made, place: Path, inputs: Inputs, meter: Meter, case: Case) -> Result:
+        candidate = cache(lambda: READERS[row.program](inputs.checkpoint, made.path))
+        bits_file = place / "average_bits.json"
+        if not bits_file.exists():
+            bits_file.write_text(json.dumps(candidate().average_bits))
+        texts = {}
+        for path in case.texts if row in ELSEWHERE else case.texts[:1]:
+            file = place / f"on-{path.stem}-{sha256_of([path])[:12]}.json"
+            if not file.exists():
+                write_metrics(meter.measure(candidate(), path), file)
+            texts[path.name] = read_metrics(file)
+        result = Result(row, json.loads(bits_file.read_text()), made.cost, texts)
+        print(f"{case.name}: {summary(result, case.texts[0].name)}", file=sys.stderr, flush=True)
+        return result
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Of all of glmquant that decides what quantising writes."""
+    package = Path(glmquant.__file__).parent
+    files = sorted(package.rglob("*.py"))
+    return sha256_of(file for file in files if file.relative_to(package).parts[0] not in AFTER_QUANTISING)
+
+
+def _recipe(row: Row) -> dict[str, Any]:
+    return api.load_recipe(row.options["recipe"], row.options["overrides"]).identity()
+
+
+def cases(args: argparse.Namespace) -> tuple[Case, ...]:
+    english, chinese, reviews = (
+        Path(assets.resolve(f"glmquant:{name}")) for name in ("held-out-en.txt", "held-out-zh.txt", "reviews.jsonl")
+    )
+    demo = Path(assets.resolve("glmquant:demo-model"))
+    everywhere = (args.english, args.chinese, reviews)
+    return (
+        Case("135m", "135M model, default spread, English", args.smol, args.english, everywhere),
+        Case("135m-even", "135M model, spread 0, English", args.even, args.english, everywhere),
+        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews)),
+        Case("demo-zh", "Demo model, Chinese", demo, args.chinese, (chinese, english, reviews)),
+    )
+
+
+def preface(bench: Bench) -> list[str]:
+    installed = "; ".join(
+        ", ".join(f"{name} {number}" for name, number in found.items()) for found in bench.versions.values()
+    )
+    return [
+        "# The same models, quantised by everybody",
+        "",
+        f"`python -m benchmarks.accuracy.run`, {datetime.now(UTC):%Y-%m-%d}, glmquant {glmquant.__version__}, "
+        f"{describe_machine()}.",
+        f"Programs: {installed}.",
+        "",
+        f"Everybody quantises the linears of the blocks, from the first {SAMPLES} x {LENGTH} tokens of a text where a "
+        "method takes any; embedding and head stay float. What was written is read back as the weights it stands for, "
+        "and one program computes all models in float32 on the same windows of "
+        f"{LENGTH} tokens, {LENGTH - 1} scored: the last {WINDOWS} of a text, or all of a shorter one. The demo model "
+        "was trained on the text it is calibrated on, and is evaluated on text that was held out.",
+        "",
+        "*bits*: on average over the weights of those linears, with scales (16 bits each) and zero points (where they "
+        "say anything) as stored. Intervals are paired, over windows. *KL less that of our best*: above zero, ours is "
+        "closer to the float model. *wall*, *CPU*: seconds of the whole program, from start to what it wrote; CPU adds "
+        "up all its threads, and holds on a busy machine, too. llama.cpp's importance matrix is the mean square that "
+        "`glmquant calibrate` recorded of each input on the same tokens; its time is not counted.",
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("smol", "even", "english", "chinese", "environments", "work", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--case", action="append", default=[], help="of this name alone; may be given again")
+    parser.add_argument("--row", action="append", default=[], help="make rows whose name contains this; likewise")
+    parser.add_argument("--kept", action="store_true", help="make nothing")
+    parser.add_argument("--force", action="store_true", help="make the chosen rows again")
+    args = parser.parse_args()
+    bench = Bench(args)
+    tables = [bench.case(case) for case in cases(args) if not args.case or case.name in args.case]
+    lines = [*preface(bench), *(line for table in tables for line in table)]
+    args.out.write_text("\n".join(lines), encoding="utf-8")
+    sys.exit(1 if bench.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
