@@ -109,7 +109,7 @@ FOUR_BITS = (
     llama("Q4_K_M", importance=False),
     llama("Q4_K_M"),
     onnxruntime("default", 128, symmetric=True),
-    onnxruntime("k_quant", 128, symmetric=False),
+    onnxruntime("k_quant", 32, symmetric=False),  # it fails where a row has an odd number of blocks, as here with 128
 )
 
 THREE_BITS = (

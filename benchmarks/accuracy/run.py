@@ -39,6 +39,9 @@ SECTIONS = (
     ("Ablation", ABLATION, "What each part of ours buys, and what it costs in time."),
 )
 
+Outcome = Result | Failure | None
+"""None: not made yet, and not asked for."""
+
 
 class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
@@ -53,29 +56,35 @@ class Bench:
         """The case's tables; each row is made and measured once, whatever tables it is in."""
         inputs = prepare(case, self._work)
         meter = Meter(inputs)
-        found: dict[str, Result | Failure | None] = {}
+        own, found = case.texts[:1], dict[str, Outcome]()
         for row in (row for _, rows, _ in SECTIONS for row in rows):
             if row.name not in found:
-                found[row.name] = self._result(row, inputs, meter, case)
-        text = case.texts[0].name
-        everything = [result for result in found.values() if isinstance(result, Result)]
-        lines = [f"## {case.title}", "", f"{meter.windows(case.texts[0])} windows of `{text}`."]
+                found[row.name] = self._outcome(row, inputs, meter, own)
+        everything = [outcome for outcome in found.values() if isinstance(outcome, Result)]
+        lines = [f"## {case.title}", "", f"{meter.windows(*own)} windows of `{own[0].name}`."]
         for title, rows, what in SECTIONS:
-            results = [result for row in rows if (result := found[row.name]) is not None]
-            lines += ["", f"### {title}", "", what, "", *accuracy_table(results, everything, text)]
-        results = [result for row in ELSEWHERE if (result := found[row.name]) is not None]
+            shown = [outcome for row in rows if (outcome := found[row.name]) is not None]
+            lines += ["", f"### {title}", "", what, "", *accuracy_table(shown, everything, own[0].name)]
+        done = [row for row in ELSEWHERE if isinstance(found[row.name], Result)]
+        elsewhere = [outcome for row in done if (outcome := self._outcome(row, inputs, meter, case.texts)) is not None]
         counts = ", ".join(f"{meter.windows(path)} of `{path.name}`" for path in case.texts)
-        lines += ["", "### Other text", "", f"Calibrated alike; windows: {counts}.", ""]
-        return [*lines, *elsewhere_table(results, case.texts), ""]
+        lines += [
+            "",
+            "### Other text",
+            "",
+            f"The same models, on text of another language and kind; windows: {counts}.",
+            "",
+        ]
+        return [*lines, *elsewhere_table(elsewhere, case.texts), ""]
 
-    def _result(self, row: Row, inputs: Inputs, meter: Meter, case: Case) -> Result | Failure | None:
+    def _outcome(self, row: Row, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Outcome:
         place = inputs.path("rows") / "".join(letter if letter.isalnum() else "-" for letter in row.name.lower())
         try:
             made = self._made(row, inputs, place)
-            return None if made is None else self._measured(row, made, place, inputs, meter, case)
+            return None if made is None else self._measured(row, made, place, inputs, meter, texts)
         except ProgramError as error:
             self.failed += 1
-            print(f"{case.name}: {row.name} failed: {error}", file=sys.stderr, flush=True)
+            print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
             return Failure(row, str(error))
 
     def _made(self, row: Row, inputs: Inputs, place: Path) -> Made | None:
@@ -106,19 +115,21 @@ class Bench:
         print(f"making: {row.name}", file=sys.stderr, flush=True)
         return make(place, identity, command)
 
-    def _measured(self, row: Row, made: Made, place: Path, inputs: Inputs, meter: Meter, case: Case) -> Result:
+    def _measured(
+        self, row: Row, made: Made, place: Path, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]
+    ) -> Result:
         candidate = cache(lambda: READERS[row.program](inputs.checkpoint, made.path))
         bits_file = place / "average_bits.json"
         if not bits_file.exists():
             bits_file.write_text(json.dumps(candidate().average_bits))
-        texts = {}
-        for path in case.texts if row in ELSEWHERE else case.texts[:1]:
+        metrics = {}
+        for path in texts:
             file = place / f"on-{path.stem}-{sha256_of([path])[:12]}.json"
             if not file.exists():
                 write_metrics(meter.measure(candidate(), path), file)
-            texts[path.name] = read_metrics(file)
-        result = Result(row, json.loads(bits_file.read_text()), made.cost, texts)
-        print(f"{case.name}: {summary(result, case.texts[0].name)}", file=sys.stderr, flush=True)
+            metrics[path.name] = read_metrics(file)
+        result = Result(row, json.loads(bits_file.read_text()), made.cost, metrics)
+        print(f"{inputs.directory.name}: {summary(result, texts[-1].name)}", file=sys.stderr, flush=True)
         return result
 
 

@@ -62,30 +62,29 @@ def accuracy_table(results: Sequence[Result | Failure], everything: Sequence[Res
     return lines
 
 
-def elsewhere_table(results: Sequence[Result | Failure], texts: Sequence[Path]) -> list[str]:
+def elsewhere_table(results: Sequence[Result], texts: Sequence[Path]) -> list[str]:
     """Perplexity ratio and mean KL on every text, the calibration's own kind first."""
     names = [path.name for path in texts]
     head = ("quantised by", "bits", *(f"{name}: {what}" for name in names for what in ("perplexity / FP16", "mean KL")))
     lines = [_line(head), _line("---" for _ in head)]
     for each in results:
-        if isinstance(each, Failure):
-            lines.append(_line((each.row.name, f"**failed:** {each.why}", *[""] * (len(head) - 2))))
-            continue
-        figures = []
-        for name in names:
-            metrics = each.on(name)
-            figures += [_figure(metrics.perplexity_ratio), _figure(metrics.kl.mean)]
-        lines.append(_line((each.row.name, f"{each.average_bits:.3f}", *figures)))
+        both = [(each.on(name).perplexity_ratio, each.on(name).kl.mean) for name in names]
+        figures = (_figure(interval) for pair in both for interval in pair)
+        lines.append(_line((_shown(each.row), f"{each.average_bits:.3f}", *figures)))
     return lines
 
 
 def summary(result: Result, text: str) -> str:
-    """A row in a line of plain text."""
+    """A row on a text, in a line."""
     metrics, cost = result.on(text), result.cost
-    return (
-        f"{result.row.name}: {result.average_bits:.3f} bits, perplexity x {_figure(metrics.perplexity_ratio)}, "
-        f"KL {_figure(metrics.kl.mean)}, top 1 {metrics.top1_agreement.estimate:.1%}, "
-        f"{cost.wall:.0f} s, {cost.cpu:.0f} CPU s, {cost.peak / 1e9:.1f} GB"
+    return ", ".join(
+        (
+            f"{result.row.name} on {text}: {result.average_bits:.3f} bits",
+            f"perplexity x {_figure(metrics.perplexity_ratio)}",
+            f"KL {_figure(metrics.kl.mean)}",
+            f"top 1 {metrics.top1_agreement.estimate:.1%}",
+            f"{cost.wall:.0f} s, {cost.cpu:.0f} CPU s, {cost.peak / 1e9:.1f} GB",
+        )
     )
 
 
@@ -100,7 +99,7 @@ def _result_line(each: Result, everything: Sequence[Result], text: str) -> str:
         against = "none of ours is as small"
     return _line(
         (
-            f"**ours:** {each.row.name}" if each.row.is_ours else each.row.name,
+            _shown(each.row),
             f"{each.average_bits:.3f}",
             _figure(metrics.perplexity_ratio),
             _figure(metrics.kl.mean),
@@ -110,6 +109,10 @@ def _result_line(each: Result, everything: Sequence[Result], text: str) -> str:
             f"{each.cost.cpu:.0f}",
         )
     )
+
+
+def _shown(row: Row) -> str:
+    return f"**ours:** {row.name}" if row.is_ours else row.name
 
 
 def _figure(interval: Interval) -> str:
