@@ -20,14 +20,20 @@ SAMPLES, LENGTH = 32, 512
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the text it is calibrated on, and the texts it is evaluated on: the first is like the calibration's, the
-    others are of another language or kind."""
+    """A model on a text.
+
+    Attributes:
+        calibration: the text it is calibrated on.
+        texts: those it is evaluated on: the first like the calibration's, the others of another language or kind.
+        sections: keys of :data:`benchmarks.accuracy.rows.SECTIONS`.
+    """
 
     name: str
     title: str
     model: Path
     calibration: Path
     texts: tuple[Path, ...]
+    sections: tuple[str, ...]
 
 
 @dataclass(frozen=True)

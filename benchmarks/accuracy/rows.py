@@ -78,9 +78,9 @@ def blocks(bits: int, kind: str, **options: Any) -> list[dict[str, Any]]:
     return [{"match": "layers.*", "spec": {"bits": bits, "group_size": 128}, "method": {"kind": kind, **options}}]
 
 
-def gptqmodel(name: str, bits: int) -> Row:
+def gptqmodel(bits: int) -> Row:
     """Symmetric groups of 128; all else at its defaults."""
-    return Row(name, "gptqmodel", {"bits": bits, "group_size": 128, "sym": True})
+    return Row(f"GPTQModel, {bits} bits, defaults", "gptqmodel", {"bits": bits, "group_size": 128, "sym": True})
 
 
 def autoround(iterations: int, bits: int = 4) -> Row:
@@ -98,12 +98,15 @@ def onnxruntime(algorithm: str, block_size: int, symmetric: bool) -> Row:
     return Row(name, "onnxruntime", {"algorithm": algorithm, "block_size": block_size, "symmetric": symmetric})
 
 
+RTN = ours("RTN", rules=blocks(4, "rtn"))
+GPTQ = ours("GPTQ", rules=blocks(4, "gptq"))
+
 FOUR_BITS = (
-    ours("RTN", rules=blocks(4, "rtn")),
-    ours("GPTQ", rules=blocks(4, "gptq")),
-    gptqmodel("GPTQModel, 4 bits, defaults", 4),
+    RTN,
+    GPTQ,
+    gptqmodel(4),
+    autoround(20),
     autoround(100),
-    autoround(200),
     llama("Q4_0", importance=False),
     llama("Q4_0"),
     llama("Q4_K_M", importance=False),
@@ -113,21 +116,24 @@ FOUR_BITS = (
 )
 
 THREE_BITS = (
-    gptqmodel("GPTQModel, 3 bits, defaults", 3),
+    gptqmodel(3),
     autoround(100, bits=3),
     llama("Q3_K_M"),
 )
 
-ABLATION = (
-    ours("RTN", rules=blocks(4, "rtn")),
-    ours("GPTQ", rules=blocks(4, "gptq")),
-)
+ABLATION = (RTN, GPTQ)
 
 ELSEWHERE = (
-    ours("RTN", rules=blocks(4, "rtn")),
-    ours("GPTQ", rules=blocks(4, "gptq")),
-    gptqmodel("GPTQModel, 4 bits, defaults", 4),
+    RTN,
+    GPTQ,
+    gptqmodel(4),
     autoround(100),
     llama("Q4_K_M"),
 )
-"""Rows evaluated on text of another kind and language than that of the calibration, too."""
+"""Rows of :data:`FOUR_BITS` that are evaluated on text of another language and kind, too."""
+
+SECTIONS = {
+    "Four bits": FOUR_BITS,
+    "Three bits": THREE_BITS,
+    "What each part of ours buys, and costs": ABLATION,
+}

@@ -15,7 +15,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,17 +27,12 @@ from benchmarks.accuracy.inputs import LENGTH, SAMPLES, Case, Inputs, prepare
 from benchmarks.accuracy.made import Made, ProgramError, kept, make
 from benchmarks.accuracy.measure import WINDOWS, Meter, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import READERS
-from benchmarks.accuracy.rows import ABLATION, ELSEWHERE, FOUR_BITS, PROGRAMS, THREE_BITS, Row
+from benchmarks.accuracy.rows import ELSEWHERE, PROGRAMS, SECTIONS, Row
 from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere_table, summary
 from benchmarks.machine import describe_machine
 from glmquant import api, assets
 
 AFTER_QUANTISING = ("accuracy", "assets", "onnx_export", "runtime", "train", "cli.py", "options.py", "terminal.py")
-SECTIONS = (
-    ("Four bits", FOUR_BITS, "All rows on text like that of the calibration."),
-    ("Three bits", THREE_BITS, "The same at about three bits."),
-    ("Ablation", ABLATION, "What each part of ours buys, and what it costs in time."),
-)
 
 Outcome = Result | Failure | None
 """None: not made yet, and not asked for."""
@@ -57,25 +52,24 @@ class Bench:
         inputs = prepare(case, self._work)
         meter = Meter(inputs)
         own, found = case.texts[:1], dict[str, Outcome]()
-        for row in (row for _, rows, _ in SECTIONS for row in rows):
+        for row in (row for section in case.sections for row in SECTIONS[section]):
             if row.name not in found:
                 found[row.name] = self._outcome(row, inputs, meter, own)
         everything = [outcome for outcome in found.values() if isinstance(outcome, Result)]
         lines = [f"## {case.title}", "", f"{meter.windows(*own)} windows of `{own[0].name}`."]
-        for title, rows, what in SECTIONS:
-            shown = [outcome for row in rows if (outcome := found[row.name]) is not None]
-            lines += ["", f"### {title}", "", what, "", *accuracy_table(shown, everything, own[0].name)]
+        for section in case.sections:
+            shown = [outcome for row in SECTIONS[section] if (outcome := found[row.name]) is not None]
+            lines += ["", f"### {section}", "", *accuracy_table(shown, everything, own[0].name)]
+        return [*lines, *(self._elsewhere(case, inputs, meter, found) if len(case.texts) > 1 else ()), ""]
+
+    def _elsewhere(self, case: Case, inputs: Inputs, meter: Meter, found: Mapping[str, Outcome]) -> list[str]:
         done = [row for row in ELSEWHERE if isinstance(found[row.name], Result)]
-        elsewhere = [outcome for row in done if (outcome := self._outcome(row, inputs, meter, case.texts)) is not None]
-        counts = ", ".join(f"{meter.windows(path)} of `{path.name}`" for path in case.texts)
-        lines += [
-            "",
-            "### Other text",
-            "",
-            f"The same models, on text of another language and kind; windows: {counts}.",
-            "",
+        results = [
+            outcome for row in done if isinstance(outcome := self._outcome(row, inputs, meter, case.texts), Result)
         ]
-        return [*lines, *elsewhere_table(elsewhere, case.texts), ""]
+        counts = ", ".join(f"{meter.windows(path)} of `{path.name}`" for path in case.texts)
+        what = f"The same models on text of another language and kind; windows: {counts}."
+        return ["", "### Other text", "", what, "", *elsewhere_table(results, case.texts)]
 
     def _outcome(self, row: Row, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Outcome:
         place = inputs.path("rows") / "".join(letter if letter.isalnum() else "-" for letter in row.name.lower())
@@ -157,12 +151,19 @@ def cases(args: argparse.Namespace) -> tuple[Case, ...]:
         Path(assets.resolve(f"glmquant:{name}")) for name in ("held-out-en.txt", "held-out-zh.txt", "reviews.jsonl")
     )
     demo = Path(assets.resolve("glmquant:demo-model"))
-    everywhere = (args.english, args.chinese, reviews)
+    four, three, parts = SECTIONS
     return (
-        Case("135m", "135M model, default spread, English", args.smol, args.english, everywhere),
-        Case("135m-even", "135M model, spread 0, English", args.even, args.english, everywhere),
-        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews)),
-        Case("demo-zh", "Demo model, Chinese", demo, args.chinese, (chinese, english, reviews)),
+        Case(
+            "135m",
+            "135M model, default spread, English",
+            args.smol,
+            args.english,
+            (args.english, args.chinese, reviews),
+            (four, three, parts),
+        ),
+        Case("135m-even", "135M model, spread 0, English", args.even, args.english, (args.english,), (four,)),
+        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews), (four, three)),
+        Case("demo-zh", "Demo model, Chinese", demo, args.chinese, (chinese, english, reviews), (four, three)),
     )
 
 

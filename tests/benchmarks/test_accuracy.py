@@ -1,5 +1,6 @@
 """The parts of ``benchmarks.accuracy``: what is read back, what is kept, and what is compared with what."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.accuracy import inputs as inputs_module
-from benchmarks.accuracy import measure, three_bits, write_onnxruntime, write_ours
+from benchmarks.accuracy import measure, rows, run, three_bits, write_onnxruntime, write_ours
 from benchmarks.accuracy.inputs import Case, Inputs, prepare
 from benchmarks.accuracy.made import Cost, ProgramError, kept, make
 from benchmarks.accuracy.measure import Meter, kl_difference, read_metrics, write_metrics
@@ -31,7 +32,7 @@ def prepared(tmp_path_factory) -> Inputs:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs_module, "SAMPLES", 2)
         patch.setattr(inputs_module, "LENGTH", 32)
-        return prepare(Case("tiny", "Tiny", CHATGLM2, TEXT, (TEXT,)), tmp_path_factory.mktemp("accuracy"))
+        return prepare(Case("tiny", "Tiny", CHATGLM2, TEXT, (TEXT,), ()), tmp_path_factory.mktemp("accuracy"))
 
 
 @pytest.fixture
@@ -159,3 +160,36 @@ def test_a_program_that_fails_says_why(tmp_path) -> None:
     with pytest.raises(ProgramError, match="wrote nothing"):
         make(tmp_path / "b", {}, lambda out: [sys.executable, "-c", ""])
     assert kept(tmp_path / "a", {}) is None
+
+
+def test_rows_on_other_text_are_rows_of_the_main_table() -> None:
+    assert {row.name for row in rows.ELSEWHERE} <= {row.name for row in rows.FOUR_BITS}
+
+
+def test_a_second_run_makes_nothing_and_gives_the_same_tables(
+    prepared: Inputs, few_windows, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "SAMPLES", 2)
+    monkeypatch.setattr(inputs_module, "LENGTH", 32)
+    monkeypatch.setattr(run, "SECTIONS", {"Four bits": (rows.RTN, Row("absent", "llama"))})
+    monkeypatch.setattr(run, "ELSEWHERE", (rows.RTN,))
+    other = Path(assets.resolve("glmquant:held-out-zh.txt"))
+    case = Case("tiny", "Tiny", CHATGLM2, TEXT, (TEXT, other), ("Four bits",))
+
+    def tables(**options: bool) -> list[str]:
+        chosen = {
+            "work": prepared.directory.parent,
+            "environments": tmp_path,
+            "row": ["RTN"],
+            "kept": False,
+            "force": False,
+        }
+        return run.Bench(argparse.Namespace(**chosen | options)).case(case)
+
+    assert not any("RTN" in line for line in tables(kept=True))
+    first = tables()
+    assert sum("RTN" in line for line in first) == 2
+    monkeypatch.setattr(run, "make", None)
+    assert tables() == tables(kept=True) == first
+    monkeypatch.setattr(run, "code_sha256", lambda: "another version")
+    assert not any("RTN" in line for line in tables(kept=True))
