@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Made:
-    """What a program wrote (a directory or a file), and what that cost."""
+    """What a program wrote (a directory or a file), the digest of its weights, and what it cost."""
 
     path: Path
+    sha256: str
     cost: Cost
 
 
@@ -51,7 +52,7 @@ def kept(place: Path, identity: Mapping[str, Any]) -> Made | None:
     if not record.exists():
         return None
     found = json.loads(record.read_text(encoding="utf-8"))
-    return Made(place / OUT, Cost(**found["cost"])) if found["key"] == key_of(identity) else None
+    return Made(place / OUT, found["sha256"], Cost(**found["cost"])) if found["key"] == key_of(identity) else None
 
 
 def make(place: Path, identity: Mapping[str, Any], command: Callable[[Path], list[str]]) -> Made:
@@ -65,9 +66,23 @@ def make(place: Path, identity: Mapping[str, Any], command: Callable[[Path], lis
     cost = run(command(place / OUT), place / "log.txt")
     if not (place / OUT).exists():
         raise ProgramError(f"it wrote nothing; see {place / 'log.txt'}")
-    record = {"key": key_of(identity), "identity": dict(identity), "cost": asdict(cost)}
+    made = Made(place / OUT, _weights_sha256(place / OUT), cost)
+    record = {"key": key_of(identity), "sha256": made.sha256, "identity": dict(identity), "cost": asdict(cost)}
     (place / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return Made(place / OUT, cost)
+    return made
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _weights_sha256(out: Path) -> str:
+    return sha256_of(sorted(out.glob("*.safetensors")) if out.is_dir() else [out])
 
 
 def run(command: list[str], log: Path) -> Cost:

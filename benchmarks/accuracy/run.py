@@ -7,15 +7,15 @@
         --environments ENVS --work WORK --out benchmarks/results/accuracy.md
 
 Peers' environments are made from the requirements files beside this script. What a row made and measured is kept in
-WORK and taken again unless something that decides it has changed, so a second run costs what changed. ``--case`` and
+WORK and taken again unless something that decides it has changed, so a second run costs what changed; of ours, any
+change of the code makes a row again, but it is measured again only if it gave other weights. ``--case`` and
 ``--row`` choose, ``--kept`` writes the table from what is there, ``--force`` makes the chosen rows again.
 """
 
 import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 import glmquant
 from benchmarks.accuracy.environments import Environments, versions
 from benchmarks.accuracy.inputs import LENGTH, SAMPLES, Case, Inputs, prepare
-from benchmarks.accuracy.made import Made, ProgramError, kept, make
+from benchmarks.accuracy.made import Made, ProgramError, kept, make, sha256_of
 from benchmarks.accuracy.measure import WINDOWS, Meter, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import READERS
 from benchmarks.accuracy.rows import ELSEWHERE, PROGRAMS, SECTIONS, Row
@@ -44,6 +44,7 @@ class Bench:
         self._environments = Environments(args.environments)
         self._wanted: list[str] = args.row
         self._kept, self._force = args.kept, args.force
+        self._made_now: set[Path] = set()
         self.failed = 0
         self.versions: dict[str, dict[str, str]] = {}
 
@@ -75,7 +76,7 @@ class Bench:
         place = inputs.path("rows") / "".join(letter if letter.isalnum() else "-" for letter in row.name.lower())
         try:
             made = self._made(row, inputs, place)
-            return None if made is None else self._measured(row, made, place, inputs, meter, texts)
+            return None if made is None else self._measured(row, made, inputs, meter, texts)
         except ProgramError as error:
             self.failed += 1
             print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
@@ -98,9 +99,10 @@ class Bench:
         }
         if row.is_ours:
             identity |= {"recipe": _recipe(row), "code": code_sha256()}
-        made = None if self._force and chosen else kept(place, identity)
+        made = None if self._force and chosen and place not in self._made_now else kept(place, identity)
         if made is not None or not chosen:
             return made
+        self._made_now.add(place)
 
         def command(out: Path) -> list[str]:
             files = (inputs.path(program.source), inputs.path(program.calibration))
@@ -109,29 +111,21 @@ class Bench:
         print(f"making: {row.name}", file=sys.stderr, flush=True)
         return make(place, identity, command)
 
-    def _measured(
-        self, row: Row, made: Made, place: Path, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]
-    ) -> Result:
+    def _measured(self, row: Row, made: Made, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Result:
         candidate = cache(lambda: READERS[row.program](inputs.checkpoint, made.path))
-        bits_file = place / "average_bits.json"
-        if not bits_file.exists():
-            bits_file.write_text(json.dumps(candidate().average_bits))
-        metrics = {}
+        measured = inputs.path("measured") / made.sha256
+        measured.mkdir(parents=True, exist_ok=True)
+        bits, metrics = measured / "average_bits.json", {}
+        if not bits.exists():
+            bits.write_text(json.dumps(candidate().average_bits))
         for path in texts:
-            file = place / f"on-{path.stem}-{sha256_of([path])[:12]}.json"
+            file = measured / f"{path.stem}-{sha256_of([path])}.json"
             if not file.exists():
                 write_metrics(meter.measure(candidate(), path), file)
             metrics[path.name] = read_metrics(file)
-        result = Result(row, json.loads(bits_file.read_text()), made.cost, metrics)
+        result = Result(row, json.loads(bits.read_text()), made.cost, metrics)
         print(f"{inputs.directory.name}: {summary(result, texts[-1].name)}", file=sys.stderr, flush=True)
         return result
-
-
-def sha256_of(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 @cache

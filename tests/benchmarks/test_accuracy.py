@@ -1,6 +1,7 @@
 """The parts of ``benchmarks.accuracy``: what is read back, what is kept, and what is compared with what."""
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_what_was_made_is_kept_until_its_inputs_change(tmp_path) -> None:
     made = make(place, {"options": 1}, command)
     assert made.path.read_text() == "x"
     assert made.cost.cpu > 0
+    assert made.sha256 == hashlib.sha256(b"x").hexdigest()
     assert kept(place, {"options": 1}) == made
     assert kept(place, {"options": 2}) is None
 
