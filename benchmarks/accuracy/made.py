@@ -55,17 +55,27 @@ def kept(place: Path, identity: Mapping[str, Any]) -> Made | None:
     return Made(place / OUT, found["sha256"], Cost(**found["cost"])) if found["key"] == key_of(identity) else None
 
 
-def make(place: Path, identity: Mapping[str, Any], command: Callable[[Path], list[str]]) -> Made:
+def make(
+    place: Path, identity: Mapping[str, Any], command: Callable[[Path], list[str]], compiling: str | None = None
+) -> Made:
     """Runs ``command(out)``; ``place`` holds ``out``, the program's log, and a record of what it was made from.
+
+    Args:
+        compiling: what the program logs while it compiles a part of itself, which it does once on a machine. Where it
+            did, it is run again, and only that counts.
 
     Raises:
         ProgramError: it failed.
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    cost = run(command(place / OUT), place / "log.txt")
+    log = place / "log.txt"
+    cost = run(command(place / OUT), log)
+    if compiling is not None and compiling in log.read_text(errors="replace"):
+        shutil.rmtree(place / OUT, ignore_errors=True)
+        cost = run(command(place / OUT), log)
     if not (place / OUT).exists():
-        raise ProgramError(f"it wrote nothing; see {place / 'log.txt'}")
+        raise ProgramError(f"it wrote nothing; see {log}")
     made = Made(place / OUT, _weights_sha256(place / OUT), cost)
     record = {"key": key_of(identity), "sha256": made.sha256, "identity": dict(identity), "cost": asdict(cost)}
     (place / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -21,6 +21,7 @@ class Program:
         environment: whose requirements file it runs with; None for the environment of this benchmark.
         source, calibration: names of its inputs among :class:`benchmarks.accuracy.inputs.Inputs`.
         packages: whose versions decide what it writes.
+        compiling: what it logs while it compiles a part of itself, once on a machine; see :func:`made.make`.
     """
 
     script: Path
@@ -28,12 +29,18 @@ class Program:
     source: str
     calibration: str
     packages: tuple[str, ...]
+    compiling: str | None = None
 
 
 PROGRAMS = {
     OURS: Program(HERE / "write_ours.py", None, "float", "calibration", ("torch",)),
     "gptqmodel": Program(
-        INTEROP / "write_gptqmodel.py", "gptqmodel", "float", "calibration.json", ("gptqmodel", "torch", "transformers")
+        INTEROP / "write_gptqmodel.py",
+        "gptqmodel",
+        "float",
+        "calibration.json",
+        ("gptqmodel", "torch", "transformers"),
+        compiling="Compiling extension",
     ),
     "autoround": Program(
         INTEROP / "write_autoround.py",

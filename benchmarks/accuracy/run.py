@@ -109,7 +109,7 @@ class Bench:
             return [python, str(program.script), *map(str, files), json.dumps(dict(row.options)), str(out)]
 
         print(f"making: {row.name}", file=sys.stderr, flush=True)
-        return make(place, identity, command)
+        return make(place, identity, command, program.compiling)
 
     def _measured(self, row: Row, made: Made, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Result:
         candidate = cache(lambda: READERS[row.program](inputs.checkpoint, made.path))

@@ -164,8 +164,10 @@ def test_a_program_that_fails_says_why(tmp_path) -> None:
     assert kept(tmp_path / "a", {}) is None
 
 
-def test_rows_on_other_text_are_rows_of_the_main_table() -> None:
-    assert {row.name for row in rows.ELSEWHERE} <= {row.name for row in rows.FOUR_BITS}
+def test_a_rows_name_stands_for_one_quantisation() -> None:
+    every = [row for section in rows.SECTIONS.values() for row in section]
+    assert all(row == other for row in every for other in every if row.name == other.name)
+    assert all(row in rows.FOUR_BITS for row in rows.ELSEWHERE)
 
 
 def test_a_second_run_makes_nothing_and_gives_the_same_tables(
@@ -195,3 +197,16 @@ def test_a_second_run_makes_nothing_and_gives_the_same_tables(
     assert tables() == tables(kept=True) == first
     monkeypatch.setattr(run, "code_sha256", lambda: "another version")
     assert not any("RTN" in line for line in tables(kept=True))
+
+
+def test_a_program_that_compiled_a_part_of_itself_runs_again(tmp_path) -> None:
+    built = tmp_path / "built"
+    program = (
+        "import pathlib, sys\n"
+        "built, out = map(pathlib.Path, sys.argv[1:])\n"
+        "print('known' if built.exists() else 'Compiling it')\n"
+        "out.write_text(str(built.exists())); built.touch()"
+    )
+    made = make(tmp_path / "row", {}, lambda out: [sys.executable, "-c", program, str(built), str(out)], "Compiling")
+    assert made.path.read_text() == "True"
+    assert (tmp_path / "row" / "log.txt").read_text() == "known\n"
