@@ -24,7 +24,7 @@ class Cost:
 
     Attributes:
         wall: seconds.
-        cpu: seconds of all its threads and child processes; unlike ``wall``, it holds on a busy machine.
+        cpu: seconds of all its threads and child processes; it suffers less from a busy machine than ``wall``.
         peak: bytes of its largest process.
     """
 

@@ -181,7 +181,7 @@ def preface(bench: Bench) -> list[str]:
         "*bits*: on average over the weights of those linears, with scales (16 bits each) and zero points (where they "
         "say anything) as stored. Intervals are paired, over windows. *KL less that of our best*: above zero, ours is "
         "closer to the float model. *wall*, *CPU*: seconds of the whole program, from start to what it wrote; CPU adds "
-        "up all its threads, and holds on a busy machine, too. llama.cpp's importance matrix is the mean square that "
+        "up all its threads, and suffers less from others. llama.cpp's importance matrix is the mean square that "
         "`glmquant calibrate` recorded of each input on the same tokens; its time is not counted. Its K-quants need "
         "rows of a multiple of 256: of the 135M model's linears, those with 576 columns become Q5_0 or Q8_0 instead.",
         "",
