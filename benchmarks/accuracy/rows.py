@@ -107,10 +107,17 @@ def onnxruntime(algorithm: str, block_size: int, symmetric: bool) -> Row:
 
 RTN = ours("RTN", rules=blocks(4, "rtn"))
 GPTQ = ours("GPTQ", rules=blocks(4, "gptq"))
+BEST = ours("recipe int4-g128-gptq", "int4-g128-gptq")
+FAST = ours("recipe int4-g128-gptq-fast", "int4-g128-gptq-fast")
+EVEN = {"fit__equalize": True}
+COMPENSATED = {"fit__compensate": 1.0}
+RELATIVE = {"fit__token_weights": "relative"}
 
 FOUR_BITS = (
     RTN,
     GPTQ,
+    FAST,
+    BEST,
     gptqmodel(4),
     autoround(20),
     autoround(100),
@@ -128,11 +135,23 @@ THREE_BITS = (
     llama("Q3_K_M"),
 )
 
-ABLATION = (RTN, GPTQ)
+ABLATION = (
+    RTN,
+    ours("RTN, equalised", rules=blocks(4, "rtn"), **EVEN),
+    GPTQ,
+    ours("GPTQ, equalised", rules=blocks(4, "gptq"), **EVEN),
+    ours("GPTQ, compensated", rules=blocks(4, "gptq"), **COMPENSATED),
+    ours("GPTQ, descent", rules=blocks(4, "gptq", descent=3)),
+    ours("GPTQ, equalised, descent", rules=blocks(4, "gptq", descent=3), **EVEN),
+    ours("GPTQ, equalised, compensated", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED),
+    ours("GPTQ, equalised, compensated, relative", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED, **RELATIVE),
+    BEST,
+)
 
 ELSEWHERE = (
     RTN,
     GPTQ,
+    BEST,
     gptqmodel(4),
     autoround(100),
     llama("Q4_K_M"),

@@ -38,9 +38,11 @@ class HessianAccumulator:
         self._sum_KK = torch.zeros(columns, columns)
         self._num_tokens = 0
 
-    def add(self, x: Tensor) -> None:
-        """``x``: inputs ``[..., K]`` of any float dtype."""
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """``x``: inputs ``[..., K]`` of any float dtype; ``weights`` ``[...]``: how much each token counts, else 1."""
         x_TK = x.flatten(0, -2).float()
+        if weights is not None:
+            x_TK = x_TK * weights.flatten().sqrt().unsqueeze(1)
         with float32_products(exact=False):
             for start, stop in _strips(x_TK.shape[1]):
                 self._sum_KK[start:stop, :stop].addmm_(x_TK[:, start:stop].T, x_TK[:, :stop])
@@ -52,6 +54,27 @@ class HessianAccumulator:
         for start, stop in _strips(len(hessian_KK)):
             hessian_KK[:start, start:stop] = hessian_KK[start:stop, :start].T
         return LayerStats(hessian_KK, self._num_tokens)
+
+
+class DriftAccumulator:
+    """Adds up ``d xᵀ`` batch by batch: what a linear's output lacks, against its inputs; ``result`` gives the mean."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._sum_NK = torch.zeros(rows, columns)
+        self._num_tokens = 0
+
+    def add(self, lack: Tensor, x: Tensor, weights: Tensor | None = None) -> None:
+        """``lack`` ``[..., N]`` and ``x`` ``[..., K]``; ``weights`` as in :meth:`HessianAccumulator.add`."""
+        lack_TN, x_TK = lack.flatten(0, -2).float(), x.flatten(0, -2).float()
+        if weights is not None:
+            lack_TN = lack_TN * weights.flatten().unsqueeze(1)
+        with float32_products(exact=False):
+            self._sum_NK.addmm_(lack_TN.T, x_TK)
+        self._num_tokens += len(x_TK)
+
+    def result(self) -> Tensor:
+        """Nothing may be added afterwards: the sum itself becomes the mean."""
+        return self._sum_NK.div_(max(self._num_tokens, 1))
 
 
 def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype = torch.float32) -> float:

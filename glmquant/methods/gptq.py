@@ -25,11 +25,13 @@ from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.errors import QuantizationError, RecipeError
+from glmquant.methods.descent import descend
 from glmquant.methods.grid import range_grid, search_grid
 
 LEAF_COLUMNS = 16
 STRIP_ROWS = 512
 ROWS_AT_ONCE = 2048
+MOST_SWEEPS = 20
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Gptq:
         damping: added to the Hessian's diagonal, as a fraction of its mean (§3.3, step 3).
         act_order: round the columns with the largest inputs first.
         search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
+        descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.descent`).
     """
 
     damping: float = 0.01
     act_order: bool = True
     search_scales: bool = True
+    descent: int = 0
 
     kind: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
@@ -52,6 +56,10 @@ class Gptq:
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
             raise RecipeError(f"damping is {self.damping}", where="method.damping", expected="above 0, at most 1")
+        if not 0 <= self.descent <= MOST_SWEEPS:
+            raise RecipeError(
+                f"descent is {self.descent}", where="method.descent", expected=f"0 to {MOST_SWEEPS} sweeps"
+            )
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
         """See :class:`glmquant.methods.base.Method`.
@@ -66,7 +74,11 @@ class Gptq:
         last_to_first_K = self._rounding_order(diagonal_K).flip(0)
         factor_KK = cholesky_factor(stats.hessian_KK, last_to_first_K, self.damping)
         codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
-        return QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
+        quantized = QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
+        if not self.descent:
+            return quantized
+        ridge = self.damping * float(diagonal_K.mean())
+        return descend(weight_NK, quantized, stats.hessian_KK, ridge, self.descent)
 
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from glmquant.core.stats import HessianAccumulator
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import block_groups, head_group, linear_groups
+from glmquant.glm.equalize import equalize, equalize_norm
 from glmquant.pipeline.activations import Activations, Room, embed
 from glmquant.pipeline.ahead import blocks_ahead
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
+from glmquant.pipeline.compensate import LinearFit
 from glmquant.pipeline.state import SavedStates
 from glmquant.progress import Progress, silent
 from glmquant.recipe.plan import GroupPlan, resolve_rules
-from glmquant.recipe.schema import Recipe
+from glmquant.recipe.schema import FitOptions, Recipe
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
@@ -59,14 +61,14 @@ def quantize(
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plans, samples)
-    run = _Run(checkpoint, plans, writer, SavedStates(directory))
-    activations = None if needed is None else run.start(needed, room or Room(), dtype)
-    run.blocks(activations, progress)
-    run.head(activations)
+    run = _Run(checkpoint, plans, recipe.fit, writer, SavedStates(directory))
+    streams = [] if needed is None else run.start(needed, room or Room(), dtype)
+    run.blocks(streams, progress)
+    run.head(streams)
     writer.finish(
         checkpoint,
         recipe=recipe.identity(),
-        calibration=samples.sha256 if activations is not None and samples is not None else None,
+        calibration=None if needed is None else needed.sha256,
     )
     run.states.clear()
 
@@ -85,26 +87,38 @@ def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None)
 
 
 class _Run:
-    """The loop over blocks. ``states`` keeps the activations before the next block, so that a killed run can go on."""
+    """The loop over blocks. ``states`` keeps the activations before the next block, so that a killed run can go on.
+
+    The samples are one stream, as quantised blocks made them; a second one, as float blocks did, is the reference where
+    ``fit.compensate`` needs it.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, plans: dict[str, GroupPlan], writer: ArtifactWriter, states: SavedStates
+        self,
+        checkpoint: Checkpoint,
+        plans: dict[str, GroupPlan],
+        fit: FitOptions,
+        writer: ArtifactWriter,
+        states: SavedStates,
     ) -> None:
-        self._checkpoint, self._plans, self._writer, self.states = checkpoint, plans, writer, states
+        self._checkpoint, self._plans, self._fit = checkpoint, plans, fit
+        self._writer, self.states = writer, states
         self._config = checkpoint.config
         self._first = 0
 
-    def start(self, samples: CalibrationSet, room: Room, dtype: torch.dtype) -> Activations:
+    def start(self, samples: CalibrationSet, room: Room, dtype: torch.dtype) -> list[Activations]:
         """The samples before the first block, or before the one that an unfinished run would have come to."""
-        count, length = samples.tokens_SL.shape
-        found = self.states.load((count, length), self._config, room, dtype)
+        streams, (count, length) = 2 if self._fit.compensate else 1, samples.tokens_SL.shape
+        found = self.states.load(streams, (count, length), self._config, room, dtype)
         if found is not None:
-            self._first, activations = found
-            return activations
-        return embed(samples.tokens_SL, self._checkpoint.embedding(), self._config, room, dtype)
+            self._first = found[0]
+            return found[1]
+        embedding_VD = self._checkpoint.embedding()
+        return [embed(samples.tokens_SL, embedding_VD, self._config, room, dtype) for _ in range(streams)]
 
-    def blocks(self, activations: Activations | None, progress: Progress) -> None:
+    def blocks(self, streams: Sequence[Activations], progress: Progress) -> None:
         layers = self._config.num_hidden_layers
+        activations, reference = (*streams, None, None)[:2]
         if activations is None:
             todo = [layer for layer in range(layers) if not self._writer.has_block(layer)]
         else:
@@ -114,13 +128,15 @@ class _Run:
             for layer, block in zip(todo, blocks_ahead(self._float_block, todo), strict=True):
                 progress("quantizing", layer, layers)
                 names = [group.name for group in block_groups(self._config, layer)]
-                done, outcomes = quantize_block(block, names, self._plans, self._config, activations)
+                done, outcomes = quantize_block(
+                    block, names, self._plans, self._config, activations, fit=self._fit, reference=reference
+                )
                 if written is not None:
                     written.result()
                 written = background.submit(self._write_block, layer, done, outcomes)
-                if activations is not None:
+                if streams:
                     written.result()
-                    self.states.save(activations, layer + 1)
+                    self.states.save(streams, layer + 1)
             if written is not None:
                 written.result()
         progress("quantizing", layers, layers)
@@ -132,24 +148,42 @@ class _Run:
     def _float_block(self, layer: int) -> Block:
         """A block as its publisher computes with it: rows the publisher quantised are expanded."""
         block = self._checkpoint.block(layer)
-        return block.floating(getattr(torch, self._config.float_dtype)) if self._checkpoint.is_quantized else block
+        if self._checkpoint.is_quantized:
+            block = block.floating(getattr(torch, self._config.float_dtype))
+        if not self._fit.equalize:
+            return block
+        quantized = [self._plans[group.name].spec is not None for group in block_groups(self._config, layer)]
+        return _kept_as_published(equalize(block, self._config), block, quantized)
 
-    def head(self, activations: Activations | None) -> None:
+    def head(self, streams: Sequence[Activations]) -> None:
         if self._writer.has_head:
             return
         norm_D = self._checkpoint.final_norm()
         if self._config.num_labels:
             self._writer.write_head(norm_D, self._checkpoint.classification_head())
             return
-        name = head_group(self._config).name
+        name, linear = head_group(self._config).name, self._checkpoint.lm_head()
         plan, dtype = self._plans[name], torch.float32
-        inputs = None
-        if activations is not None and plan.needs_hessian:
-            inputs, dtype = HessianAccumulator(self._config.hidden_size), activations.dtype
-            for batch in activations.batches():
-                inputs.add(rms_norm(activations.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(dtype))
-        lm_head, outcome = quantize_linear(name, self._checkpoint.lm_head(), plan, inputs, dtype)
+        if self._fit.equalize and plan.spec is not None:
+            norm_D, linear = equalize_norm(norm_D, linear)
+        seen = None
+        if streams and plan.needs_hessian:
+            seen, dtype = LinearFit(linear, self._fit.compensate, by_inputs=True), streams[0].dtype
+            for batch in streams[0].batches():
+                x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
+                seen.add(x, wanted[0] - x if wanted else None)
+        lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
         self._writer.write_head(norm_D, lm_head, [_record(outcome)])
+
+    def _normed(self, stream: Activations, batch: slice, norm_D: torch.Tensor) -> torch.Tensor:
+        return rms_norm(stream.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(stream.dtype)
+
+
+def _kept_as_published(evened: Block, block: Block, quantized: Sequence[bool]) -> Block:
+    """Weights of linears that are not quantised back in the dtype they came in."""
+    names = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    kept = [name for name, done in zip(names, quantized, strict=True) if not done]
+    return replace(evened, **{name: getattr(evened, name).floating(getattr(block, name).weight.dtype) for name in kept})
 
 
 def _record(outcome: GroupOutcome) -> GroupRecord:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ _NAME: Final = re.compile(r"activations\.(\d+)\.state")
 
 
 class SavedStates:
-    """Files of raw float32 ``[S, L, D]`` in an unfinished run's directory, named after the block they are inputs of.
+    """Files of raw float32 ``[S, L, D]``, one or several in a row, in an unfinished run's directory.
+
+    Each is named after the block these are inputs of.
 
     A file appears under its name when it is whole and on the disk. That it belongs to the run is for the directory's
     resume key to say.
@@ -26,12 +29,13 @@ class SavedStates:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def save(self, activations: Activations, layer: int) -> None:
+    def save(self, streams: Sequence[Activations], layer: int) -> None:
         """Keeps the inputs of block ``layer``, in place of an earlier one's."""
         earlier, unfinished = self._layers(), self._directory / "activations.unfinished"
         with unfinished.open("wb") as file:
-            for batch in activations.batches():
-                file.write(byte_view(activations.hidden.read(batch)))
+            for activations in streams:
+                for batch in activations.batches():
+                    file.write(byte_view(activations.hidden.read(batch)))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self._path(layer))
@@ -39,15 +43,15 @@ class SavedStates:
             self._path(old).unlink()
 
     def load(
-        self, shape: tuple[int, int], config: GlmConfig, room: Room, dtype: torch.dtype
-    ) -> tuple[int, Activations] | None:
-        """The furthest block that inputs were kept of, and these; ``shape`` is that of the samples, ``[S, L]``."""
+        self, count: int, shape: tuple[int, int], config: GlmConfig, room: Room, dtype: torch.dtype
+    ) -> tuple[int, list[Activations]] | None:
+        """The furthest block that inputs were kept of, and these: ``count`` tensors of samples ``[S, L]``."""
         layers = self._layers()
         if not layers:
             return None
-        activations = unfilled(*shape, config, room, dtype)
+        streams = [unfilled(*shape, config, room, dtype) for _ in range(count)]
         with self._path(max(layers)).open("rb") as file:
-            for batch in activations.batches():
+            for activations, batch in ((stream, batch) for stream in streams for batch in stream.batches()):
                 values = torch.empty(batch.stop - batch.start, *activations.hidden.shape[1:])
                 if file.readinto(byte_view(values)) != values.nbytes:
                     raise CheckpointError(
@@ -56,7 +60,7 @@ class SavedStates:
                         fix="remove the directory it lies in, and start again",
                     )
                 activations.hidden.write(batch, values)
-        return max(layers), activations
+        return max(layers), streams
 
     def clear(self) -> None:
         for layer in self._layers():

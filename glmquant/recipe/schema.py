@@ -90,6 +90,21 @@ class Rule(Section):
         return self
 
 
+class FitOptions(Section):
+    """What the linears are fitted to, beyond rounding each for itself.
+
+    ``equalize: true`` first evens out columns by factors that cancel exactly (:mod:`glmquant.glm.equalize`); needs no
+    data. ``compensate`` is how much of what earlier linears lost each linear makes up for, 0 to 1: its weights move to
+    where its inputs, as they are, give the float model's outputs (:mod:`glmquant.pipeline.compensate`).
+    ``token_weights: relative`` counts a token's error in the linears that write to the residual stream in proportion to
+    that stream, which the next norm divides by; else a few tokens of enormous size decide.
+    """
+
+    equalize: bool = False
+    compensate: float = Field(0.0, ge=0, le=1)
+    token_weights: Literal["uniform", "relative"] = "uniform"
+
+
 class StoreOptions(Section):
     """How the quantised checkpoint is written. transformers loads ``fused`` gate and up, GPTQModel ``split`` ones."""
 
@@ -300,6 +315,7 @@ class Recipe(Section):
     model: Model = Model()
     calibration: CalibrationOptions = CalibrationOptions()
     rules: tuple[Rule, ...] = ()
+    fit: FitOptions = FitOptions()
     store: StoreOptions = StoreOptions()
     train: TrainOptions = TrainOptions()
     export: ExportOptions = ExportOptions()
@@ -308,7 +324,7 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the quantised weights, in values JSON has; files by name, since their content is hashed."""
         parts = self.model_dump(
-            mode="json", include={"version", "description", "model", "calibration", "rules", "store"}
+            mode="json", include={"version", "description", "model", "calibration", "rules", "fit", "store"}
         )
         parts["calibration"]["data"] = [PurePath(name).name for name in self.calibration.data]
         return parts

@@ -1,0 +1,66 @@
+"""Coordinate descent on codes that are already good: each in turn moves to the best value given all others.
+
+Rounding once, as GPTQ does, fixes each code before the later ones are known. Here ``e H eᵀ`` is lowered further: with
+``e = w - q`` and ``r = e H``, the best ``q_k`` given the others is the code nearest to ``q_k + r_k / H_kk`` (the update
+of QuantEase, arXiv:2309.01885, §3). No step raises the objective.
+
+Shape suffixes: N output rows, K input columns, G groups along K, P columns of a panel.
+"""
+
+import torch
+from torch import Tensor
+
+from glmquant.core.products import float32_products
+from glmquant.core.qtensor import QuantTensor, spread
+
+PANEL_COLUMNS = 64
+ROWS_AT_ONCE = 2048
+
+
+def descend(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge: float, sweeps: int) -> QuantTensor:
+    """``quantized`` with better codes, after ``sweeps`` passes over all columns; scales and zero points stay.
+
+    Args:
+        hessian_KK: float32, not damped.
+        ridge: what damping adds to its diagonal, above zero.
+    """
+    parts = []
+    for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
+        rows = quantized.rows(start, start + ROWS_AT_ONCE)
+        parts.append(_descend_rows(weight_NK[start : start + ROWS_AT_ONCE].float(), rows, hessian_KK, ridge, sweeps))
+    codes_NK = torch.cat(parts)
+    return QuantTensor(codes_NK, quantized.scales_NG, quantized.zeros_NG, quantized.spec)
+
+
+def _descend_rows(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge: float, sweeps: int) -> Tensor:
+    columns, width = weight_NK.shape[1], quantized.spec.width(weight_NK.shape[1])
+    codes_KN = quantized.codes_NK.T.float().contiguous()
+    scales_KN = spread(quantized.scales_NG, width, columns).T.contiguous()
+    errors_KN = (weight_NK - quantized.dequantize()).T
+    with float32_products(exact=True):
+        pull_KN = torch.addmm(errors_KN, hessian_KK, errors_KN, beta=ridge)
+    for _ in range(sweeps):
+        for start in range(0, columns, PANEL_COLUMNS):
+            panel = slice(start, min(start + PANEL_COLUMNS, columns))
+            damped_PP = hessian_KK[panel, panel].clone()
+            damped_PP.diagonal().add_(ridge)
+            moved_PN = _descend_panel(
+                codes_KN[panel], scales_KN[panel], pull_KN[panel].clone(), damped_PP, quantized.spec.max_code
+            )
+            with float32_products(exact=True):
+                pull_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
+            pull_KN[panel].sub_(moved_PN, alpha=ridge)
+    return codes_KN.T.to(torch.uint8).contiguous()
+
+
+def _descend_panel(codes_PN: Tensor, scales_PN: Tensor, pull_PN: Tensor, hessian_PP: Tensor, max_code: int) -> Tensor:
+    """Changes ``codes_PN`` in place; gives by how much each weight moved."""
+    moved_PN = torch.zeros_like(codes_PN)
+    for column in range(len(codes_PN)):
+        code_N, scale_N = codes_PN[column], scales_PN[column]
+        step_N = (pull_PN[column] / (hessian_PP[column, column] * scale_N)).round_()
+        better_N = (code_N + step_N).clamp_(0, max_code)
+        moved_PN[column] = (better_N - code_N).mul_(scale_N)
+        codes_PN[column] = better_N
+        pull_PN.addr_(hessian_PP[:, column], moved_PN[column], alpha=-1)
+    return moved_PN
