@@ -55,11 +55,16 @@ class GraphBuilder:
 
     def ints(self, *values: int) -> ir.Value:
         """An int64 constant ``[len(values)]``."""
-        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
+        return self.constant(f"ints_{'_'.join(map(str, values))}", np.array(values, np.int64))
 
     def int(self, value: int) -> ir.Value:
         """An int64 scalar constant."""
-        return self._constant(f"int_{value}", np.array(value, np.int64))
+        return self.constant(f"int_{value}", np.array(value, np.int64))
+
+    def constant(self, name: str, value: np.ndarray | np.generic) -> ir.Value:
+        """The constant of that name, made at its first use."""
+        known = self.graph.initializers.get(name)
+        return self._initializer(ir.tensor(np.asarray(value), name=name)) if known is None else known
 
     def node(
         self, operator: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Attribute
@@ -88,10 +93,6 @@ class GraphBuilder:
         )
         self.graph.append(node)
         return node.outputs
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        known = self.graph.initializers.get(name)
-        return self._initializer(ir.tensor(array, name=name)) if known is None else known
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.val(tensor.name, const_value=tensor)

@@ -19,7 +19,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.onnx_export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
-from glmquant.onnx_export.matrices import BlockedWriter, PackedWriter
+from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
 from glmquant.onnx_export.side_files import optimum_config, write_json
 from glmquant.onnx_export.standard import StandardOperators
@@ -75,7 +75,7 @@ def export_classifier(
     check_supported(config, options)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
-        matrices = PackedWriter(file, dtype) if options.profile == "ort" else BlockedWriter(file, dtype)
+        matrices = matrix_writer(file, dtype, options)
         weights = store_model(
             _WithHead(classifier),
             WeightWriter(file, dtype, matrices),
@@ -103,9 +103,9 @@ def build_classifier(config: GlmConfig, weights: StoredModel, operators: Operato
     g.scope("no_past")
     empty = _empty_cache(config, operators, input_ids_BS)
     past = [(empty, empty)] * config.num_hidden_layers
-    normed_BSD, _ = DecoderBuilder(config, weights, operators).layers(input_ids_BS, mask_BT, past)
+    normed_B1D, _ = DecoderBuilder(config, weights, operators).layers(input_ids_BS, mask_BT, past, operators.last_real)
     g.scope("score")
-    last_BD = g.node("Squeeze", [operators.last_real(normed_BSD), g.ints(1)])
+    last_BD = g.node("Squeeze", [normed_B1D, g.ints(1)])
     g.output(operators.linear(last_BD, weights.lm_head), "logits", dtype, ["batch_size", config.num_labels])
     return Decoder(g.graph, tuple(g.fed_inputs), tuple(g.outputs))
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import GraphBuilder
 from glmquant.onnx_export.graph import CacheType
-from glmquant.onnx_export.matrices import BlockedMatrix, PackedMatrix
+from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
 from glmquant.onnx_export.ops import (
     MICROSOFT,
     OPSET,
@@ -16,6 +16,7 @@ from glmquant.onnx_export.ops import (
     gather_rows,
     grouped_query_attention,
     matmul,
+    matmul_integer,
     matmul_nbits,
     rms_norm,
     swiglu,
@@ -47,7 +48,7 @@ class FusedOperators:
         return self._rows.input_ids
 
     def embed(self, table: StoredMatrix, ids_BS: ir.Value) -> ir.Value:
-        assert not isinstance(table, BlockedMatrix)
+        assert not isinstance(table, BlockedMatrix | IntegerMatrix)
         if isinstance(table, PackedMatrix):
             return gather_quantized_rows(self.g, table, ids_BS)
         return gather_rows(self.g, self.g.weight(table), ids_BS)
@@ -59,6 +60,8 @@ class FusedOperators:
         bias = None if layer.bias is None else self.g.weight(layer.bias)
         if isinstance(layer.weight, PackedMatrix):
             return matmul_nbits(self.g, x, layer.weight, bias, self._accuracy_level)
+        if isinstance(layer.weight, IntegerMatrix):
+            return matmul_integer(self.g, x, layer.weight, bias)
         return matmul(self.g, x, self.g.weight(layer.weight), bias)
 
     def norm(self, x_BSD: ir.Value, gain_D: ir.ExternalTensor) -> ir.Value:

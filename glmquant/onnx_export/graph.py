@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S new tokens, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,10 @@ def build_graph(
     return DecoderBuilder(config, weights, operators).build(dtype, last_only)
 
 
+Selection = Callable[[ir.Value], ir.Value]
+"""From states of all new tokens, ``[B, S, D]``, to those that are wanted, ``[B, kept, D]``."""
+
+
 class DecoderBuilder:
     """Puts a model's layers together."""
 
@@ -105,10 +109,12 @@ class DecoderBuilder:
         past = [self._past(layer) for layer in range(config.num_hidden_layers)]
         keep_1 = None if last_only else g.optional_input(KEEP, np.zeros(1, np.int64))
 
-        normed_BSD, present = self.layers(input_ids_BS, mask_BT, past)
+        def select(x_BSD: ir.Value) -> ir.Value:
+            return ops.last_real(x_BSD) if keep_1 is None else ops.kept(x_BSD, keep_1)
+
+        normed_BKD, present = self.layers(input_ids_BS, mask_BT, past, select)
         g.scope("lm_head")
-        kept = ops.last_real(normed_BSD) if keep_1 is None else ops.kept(normed_BSD, keep_1)
-        logits = ops.linear(kept, self._weights.lm_head)
+        logits = ops.linear(normed_BKD, self._weights.lm_head)
 
         g.output(logits, "logits", dtype, ["batch_size", 1 if last_only else "sequence_length", config.vocab_size])
         for layer, cache in enumerate(present):
@@ -118,9 +124,16 @@ class DecoderBuilder:
         return Decoder(g.graph, tuple(g.fed_inputs), tuple(g.outputs))
 
     def layers(
-        self, input_ids_BS: ir.Value, mask_BT: ir.Value, past: Sequence[tuple[ir.Value, ir.Value]]
+        self,
+        input_ids_BS: ir.Value,
+        mask_BT: ir.Value,
+        past: Sequence[tuple[ir.Value, ir.Value]],
+        select: Selection,
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        """Final hidden states ``[B, S, D]`` behind the last norm, and each layer's keys and values."""
+        """Hidden states behind the last norm of what ``select`` takes, and each layer's keys and values.
+
+        The last layer's attention needs every token; what follows it is computed for the selected ones alone.
+        """
         g, ops = self._g, self._operators
         g.scope("rows")
         ids_BS = ops.start(input_ids_BS, mask_BT)
@@ -130,22 +143,23 @@ class DecoderBuilder:
         present = []
         for layer, block in enumerate(self._weights.blocks):
             g.scope(f"layers.{layer}")
-            normed_BSD, x_BSD, cache = self._block(normed_BSD, x_BSD, block, past[layer], layer)
-            present.append(cache)
+            context, *cache = ops.attention(ops.linear(normed_BSD, block.qkv_proj), past[layer], layer)
+            present.append((cache[0], cache[1]))
+            if layer == self._config.num_hidden_layers - 1:
+                context, x_BSD = select(context), select(x_BSD)
+            normed_BSD, x_BSD = self._after_attention(context, x_BSD, block, layer)
         return normed_BSD, present
 
-    def _block(
-        self, normed_BSD: ir.Value, x_BSD: ir.Value, block: StoredBlock, past: tuple[ir.Value, ir.Value], layer: int
-    ) -> tuple[ir.Value, ir.Value, tuple[ir.Value, ir.Value]]:
-        """Gives the next block's normed input, the residual, and keys and values."""
+    def _after_attention(
+        self, context: ir.Value, x_BSD: ir.Value, block: StoredBlock, layer: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """Gives the next block's normed input, and the residual."""
         ops = self._operators
-        context, key, value = ops.attention(ops.linear(normed_BSD, block.qkv_proj), past, layer)
         attended = self._norm_or_pass(ops.linear(context, block.o_proj), block.post_self_attn_layernorm)
         normed_BSD, x_BSD = ops.add_and_norm(attended, x_BSD, block.post_attention_layernorm)
         inner = ops.linear(ops.swiglu(ops.linear(normed_BSD, block.gate_up_proj)), block.down_proj)
         mlp = self._norm_or_pass(inner, block.post_mlp_layernorm)
-        normed_BSD, x_BSD = ops.add_and_norm(mlp, x_BSD, self._gain(layer + 1))
-        return normed_BSD, x_BSD, (key, value)
+        return ops.add_and_norm(mlp, x_BSD, self._gain(layer + 1))
 
     def _norm_or_pass(self, x_BSD: ir.Value, gain: ir.ExternalTensor | None) -> ir.Value:
         return x_BSD if gain is None else self._operators.norm(x_BSD, gain)

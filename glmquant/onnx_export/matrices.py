@@ -18,6 +18,7 @@ from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.weights_file import WeightsFile
+from glmquant.recipe.schema import ExportOptions
 
 WIDEST_BLOCK = 256  # the widest block right at every bit width in ONNX Runtime's CPU kernels
 COMMON_BLOCK = 128  # the fastest; wider groups repeat their scale over blocks of this size
@@ -52,10 +53,18 @@ class BlockedMatrix:
     block_size: int
 
 
+@dataclass(frozen=True, eq=False)
+class IntegerMatrix:
+    """A matrix for products of integers: symmetric codes int8 ``[K, N]``, and a scale for each row, float32 ``[N]``."""
+
+    codes: ir.ExternalTensor
+    scales: ir.ExternalTensor
+
+
 class MatrixWriter(Protocol):
     """Writes quantised matrices in a profile's layout."""
 
-    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | BlockedMatrix: ...
+    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | BlockedMatrix | IntegerMatrix: ...
 
     def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix | BlockedMatrix:
         """Rounded to nearest with ``spec``, some rows at a time."""
@@ -106,6 +115,38 @@ class PackedWriter:
             columns,
             spec.bits,
             block_size(spec),
+        )
+
+
+class IntegerWriter:
+    """For the ``ort`` profile with ``dynamic_int8``: 8-bit linears for products of integers, all else packed.
+
+    Raises (from ``linear``):
+        ExportError: 8-bit codes whose scale or zero point is not the same along a whole row.
+    """
+
+    def __init__(self, file: WeightsFile, dtype: torch.dtype) -> None:
+        self._file = file
+        self._packed = PackedWriter(file, dtype)
+
+    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix:
+        return self._packed.embedding(name, weight_VD, spec)
+
+    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | IntegerMatrix:
+        spec, (_, columns) = weight.spec, weight.shape
+        if spec.bits != 8:
+            return self._packed.linear(name, weight)
+        if not spec.symmetric or spec.width(columns) < columns:
+            raise ExportError(
+                f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
+                where="export.dynamic_int8",
+                expected="8-bit linears with one scale a row: group_size: -1, symmetric: true",
+                fix="quantise with such a spec, or export with export.dynamic_int8=false",
+            )
+        scales_N = weight.scales_NG[:, 0].float()
+        return IntegerMatrix(
+            self._file.add(name, _signed(weight.codes_NK.T, spec).contiguous()),
+            self._file.add(f"{name}_scales", scales_N.contiguous()),
         )
 
 
@@ -166,6 +207,13 @@ class BlockedWriter:
             flat = torch.cat([flat, flat.new_zeros(1)])
         dtype = ir.DataType.INT4 if spec.symmetric else ir.DataType.UINT4
         return self._file.add_packed(name, pack_bits(flat, 4), dtype, tuple(codes.shape))
+
+
+def matrix_writer(file: WeightsFile, dtype: torch.dtype, options: ExportOptions) -> MatrixWriter:
+    """The one of a profile."""
+    if options.profile == "standard":
+        return BlockedWriter(file, dtype)
+    return IntegerWriter(file, dtype) if options.dynamic_int8 else PackedWriter(file, dtype)
 
 
 def _signed(codes: Tensor, spec: QuantSpec) -> Tensor:

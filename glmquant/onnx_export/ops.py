@@ -9,10 +9,11 @@ heads, E head size.
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from glmquant.onnx_export.builder import GraphBuilder
-from glmquant.onnx_export.matrices import PackedMatrix
+from glmquant.onnx_export.matrices import IntegerMatrix, PackedMatrix
 
 OPSET = 23
 MICROSOFT = "com.microsoft"
@@ -46,6 +47,22 @@ def matmul_nbits(
         block_size=matrix.block_size,
         accuracy_level=accuracy_level,
     )
+
+
+def matmul_integer(g: GraphBuilder, x: ir.Value, matrix: IntegerMatrix, bias_N: ir.Value | None) -> ir.Value:
+    """``x @ dequantised.T + bias`` in integers: Abs-13, ReduceMax-20, Max-13, Div-14, QuantizeLinear-23, com.microsoft
+    MatMulIntegerToFloat-1, Mul-14, Add-14.
+
+    Each token is divided by its own largest value, so that one constant scale rounds them all and none depends on its
+    company in the batch.
+    """
+    step, middle = g.constant("activation_step", np.float32(1 / 127)), g.constant("activation_middle", np.uint8(128))
+    largest = g.node("ReduceMax", [g.node("Abs", [x]), g.ints(-1)], keepdims=1)
+    largest = g.node("Max", [largest, g.constant("smallest_activation", np.float32(1e-30))])  # a pad may be all zeros
+    codes = g.node("QuantizeLinear", [g.node("Div", [x, largest]), step, middle])
+    inputs = [codes, g.weight(matrix.codes), step, g.weight(matrix.scales), middle]
+    product = g.node("Mul", [g.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT), largest])
+    return product if bias_N is None else g.node("Add", [product, bias_N])
 
 
 def gather_rows(g: GraphBuilder, table_VD: ir.Value, ids_BS: ir.Value) -> ir.Value:

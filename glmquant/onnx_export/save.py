@@ -15,7 +15,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
-from glmquant.onnx_export.matrices import BlockedWriter, PackedWriter
+from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config, write_json
 from glmquant.onnx_export.source import ModelSource
 from glmquant.onnx_export.standard import StandardOperators
@@ -69,7 +69,7 @@ def export_bundle(
     ranges = cache_ranges(config, options, key_values)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
-        matrices = PackedWriter(file, dtype) if options.profile == "ort" else BlockedWriter(file, dtype)
+        matrices = matrix_writer(file, dtype, options)
         weights = store_model(
             source,
             WeightWriter(file, dtype, matrices),

@@ -1,12 +1,15 @@
 """The files beside the graph that other runtimes look for."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE
 from glmquant.recipe.schema import ExportOptions
+
+log = logging.getLogger("glmquant.onnx_export")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -93,7 +96,17 @@ def keep_text_whole(path: Path) -> None:
     as a whole, so the ids stay what they are everywhere else.
     """
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    if "Precompiled" in _kinds(tokenizer["normalizer"]):
+        # Its BPE knows no such step, and none of those it knows can stand for it.
+        log.warning("onnxruntime-genai does not normalise Unicode as this tokenizer does: give it text in NFKC there")
     if tokenizer["pre_tokenizer"] is None:
         whole = {"type": "Split", "pattern": {"Regex": "[\\s\\S]+"}, "behavior": "Isolated", "invert": False}
         tokenizer["pre_tokenizer"] = whole
         write_json(path, tokenizer)
+
+
+def _kinds(normalizer: dict[str, Any] | None) -> set[str]:
+    """Of a normalizer in ``tokenizer.json``, and of its steps."""
+    if normalizer is None:
+        return set()
+    return {normalizer["type"]}.union(*(_kinds(step) for step in normalizer.get("normalizers", ())))

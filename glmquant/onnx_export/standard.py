@@ -12,7 +12,7 @@ import onnx_ir as ir
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import GraphBuilder
 from glmquant.onnx_export.graph import CacheType
-from glmquant.onnx_export.matrices import BlockedMatrix, PackedMatrix
+from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
 from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
 from glmquant.onnx_export.padding import END
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
@@ -50,7 +50,7 @@ class StandardOperators:
 
     def embed(self, table: StoredMatrix, ids_BS: ir.Value) -> ir.Value:
         """Gather-13, and DequantizeLinear-23 of the gathered rows alone."""
-        assert not isinstance(table, PackedMatrix)
+        assert not isinstance(table, PackedMatrix | IntegerMatrix)
         g = self.g
         if not isinstance(table, BlockedMatrix):
             return gather_rows(g, g.weight(table), ids_BS)
@@ -61,7 +61,7 @@ class StandardOperators:
 
     def linear(self, x: ir.Value, layer: StoredLinear) -> ir.Value:
         """DequantizeLinear-23, MatMul-13, Add-14, and Gather-13 of the inputs."""
-        assert not isinstance(layer.weight, PackedMatrix)
+        assert not isinstance(layer.weight, PackedMatrix | IntegerMatrix)
         g = self.g
         if layer.order is not None:
             x = gather_columns(g, x, g.weight(layer.order))

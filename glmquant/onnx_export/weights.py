@@ -16,7 +16,7 @@ from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
 from glmquant.glm.block import Block, Linear, rotary
 from glmquant.glm.config import GlmConfig
-from glmquant.onnx_export.matrices import BlockedMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
+from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
 from glmquant.onnx_export.source import ModelSource
 from glmquant.onnx_export.weights_file import WeightsFile
 
@@ -24,7 +24,7 @@ REACH = {8: 1.0, 4: 0.8}
 """How much of a channel's range the codes of a quantised cache cover; what lies beyond is clipped. With 15 codes, finer
 steps are worth it: a fifth off brings INT4 half as far from the float cache's perplexity (results/kv_cache.md)."""
 
-StoredMatrix = PackedMatrix | BlockedMatrix | ir.ExternalTensor
+StoredMatrix = PackedMatrix | BlockedMatrix | IntegerMatrix | ir.ExternalTensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,12 @@ class ExportOptions(Section):
     """How the ONNX bundle is written.
 
     ``profile: ort`` uses ONNX Runtime's fused operators; ``standard`` plain ONNX, for other runtimes.
+    ``accuracy_level`` is the least exact arithmetic that quantised products may use: 4 rounds activations to INT8, 1
+    and 0 keep them in float32. At level 4 of ``standard`` a batch may answer otherwise than its rows one by one.
     ``kv_cache: int8`` and ``int4`` store keys and values with scales from a calibration, one a channel.
+    ``dynamic_int8: true`` multiplies 8-bit linears in integers, each token's activations rounded to INT8 by its largest
+    one: fast where many tokens are read at once, as in classification. It needs one scale a row (``group_size: -1``,
+    symmetric), and a processor with VNNI, as without it ONNX Runtime's sums of products saturate.
     """
 
     profile: Literal["ort", "standard"] = "ort"
@@ -124,6 +129,7 @@ class ExportOptions(Section):
     embedding: QuantSpec | None = None
     kv_cache: Literal["float", "int8", "int4"] = "float"
     max_length: int = Field(8192, ge=1)
+    dynamic_int8: bool = False
 
     @model_validator(mode="after")
     def _can_be_written(self) -> "ExportOptions":
@@ -131,12 +137,17 @@ class ExportOptions(Section):
             raise ValueError(f"kv_cache: {self.kv_cache} needs `profile: ort`; no standard operator has such a cache")
         if self.profile == "standard" and self.embedding is not None and self.embedding.bits != 8:
             raise ValueError("profile: standard takes an embedding of 8 bits, or a float one")
+        if self.dynamic_int8 and (self.profile, self.dtype) != ("ort", "float32"):
+            raise ValueError("dynamic_int8 needs `profile: ort` and `dtype: float32`")
         return self
 
 
 class TrainOptions(Section):
     """How a classifier is trained on labelled text.
 
+    ``data`` is what `run` trains on before it quantises: JSONL or CSV with ``text`` and ``label`` in each record, or a
+    directory with a ``LABEL.txt`` for each label, a text a line. Where the recipe names no ``check.tasks``, a share
+    ``test`` of each label's texts is held out for the check.
     ``mode: head`` trains the head alone, on features that the frozen model computes once, block by block; ``lora`` also
     low-rank additions to the blocks' linears (arXiv:2106.09685), ``full`` every weight: both hold the whole model in
     memory. ``epochs`` and ``learning_rate`` default to what suits the mode. Training stops after ``patience`` epochs
@@ -144,6 +155,8 @@ class TrainOptions(Section):
     ``false`` the ``score`` head that transformers loads. ``max_length`` counts tokens, the prefix included.
     """
 
+    data: str | None = None
+    test: float = Field(0.1, gt=0, lt=1)
     mode: Literal["head", "lora", "full"] = "head"
     bias: bool = False
     epochs: int | None = Field(None, ge=1)
@@ -157,6 +170,10 @@ class TrainOptions(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     rank: int = Field(8, ge=1)
     seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights beside the examples, in values JSON has."""
+        return self.model_dump(mode="json", exclude={"data", "test"})
 
 
 class FewShot(Section):

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from glmquant.core.spec import QuantSpec
+from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import ExportError
 from glmquant.glm.block import Block, Linear
 from glmquant.methods.rtn import Rtn
@@ -82,6 +82,33 @@ def test_quantised(tmp_path: Path, bits: int, bound: float) -> None:
     assert 1e-5 < error < bound
     operators = {node.op_type for node in onnx.load(out / "model.onnx", load_external_data=False).graph.node}
     assert {"MatMulNBits", "GatherBlockQuantized", "MatMul"} <= operators  # the head stays float
+
+
+INT8_ROWS = QuantSpec(8, WHOLE_ROW)
+
+
+def test_products_of_integers(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(golden_classifier(tmp_path, "chatglm2-tiny", LABELS))
+    rounded, out = Rounded(checkpoint, INT8_ROWS), tmp_path / "onnx"
+    out.mkdir()
+    export_classifier(rounded, ExportOptions(dynamic_int8=True), out)  # type: ignore[arg-type]
+    expected = golden_expected("chatglm2-tiny")
+    ids, mask = expected["input_ids"], expected["attention_mask_padded"]
+    logits = run(out, ids, torch.ones_like(ids))
+    assert 1e-5 < np.abs(logits - expected["seqcls_logits"].numpy()).max() < 0.05
+    operators = [node.op_type for node in onnx.load(out / "model.onnx", load_external_data=False).graph.node]
+    assert operators.count("MatMulIntegerToFloat") == 4 * checkpoint.config.num_hidden_layers
+    assert "MatMulNBits" not in operators
+    # A row is rounded alike alone and in company: its activations have scales of their own.
+    alone = run(out, ids[1:, 7:], torch.ones(1, 17, dtype=torch.int64))
+    assert np.abs(run(out, ids, mask)[1:] - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("spec", [QuantSpec(8, 32), QuantSpec(8, WHOLE_ROW, symmetric=False)])
+def test_products_of_integers_need_one_scale_a_row(tmp_path: Path, spec: QuantSpec) -> None:
+    checkpoint = open_checkpoint(golden_classifier(tmp_path, "chatglm2-tiny", LABELS))
+    with pytest.raises(ExportError, match=r"group_size: -1"):
+        export_classifier(Rounded(checkpoint, spec), ExportOptions(dynamic_int8=True), tmp_path)  # type: ignore[arg-type]
 
 
 def test_config_is_what_optimum_opens(tmp_path: Path) -> None:

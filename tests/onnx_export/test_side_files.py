@@ -1,9 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.onnx_export.side_files import genai_config, optimum_config
+from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.recipe.schema import ExportOptions
-from tests.onnx_export.models import TINY, TINY_GLM4
+from tests.onnx_export.models import GOLDEN, TINY, TINY_GLM4, golden_source
 
 
 def test_genai_config_names_the_graph() -> None:
@@ -34,3 +38,12 @@ def test_config_is_a_glm_to_optimum() -> None:
     config = optimum_config(to_hf_config(TINY_GLM4))
     assert config["model_type"] == "glm"
     assert config["num_key_value_heads"] == 1
+
+
+@pytest.mark.parametrize(("name", "warns"), [("chatglm2-tiny", False), ("chatglm3-tiny", True)])
+def test_normalisation_that_genai_leaves_out_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, warns: bool
+) -> None:
+    load_tokenizer(GOLDEN / name, golden_source(name).config).save(tmp_path)
+    keep_text_whole(tmp_path / "tokenizer.json")
+    assert ("does not normalise Unicode" in caplog.text) == warns
