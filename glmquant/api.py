@@ -15,7 +15,7 @@ from glmquant.accuracy.html import to_html
 from glmquant.accuracy.report import AccuracyReport, report_from_json, with_regression
 from glmquant.accuracy.write import named_apart, write_report
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
-from glmquant.data.labelled import read_labelled
+from glmquant.data.labelled import LabelledSet, read_labelled
 from glmquant.errors import CheckError, CheckpointError, OutputError
 from glmquant.glm.config import linear_groups
 from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
@@ -43,8 +43,8 @@ from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import output_directory
+from glmquant.train.directory import examples_to_train_on, train_directory, train_for_run
 from glmquant.train.report import TrainingReport
-from glmquant.train.train import train_classifier as train
 
 __all__ = [
     "GenerationOptions",
@@ -238,24 +238,31 @@ def run(
 ) -> AccuracyReport:
     """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
+    With ``train.data`` a classifier is trained first: ``out`` gets ``classifier/`` too, and ``test.jsonl``, what it is
+    checked on, where the recipe names no ``check.tasks``.
+
     What an earlier, unfinished run with the same inputs finished is not done again.
     """
     checkpoint = _open(model, recipe)
     check_supported(checkpoint.config, recipe.export)
-    plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
+    labelled = examples_to_train_on(checkpoint, recipe)
+    config = checkpoint.config if labelled is None else replace(checkpoint.config, labels=labelled.labels)
+    plans = resolve_rules(recipe.rules, linear_groups(config))
     needs_ranges = recipe.export.kv_cache != "float"
     needs_samples = needs_ranges or any(plan.needs_hessian for plan in plans.values())
     samples = _samples(checkpoint, recipe, ()) if needs_samples else None
-    if checkpoint.config.num_labels and not recipe.check.tasks:
+    if checkpoint.config.num_labels and not recipe.check.tasks and labelled is None:
         raise CheckError(
             "the recipe names no labelled texts to check the classifier on",
             where="check.tasks",
             fix="give some, for example --set check.tasks='[{data: test.jsonl}]'",
         )
-    if not (recipe.check.text or recipe.check.tasks):
+    if not (recipe.check.text or recipe.check.tasks or labelled):
         log.info("the recipe names nothing to check on: using the packaged held-out text")
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
-    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
+    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples, labelled)) as partial:
+        if labelled is not None:
+            checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
         if not (partial / "quantized").exists():
             quantize(checkpoint.path, recipe, samples, out=partial / "quantized", progress=progress)
         ranges = partial / "calibration" if needs_ranges else None
@@ -311,19 +318,12 @@ def train_classifier(
     An unfinished run with the same inputs is taken up.
 
     Args:
-        data: JSONL or CSV with a ``text`` and a ``label`` in each record.
+        data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
+            label, a text a line.
     """
     recipe = recipe or load_recipe(None)
-    checkpoint = _open(model, recipe)
-    path = Path(assets.resolve(str(data)))
-    labelled = read_labelled(path)
-    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    inputs = [checkpoint.fingerprint, recipe.train.model_dump(mode="json"), tokenizer.sha256, version("glmquant")]
-    key = hashlib.sha256(json.dumps(inputs).encode() + path.read_bytes()).hexdigest()
-    with output_directory(Path(out), resume_key=key) as partial:
-        report = train(checkpoint, labelled, tokenizer, recipe.train, partial, progress)
-        tokenizer.save(partial)
-    return report
+    labelled = read_labelled(Path(assets.resolve(str(data))))
+    return train_directory(_open(model, recipe), labelled, recipe.train, Path(out), progress)
 
 
 def classify(
@@ -388,9 +388,11 @@ def _require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None
         )
 
 
-def _resume_key(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None) -> str:
-    calibration = samples.sha256 if samples else None
-    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), calibration]
+def _resume_key(
+    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, labelled: LabelledSet | None = None
+) -> str:
+    data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
+    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,6 +40,7 @@ from glmquant.options import (
     Text,
     TopK,
     TopP,
+    TrainData,
 )
 from glmquant.progress import Progress
 
@@ -91,6 +92,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe, or path of a YAML file.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="Directory of a GLM checkpoint.")],
     out: Out,
+    train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
     inconclusive: Inconclusive = None,
@@ -98,7 +100,9 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Calibrate, quantise, export and check in one go."""
+    """Calibrate, quantise, export and check in one go; with --train-data, train a classifier before."""
+    if train_data is not None:
+        overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
     _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive)
 
 
@@ -285,7 +289,9 @@ def chat(
 @app.command()
 def train_classifier(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option("--data", help="JSONL or CSV with a text and a label in each record.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="JSONL or CSV with text and label, or a directory of LABEL.txt files.")
+    ],
     out: Out,
     recipe: OptionalRecipe = None,
     overrides: Set = None,

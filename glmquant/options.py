@@ -19,6 +19,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no n
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]
 Data = Annotated[list[Path] | None, typer.Option("--data", help="UTF-8 text or JSONL to calibrate on.")]
+TrainData = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-data",
+        help="Train a classifier on it first: JSONL or CSV with text and label, or a directory of LABEL.txt files.",
+    ),
+]
 Inconclusive = Annotated[
     Literal["pass", "fail"] | None,
     typer.Option("--inconclusive", help="Exit with 0 or 1 where the data decide nothing, instead of 3."),

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import glmquant as gq
-from glmquant import assets
+from glmquant import api, assets
 from glmquant.cli import main
 from glmquant.errors import CheckError
+from glmquant.train import directory
 from tests.classifiers import golden_classifier
 
 SETTINGS = {"train.mode": "head", "train.validation": 0.2, "check.limits": {"accuracy_drop": 0.2}}
@@ -24,6 +25,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     train.write_text("\n".join(lines[:400]), encoding="utf-8")
     test.write_text("\n".join(lines[400:460]), encoding="utf-8")
     return train, test
+
+
+@pytest.fixture(scope="module")
+def few(data: tuple[Path, Path]) -> Path:
+    """A hundred of them, as a directory with a file for each label."""
+    directory = data[0].with_name("few")
+    directory.mkdir()
+    records = [json.loads(line) for line in data[0].read_text(encoding="utf-8").splitlines()[:100]]
+    for label in ("正面", "负面"):
+        texts = [" ".join(record["text"].split()) for record in records if record["label"] == label]
+        (directory / f"{label}.txt").write_text("\n".join(texts), encoding="utf-8")
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +65,56 @@ def test_a_check_without_labelled_texts_is_refused_at_once(tmp_path: Path, train
     with pytest.raises(CheckError, match="no labelled texts"):
         gq.run(trained, gq.load_recipe("classifier-int8"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_command_trains_quantises_and_checks(tmp_path: Path, few: Path) -> None:
+    out = tmp_path / "out"
+    settings = ("--set", "train.test=0.2", "--set", "train.epochs=5", "--quiet", "--inconclusive", "pass")
+    command = ("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--train-data", few, "--out", out, *settings)
+    assert run_cli(*command) == 0
+    assert {path.name for path in out.iterdir()} == {"classifier", "quantized", "onnx", "report", "test.jsonl"}
+    report = api.read_report(out / "report")
+    training = json.loads((out / "classifier" / "training.json").read_text(encoding="utf-8"))
+    assert report.tasks[0].name == "few"
+    assert report.tasks[0].num_examples == 20
+    assert sum(count["train"] + count["validation"] for count in training["labels"]) == 80
+    assert report.tasks[0].same_answer > 0.9
+    # What it was checked on is there to check on again.
+    again = gq.check(out / "onnx", baseline=out / "classifier", tasks=[out / "test.jsonl"])
+    assert again.tasks[0].candidate.accuracy == report.tasks[0].candidate.accuracy
+
+
+def test_one_command_checks_on_what_the_recipe_names(tmp_path: Path, few: Path, data: tuple[Path, Path]) -> None:
+    settings = {"train.data": str(few), "train.epochs": 1, "check.tasks": [{"data": str(data[1])}]}
+    report = gq.run(assets.DEMO_MODEL, gq.load_recipe("classifier-int8", settings), out=tmp_path / "out")
+    assert report.tasks[0].num_examples == 60
+    assert not (tmp_path / "out" / "test.jsonl").exists()
+
+
+def test_a_stopped_command_goes_on_with_what_is_trained(
+    tmp_path: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = gq.load_recipe("classifier-int8", {"train.data": str(few), "train.epochs": 1})
+    whole = gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "whole")
+
+    def stopped(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during_export:
+        during_export.setattr(api, "export", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "out")
+    assert (tmp_path / "out.partial" / "classifier").is_dir()
+    monkeypatch.setattr(directory, "train_classifier", stopped)
+    assert gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "out").to_json() == whole.to_json()
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "onnx").iterdir()]
+    assert all((tmp_path / "whole" / f).read_bytes() == (tmp_path / "out" / f).read_bytes() for f in files)
+
+
+def test_a_recipe_that_trains_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--out", tmp_path / "out") == 2
+    assert "--train-data" in capsys.readouterr().err
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_gptq_knows_classifiers(tmp_path: Path) -> None:

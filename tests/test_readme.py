@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join([README, *HOW_TOS]), flag
 SET_UP = [body for kind, body in BLOCKS if kind == "bash" and "glmquant " not in body.replace(".venv/bin/glmquant", "")]
 
 
-TRAINS = "train-classifier"
+TRAINS = "classifier-int8"
 ACCEPTED = {False: {0}, True: {0, 3}}  # sixty examples may be too few for a verdict on a classifier
 
 

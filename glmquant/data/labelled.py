@@ -1,6 +1,7 @@
-"""Labelled text: JSONL or CSV with a ``text`` and a ``label`` in each record."""
+"""Labelled text: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a file a label."""
 
 import csv
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ COLUMNS = ("text", "label")
 
 @dataclass(frozen=True)
 class Example:
-    """A text, its label, and the line of the file it stands on."""
+    """A text, its label, and the line it stands on; of a directory, in which ``file``."""
 
     text: str
     label: str
     line: int
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,24 @@ class LabelledSet:
     examples: tuple[Example, ...]
     labels: tuple[str, ...]
 
+    @property
+    def sha256(self) -> str:
+        """Of texts and labels in their order, however they are stored."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            for part in (example.label, example.text):
+                data = part.encode()
+                digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()
+
+    def place(self, example: Example) -> str:
+        """Where an example comes from, for people."""
+        return f"{self.name}{'/' if example.file else ''}{example.file}, line {example.line}"
+
 
 def read_labelled(path: Path, limit: int | None = None, known: Mapping[str, str] | None = None) -> LabelledSet:
-    """The first ``limit`` examples of a file: CSV with a header if its name ends in ``.csv``, else JSONL.
+    """The first ``limit`` examples of a file, CSV with a header if its name ends in ``.csv``, else JSONL; or of a
+    directory, where each ``LABEL.txt`` has a text a line, blank lines passed over.
 
     Args:
         known: labels that may occur; empty or None for any.
@@ -39,15 +56,12 @@ def read_labelled(path: Path, limit: int | None = None, known: Mapping[str, str]
         DataError: a file that cannot be read, a record without text or label, a label that is not known, fewer
             examples than ``limit``, or fewer than two labels.
     """
-    require_file(path)
-    if path.suffix.lower() != ".csv" and not is_jsonl(path):
-        raise DataError(f"cannot tell the format of {path.name}", where=path, expected="a name in .jsonl or .csv")
     examples: list[Example] = []
-    for example in _from_csv(path) if path.suffix.lower() == ".csv" else _from_jsonl(path):
+    for example in _examples(path):
         if known and example.label not in known:
             raise DataError(
                 f"unknown label {example.label!r}",
-                where=f"{path}, line {example.line}",
+                where=f"{path / example.file}, line {example.line}",
                 expected=f"one of: {', '.join(known)}",
             )
         examples.append(example)
@@ -59,6 +73,32 @@ def read_labelled(path: Path, limit: int | None = None, known: Mapping[str, str]
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")
     return LabelledSet(path.name, tuple(examples), labels)
+
+
+def _examples(path: Path) -> Iterator[Example]:
+    if path.is_dir():
+        return _from_directory(path)
+    require_file(path)
+    if path.suffix.lower() == ".csv":
+        return _from_csv(path)
+    if is_jsonl(path):
+        return _from_jsonl(path)
+    raise DataError(
+        f"cannot tell the format of {path.name}",
+        where=path,
+        expected="a name in .jsonl or .csv, or a directory with a .txt file for each label",
+    )
+
+
+def _from_directory(path: Path) -> Iterator[Example]:
+    for file in sorted(path.glob("*.txt")):
+        try:
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError:
+            raise not_utf8(file) from None
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield Example(line.strip(), file.stem, number, file.name)
 
 
 def _from_jsonl(path: Path) -> Iterator[Example]:

@@ -13,7 +13,7 @@ from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.recipe.schema import Recipe
 
 LARGEST_RECIPE_BYTES = 1 << 20
-DATA_KEYS = (("calibration", "data"), ("check", "text"))
+DATA_KEYS = (("calibration", "data"), ("check", "text"), ("train", "data"))
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -97,8 +97,8 @@ def _anchor_files(values: dict[str, Any], directory: Path) -> None:
 
     for section, key in DATA_KEYS:
         files = values[section].get(key) if isinstance(values.get(section), dict) else None
-        if isinstance(files, list):
-            values[section][key] = [anchored(name) for name in files]
+        if files is not None:
+            values[section][key] = [anchored(name) for name in files] if isinstance(files, list) else anchored(files)
     tasks = values["check"].get("tasks") if isinstance(values.get("check"), dict) else None
     for task in tasks if isinstance(tasks, list) else ():
         for place in (task, task.get("few_shot")) if isinstance(task, dict) else ():

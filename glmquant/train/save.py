@@ -32,4 +32,4 @@ def write_classifier(
     dtype = config.float_dtype
     bias_L = None if head.bias_L is None else stored(head.bias_L, dtype)
     writer.write_head(backbone.final_norm(), ClassificationHead(stored(head.weight_LD, dtype), bias_L, head.labels))
-    writer.finish(source, recipe={"train": options.model_dump(mode="json")}, calibration=None)
+    writer.finish(source, recipe={"train": options.identity()}, calibration=None)

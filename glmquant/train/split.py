@@ -57,10 +57,10 @@ def _require_pairs(labelled: LabelledSet) -> None:
     counts = Counter(example.label for example in labelled.examples)
     for label in labelled.labels:
         if counts[label] < 2:
-            line = next((example.line for example in labelled.examples if example.label == label), None)
+            place = next((labelled.place(each) for each in labelled.examples if each.label == label), labelled.name)
             raise DataError(
                 f"the label {label!r} has {counts[label]} example" + ("s" if counts[label] != 1 else ""),
-                where=labelled.name if line is None else f"{labelled.name}, line {line}",
+                where=place,
                 expected="two or more: one to train on, one to validate on",
                 fix="add examples of it, or drop it",
             )

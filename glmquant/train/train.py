@@ -144,7 +144,7 @@ class _Run:
 
 
 def _encode(labelled: LabelledSet, tokenizer: Tokenizer, max_length: int) -> EncodedTexts:
-    places = [f"{labelled.name}, line {example.line}" for example in labelled.examples]
+    places = [labelled.place(example) for example in labelled.examples]
     return encode_texts([example.text for example in labelled.examples], tokenizer, max_length, places)
 
 

@@ -69,3 +69,24 @@ def test_an_unknown_label(tmp_path: Path) -> None:
     path = write(tmp_path, "r.jsonl", '{"text": "a", "label": "pos"}\n{"text": "b", "label": "neutral"}')
     with pytest.raises(DataError, match=r"unknown label 'neutral'[\s\S]*line 2[\s\S]*pos, neg"):
         read_labelled(path, known={"pos": "好", "neg": "差"})
+
+
+def test_a_directory_has_a_file_for_each_label(tmp_path: Path) -> None:
+    (tmp_path / "pos.txt").write_text("好\n\n very good \n", encoding="utf-8")
+    (tmp_path / "neg.txt").write_text("bad", encoding="utf-8")
+    (tmp_path / "__init__.py").write_text("")
+    labelled = read_labelled(tmp_path)
+    assert [(e.text, e.label, e.line) for e in labelled.examples] == [
+        ("bad", "neg", 1),
+        ("好", "pos", 1),
+        ("very good", "pos", 3),
+    ]
+    assert labelled.place(labelled.examples[2]) == f"{tmp_path.name}/pos.txt, line 3"
+
+
+def test_a_directory_without_labels(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="0 different labels"):
+        read_labelled(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"a\.txt"):
+        read_labelled(tmp_path)

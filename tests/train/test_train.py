@@ -91,7 +91,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
+@pytest.mark.parametrize("mode", ["head", "lora", "full"])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     _, whole = train(tmp_path, "whole", mode=mode, epochs=3)
     measure = loop.Trainer._measure
@@ -119,6 +119,24 @@ def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     assert len(epochs) == report.best.epoch + 2 < 200
     assert report.best.validation_accuracy == max(epoch.validation_accuracy for epoch in epochs)
     assert "Learning curve" in report.to_markdown()
+
+
+@pytest.mark.parametrize(("class_weights", "share"), [("none", 0.25), ("balanced", 0.5)])
+def test_balanced_weights_let_a_rare_label_count(tmp_path: Path, class_weights: str, share: float) -> None:
+    # Texts that tell nothing leave the share of the labels, as they are weighted, as the best answer.
+    rows = [("abc", "animal")] * 60 + [("abc", "plant")] * 20
+    options = TrainOptions(
+        validation=0.2,
+        epochs=30,
+        patience=30,
+        learning_rate=0.05,
+        class_weights=class_weights,  # type: ignore[arg-type]
+    )
+    checkpoint = tiny_model(tmp_path / "model")
+    train_classifier(checkpoint, labelled(tmp_path, rows), Letters(), options, tmp_path)
+    trained = open_checkpoint(tmp_path)
+    features = pooled_features(trained, encode_texts(["abc"], Letters(), 512).ids)
+    assert trained.classification_head()(features).softmax(1)[0, 1].item() == pytest.approx(share, abs=0.03)
 
 
 def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Training from a recipe into a directory that appears whole, and that a killed run goes on in."""
+
+import hashlib
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from glmquant import assets
+from glmquant.data.labelled import LabelledSet, read_labelled
+from glmquant.errors import RecipeError
+from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.progress import Progress, silent
+from glmquant.recipe.schema import Recipe, Task, TrainOptions
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.output import output_directory
+from glmquant.train.held_out import hold_out, write_jsonl
+from glmquant.train.report import TrainingReport
+from glmquant.train.train import train_classifier
+
+CLASSIFIER: Final = "classifier"
+TEST_FILE: Final = "test.jsonl"
+
+log = logging.getLogger("glmquant.train")
+
+
+def train_directory(
+    checkpoint: Checkpoint, labelled: LabelledSet, options: TrainOptions, out: Path, progress: Progress = silent
+) -> TrainingReport:
+    """Trains a classifier; ``out`` gets its checkpoint, its tokenizer and the report."""
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    inputs = [checkpoint.fingerprint, options.identity(), tokenizer.sha256, labelled.sha256, version("glmquant")]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    with output_directory(out, resume_key=key) as partial:
+        report = train_classifier(checkpoint, labelled, tokenizer, options, partial, progress)
+        tokenizer.save(partial)
+    return report
+
+
+def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabelledSet | None:
+    """Those of ``train.data``; None where the recipe trains nothing.
+
+    Raises:
+        DataError: examples that cannot be read.
+        RecipeError: a ``train`` section without data, and a model that is no classifier yet.
+    """
+    if recipe.train.data is not None:
+        return read_labelled(Path(assets.resolve(recipe.train.data)))
+    if "train" in recipe.model_fields_set and not checkpoint.config.num_labels:
+        raise RecipeError(
+            "the recipe trains a classifier, and names nothing to train on",
+            where="train.data",
+            expected="labelled texts, or a model that is a classifier already",
+            fix="give some with --train-data",
+        )
+    return None
+
+
+def train_for_run(
+    checkpoint: Checkpoint, labelled: LabelledSet, recipe: Recipe, directory: Path, progress: Progress = silent
+) -> tuple[Checkpoint, Recipe]:
+    """The classifier, in ``directory``, and the recipe with what to check it on: the examples held out in
+    ``directory``, where it names none itself. What an unfinished run trained is not trained again.
+    """
+    tasks = recipe.check.tasks
+    if not tasks:
+        labelled, test = hold_out(labelled, recipe.train.test, recipe.train.seed)
+        write_jsonl(test, directory / TEST_FILE)
+        tasks = (Task(data=str(directory / TEST_FILE), name=Path(labelled.name).stem),)
+    out = directory / CLASSIFIER
+    if not out.exists():
+        report = train_directory(checkpoint, labelled, recipe.train, out, progress)
+        log.info("trained: validation accuracy %.2f %%", 100 * report.best.validation_accuracy)
+    check = recipe.check.model_copy(update={"tasks": tasks})
+    return open_checkpoint(out), recipe.model_copy(update={"check": check})

@@ -1,0 +1,52 @@
+"""Labelled examples in two: some to train on, some held out to check the classifier on."""
+
+import json
+import logging
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from glmquant.data.labelled import Example, LabelledSet
+from glmquant.train.split import split_examples
+
+log = logging.getLogger("glmquant.train")
+
+
+def hold_out(labelled: LabelledSet, share: float, seed: int) -> tuple[LabelledSet, LabelledSet]:
+    """Examples to train on, and ``share`` of each label's to check on, at least one; both in the order of the data.
+
+    So that no text is on both sides, one that occurs several times (but for white space) counts once, and one with
+    several labels not at all; the log says how many.
+
+    Raises:
+        DataError: a label with a single example.
+    """
+    distinct = replace(labelled, examples=_distinct(labelled))
+    split = split_examples(distinct, share, seed)
+    parts = (tuple(distinct.examples[i] for i in sorted(part)) for part in (split.train, split.validation))
+    train, test = (replace(distinct, examples=part) for part in parts)
+    return train, test
+
+
+def _distinct(labelled: LabelledSet) -> tuple[Example, ...]:
+    found: dict[str, list[Example]] = defaultdict(list)
+    for example in labelled.examples:
+        found[" ".join(example.text.split())].append(example)
+    agreed = [same for same in found.values() if len({example.label for example in same}) == 1]
+    repeated = sum(len(same) - 1 for same in agreed)
+    if repeated or len(agreed) < len(found):
+        log.info(
+            "%d texts of %s occur again and count once; %d have several labels and are left out",
+            repeated,
+            labelled.name,
+            len(found) - len(agreed),
+        )
+    return tuple(same[0] for same in agreed)
+
+
+def write_jsonl(examples: LabelledSet, path: Path) -> None:
+    """As records that :func:`glmquant.data.labelled.read_labelled` reads."""
+    lines = (
+        json.dumps({"text": example.text, "label": example.label}, ensure_ascii=False) for example in examples.examples
+    )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
