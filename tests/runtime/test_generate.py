@@ -3,13 +3,14 @@ import json
 import numpy as np
 import pytest
 
+from glmquant.core.spec import QuantSpec
 from glmquant.errors import GenerationError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.generate import Conversation, generate, generate_batch
+from glmquant.runtime.generate import Conversation, generate, generate_batch, left_padded
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantised, random_source
 
 PROMPT = [5, 6, 7]
 
@@ -87,6 +88,23 @@ def test_a_batch_is_answered_as_each_prompt_alone(tiny) -> None:
     stopping = GenerationOptions(max_new_tokens=20, stop_ids=(alone[1][3],))
     assert list(generate_batch(tiny, prompts, stopping)) == [tuple(generate(tiny, p, stopping)) for p in prompts]
     assert len(list(generate(tiny, prompts[1], stopping))) == alone[1].index(alone[1][3])
+
+
+@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(profile="standard", accuracy_level=0)])
+def test_a_quantised_batch_is_answered_as_each_prompt_alone(tmp_path, options) -> None:
+    export_bundle(quantised(random_source(), QuantSpec(4, 32)), options, tmp_path)
+    model = OnnxModel.open(tmp_path, num_threads=1)
+    rows = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+    ids, mask = left_padded(rows, pad_id=0, room=0)
+    batch = model.forward(ids, mask, keep=1)
+    right_ids, right_mask = ids.copy(), mask.copy()
+    for row, tokens in enumerate(rows):
+        right_ids[row], right_mask[row] = np.roll(ids[row], len(tokens)), np.roll(mask[row], len(tokens))
+    right = model.forward(right_ids, right_mask)
+    for row, tokens in enumerate(rows):
+        alone = model.forward(np.array([tokens]), np.ones((1, len(tokens)), np.int64), keep=1)[0, -1]
+        assert np.abs(batch[row, -1] - alone).max() < 1e-4
+        assert np.abs(right[row, len(tokens) - 1] - alone).max() < 1e-4
 
 
 def test_a_repetition_penalty_ends_repetition(tiny) -> None:
