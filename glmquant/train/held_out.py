@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glmquant.data.labelled import Example, LabelledSet
-from glmquant.train.split import split_examples
+from glmquant.train.split import require_of_each_label, split_examples
 
 log = logging.getLogger("glmquant.train")
 
@@ -19,9 +19,10 @@ def hold_out(labelled: LabelledSet, share: float, seed: int) -> tuple[LabelledSe
     several labels not at all; the log says how many.
 
     Raises:
-        DataError: a label with a single example.
+        DataError: a label with less than three different texts.
     """
     distinct = replace(labelled, examples=_distinct(labelled))
+    require_of_each_label(distinct, 3, "three or more texts: to train on, to validate on and to check on")
     split = split_examples(distinct, share, seed)
     parts = (tuple(distinct.examples[i] for i in sorted(part)) for part in (split.train, split.validation))
     train, test = (replace(distinct, examples=part) for part in parts)

@@ -29,7 +29,7 @@ def split_examples(labelled: LabelledSet, share: float, seed: int) -> Split:
         DataError: a label with a single example.
     """
     rng = np.random.default_rng(seed)
-    _require_pairs(labelled)
+    require_of_each_label(labelled, 2, "two or more: one to train on, one to validate on")
     truth = label_indices(labelled).numpy()
     parts: tuple[list[Indices], list[Indices]] = ([], [])
     for label in range(len(labelled.labels)):
@@ -53,14 +53,15 @@ def class_weights(truth_E: Tensor, num_labels: int) -> Tensor:
     return len(truth_E) / (num_labels * counts_L.float())
 
 
-def _require_pairs(labelled: LabelledSet) -> None:
+def require_of_each_label(labelled: LabelledSet, least: int, expected: str) -> None:
+    """Raises DataError where a label has fewer than ``least`` examples."""
     counts = Counter(example.label for example in labelled.examples)
     for label in labelled.labels:
-        if counts[label] < 2:
+        if counts[label] < least:
             place = next((labelled.place(each) for each in labelled.examples if each.label == label), labelled.name)
             raise DataError(
                 f"the label {label!r} has {counts[label]} example" + ("s" if counts[label] != 1 else ""),
                 where=place,
-                expected="two or more: one to train on, one to validate on",
+                expected=expected,
                 fix="add examples of it, or drop it",
             )
