@@ -249,8 +249,8 @@ def run(
     config = checkpoint.config if labelled is None else replace(checkpoint.config, labels=labelled.labels)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     needs_ranges = recipe.export.kv_cache != "float"
-    needs_samples = needs_ranges or any(plan.needs_hessian for plan in plans.values())
-    samples = _samples(checkpoint, recipe, ()) if needs_samples else None
+    fitted = recipe.allocate is not None or any(plan.needs_hessian for plan in plans.values())
+    samples = _samples(checkpoint, recipe, ()) if needs_ranges or fitted else None
     if checkpoint.config.num_labels and not recipe.check.tasks and labelled is None:
         raise CheckError(
             "the recipe names no labelled texts to check the classifier on",

@@ -3,6 +3,8 @@
 Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -30,14 +32,16 @@ def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return _fit_range(in_groups(weight_NK, spec), spec, 1.0)
 
 
-def search_grid(weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor) -> tuple[Tensor, Tensor]:
+def search_grid(
+    weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor, shrinks: Sequence[float] = SHRINKS
+) -> tuple[Tensor, Tensor]:
     """Scales and zero points ``[N, G]`` with the smallest weighted rounding error among shrunken ranges.
 
     The error of a group is ``Σ importance_k (w_k - q_k)²``: with ``importance_K`` the diagonal of the Hessian, the
     output error that rounding alone would cause if inputs were uncorrelated.
     """
     importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
-    parts = [_search_rows(rows_NK, spec, importance_GW) for rows_NK in row_slices(weight_NK)]
+    parts = [_search_rows(rows_NK, spec, importance_GW, shrinks) for rows_NK in row_slices(weight_NK)]
     return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
 
 
@@ -58,12 +62,14 @@ def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tens
     return scales_NG, (-low_NG / scales_NG).round().clamp(0, spec.max_code)
 
 
-def _search_rows(rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor) -> tuple[Tensor, Tensor]:
+def _search_rows(
+    rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor, shrinks: Sequence[float]
+) -> tuple[Tensor, Tensor]:
     groups_NGW = in_groups(rows_NK, spec)
     best_NG = torch.full(groups_NGW.shape[:2], torch.inf)
     best_scales_NG = torch.full_like(best_NG, SMALLEST_SCALE)
     best_zeros_NG = torch.full_like(best_NG, spec.middle)
-    for shrink in SHRINKS:
+    for shrink in shrinks:
         scales_NG, zeros_NG = _fit_range(groups_NGW, spec, shrink)
         scales, zeros = scales_NG.unsqueeze(-1), zeros_NG.unsqueeze(-1)
         codes_NGW = (groups_NGW / scales).round_().add_(zeros).clamp_(0, spec.max_code)

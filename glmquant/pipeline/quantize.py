@@ -14,6 +14,7 @@ from glmquant.glm.config import block_groups, head_group, linear_groups
 from glmquant.glm.equalize import equalize, equalize_norm
 from glmquant.pipeline.activations import Activations, Room, embed
 from glmquant.pipeline.ahead import blocks_ahead
+from glmquant.pipeline.allocate import FOUND, allocated
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
 from glmquant.pipeline.compensate import LinearFit
 from glmquant.pipeline.state import SavedStates
@@ -54,6 +55,7 @@ def quantize(
             fix="start from the original; to export this one as it is, use `glmquant export`",
         )
     config = checkpoint.config
+    recipe = allocated(checkpoint, recipe, samples, directory, progress)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     writer = ArtifactWriter(
         directory, config, {name: plan.spec for name, plan in plans.items()}, gate_up=recipe.store.layout
@@ -71,6 +73,7 @@ def quantize(
         calibration=None if needed is None else needed.sha256,
     )
     run.states.clear()
+    (directory / FOUND).unlink(missing_ok=True)
 
 
 def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None) -> CalibrationSet | None:

@@ -13,10 +13,14 @@ from glmquant.recipe.schema import Rule
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What happens to one linear group: kept float when ``spec`` is None."""
+    """What happens to one linear group: kept float when ``spec`` is None.
+
+    ``alternatives`` are what allocating may choose instead of ``spec``.
+    """
 
     spec: QuantSpec | None = None
     method: Method | None = None
+    alternatives: tuple[QuantSpec, ...] = ()
 
     @property
     def needs_hessian(self) -> bool:
@@ -40,7 +44,7 @@ def resolve_rules(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[
                 where=f"rules.{number}.match",
                 expected="a glob over names such as " + ", ".join(_examples(groups)),
             )
-        plan = GroupPlan() if rule.keep else GroupPlan(rule.spec, rule.method)
+        plan = GroupPlan() if rule.keep else GroupPlan(rule.spec, rule.method, rule.alternatives)
         plans.update(dict.fromkeys(free, plan))
     return {group.name: plans.get(group.name, GroupPlan()) for group in groups}
 

@@ -76,17 +76,41 @@ class CalibrationOptions(Section):
 
 
 class Rule(Section):
-    """Applies to every linear group whose name matches the glob ``match`` and that no rule above matched."""
+    """Applies to every linear group whose name matches the glob ``match`` and that no rule above matched.
+
+    ``alternatives`` are what ``allocate`` may choose instead of ``spec`` for each group; without it they mean nothing.
+    """
 
     match: str
     keep: bool = False
     spec: QuantSpec | None = None
+    alternatives: tuple[QuantSpec, ...] = ()
     method: AnyMethod = Rtn()
 
     @model_validator(mode="after")
     def _keep_or_spec(self) -> "Rule":
         if self.keep == (self.spec is not None):
             raise ValueError("a rule needs either `keep: true` or a `spec`")
+        if self.keep and self.alternatives:
+            raise ValueError("a rule with `keep: true` has no alternatives to a spec")
+        return self
+
+
+class Allocation(Section):
+    """Mixed precision: a spec for each linear group that loses least within a budget.
+
+    Groups whose rule has ``alternatives`` take part. ``average_bits`` is over the weights of those groups, scales and
+    zero points included; ``megabytes`` is what they take together. ``num_samples`` of the calibration samples are used.
+    """
+
+    average_bits: float | None = Field(None, gt=0, le=16)
+    megabytes: float | None = Field(None, gt=0)
+    num_samples: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Allocation":
+        if (self.average_bits is None) == (self.megabytes is None):
+            raise ValueError("give either `average_bits` or `megabytes`")
         return self
 
 
@@ -332,16 +356,23 @@ class Recipe(Section):
     model: Model = Model()
     calibration: CalibrationOptions = CalibrationOptions()
     rules: tuple[Rule, ...] = ()
+    allocate: Allocation | None = None
     fit: FitOptions = FitOptions()
     store: StoreOptions = StoreOptions()
     train: TrainOptions = TrainOptions()
     export: ExportOptions = ExportOptions()
     check: CheckOptions = CheckOptions()
 
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> "Recipe":
+        if self.allocate is not None and not any(rule.alternatives for rule in self.rules):
+            raise ValueError("allocate: no rule has `alternatives` to choose from")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """What decides the quantised weights, in values JSON has; files by name, since their content is hashed."""
         parts = self.model_dump(
-            mode="json", include={"version", "description", "model", "calibration", "rules", "fit", "store"}
+            mode="json", include={"version", "description", "model", "calibration", "rules", "allocate", "fit", "store"}
         )
         parts["calibration"]["data"] = [PurePath(name).name for name in self.calibration.data]
         return parts
