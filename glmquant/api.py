@@ -1,50 +1,54 @@
-"""The verbs: from a checkpoint to calibration, quantised checkpoint, ONNX bundle, report, text."""
+"""The verbs: from a checkpoint to calibration, quantised checkpoint, ONNX bundle, report, text.
+
+A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small
+model to quantise.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from glmquant import assets
-from glmquant.accuracy.bundle import check_bundle
-from glmquant.accuracy.diagnosis import Comparison, compare_checkpoints
-from glmquant.accuracy.html import to_html
-from glmquant.accuracy.report import AccuracyReport, report_from_json, with_regression
-from glmquant.accuracy.write import named_apart, write_report
+from glmquant.core.products import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import LabelledSet, read_labelled
 from glmquant.errors import CheckError, CheckpointError, OutputError
 from glmquant.glm.config import linear_groups
 from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
-from glmquant.onnx_export.bundle import OnnxBundle
-from glmquant.onnx_export.classifier import export_classifier
-from glmquant.onnx_export.save import check_supported, export_bundle
 from glmquant.pipeline import calibrate as calibration_pass
 from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary
+from glmquant.pipeline.memory import forward_bytes, quantize_bytes, room_within
+from glmquant.pipeline.work import forward_work, quantize_work
 from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
-from glmquant.runtime.chat import Chat
-from glmquant.runtime.classify import Classification, OnnxClassifier
-from glmquant.runtime.classify import classify as classify_texts
-from glmquant.runtime.generate import generate as generate_ids
-from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from glmquant.runtime.session import Provider
-from glmquant.runtime.text import stream_text
-from glmquant.runtime.tokenizer import load_bundle_tokenizer
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import output_directory
-from glmquant.train.directory import examples_to_train_on, train_directory, train_for_run
-from glmquant.train.report import TrainingReport
+
+if TYPE_CHECKING:
+    from glmquant.accuracy.diagnosis import Comparison
+    from glmquant.accuracy.report import AccuracyReport
+    from glmquant.onnx_export.bundle import OnnxBundle
+    from glmquant.runtime.chat import Chat
+    from glmquant.runtime.classify import Classification
+    from glmquant.runtime.session import Provider
+    from glmquant.train.report import TrainingReport
 
 __all__ = [
     "GenerationOptions",
@@ -70,13 +74,29 @@ PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
 
-def inspect(model: str | Path, recipe: Recipe | None = None) -> summary.ModelSummary:
-    """What a checkpoint is, and what ``recipe`` would make of it; no weight is read."""
-    return summary.summarise(_open(model, recipe), recipe)
+def inspect(
+    model: str | Path, recipe: Recipe | None = None, *, predict: bool = False, memory_limit: int | None = None
+) -> summary.ModelSummary:
+    """What a checkpoint is, and what ``recipe`` would make of it; no weight is read.
+
+    Args:
+        predict: also measure this machine, to say what time, memory and disk the recipe will take.
+        memory_limit: as in :func:`calibrate`, for the prediction.
+    """
+    checkpoint = _open(model, recipe)
+    found = summary.summarise(checkpoint, recipe)
+    if recipe is None or not predict:
+        return found
+    from glmquant.pipeline.forecast import forecast
+
+    stored = sum(group.num_bytes for group in found.groups)
+    return replace(found, forecast=forecast(checkpoint, recipe, stored, memory_limit))
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
     """Two quantisations of one model, group by group, from their ``glmquant.json``: what costs the second one most."""
+    from glmquant.accuracy.diagnosis import compare_checkpoints
+
     return compare_checkpoints(open_checkpoint(first), open_checkpoint(second))
 
 
@@ -86,6 +106,7 @@ def calibrate(
     *,
     text: Sequence[str | Path] | str | Path | None = None,
     out: str | Path,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Samples text as the recipe says and records the ranges of the float model's activations on it.
@@ -93,9 +114,12 @@ def calibrate(
     Args:
         text: files to use instead of the recipe's ``calibration.data``.
         out: directory to write.
+        memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
+            quarters of the machine's memory. It changes no result.
     """
     checkpoint = _open(model, recipe)
-    return _calibrate(checkpoint, _samples(checkpoint, recipe, _paths(text)), Path(out), progress)
+    samples = _samples(checkpoint, recipe, _paths(text))
+    return _calibrate(checkpoint, samples, recipe, Path(out), memory_limit, progress)
 
 
 def quantize(
@@ -104,19 +128,25 @@ def quantize(
     calibration: Calibration | CalibrationSet | str | Path | None = None,
     *,
     out: str | Path,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> Checkpoint:
     """Quantises a float checkpoint by the recipe's rules into a directory in GPTQ format.
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
+        memory_limit: as in :func:`calibrate`.
     """
     checkpoint = _open(model, recipe)
     samples = _calibration_samples(calibration)
     if samples is not None:
         _require_own_tokens(samples, checkpoint)
+    dtype = dtype_for(recipe.calibration.precision)
+    room = room_within(memory_limit, quantize_bytes(checkpoint.config, recipe, dtype), Path(out).resolve().parent)
     with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
-        quantization.quantize(checkpoint, recipe, samples, partial, progress)
+        started = time.monotonic()
+        done = quantization.quantize(checkpoint, recipe, samples, partial, progress, room=room, dtype=dtype)
+        log.info(_quantize_rate(checkpoint, recipe, samples, done, time.monotonic() - started))
         load_tokenizer(checkpoint.path, checkpoint.config).save(partial)
     return open_checkpoint(out)
 
@@ -134,6 +164,9 @@ def export(
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantised key/value cache needs its ranges.
     """
+    from glmquant.onnx_export.classifier import export_classifier
+    from glmquant.onnx_export.save import export_bundle
+
     recipe = recipe or load_recipe(None)
     checkpoint = model if isinstance(model, Checkpoint) else _open(model, recipe)
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
@@ -167,6 +200,7 @@ def check(
     against: AccuracyReport | str | Path | None = None,
     cache: str | Path | None = None,
     out: str | Path | None = None,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> AccuracyReport:
     """Measures a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
@@ -178,17 +212,24 @@ def check(
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
             nothing.
+        memory_limit: as in :func:`calibrate`, for the float checkpoint's pass; what the bundle needs is its runtime's.
     """
+    from glmquant.accuracy.bundle import check_bundle
+    from glmquant.accuracy.report import with_regression
+    from glmquant.accuracy.write import write_report
+
     recipe = recipe or load_recipe(None)
-    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    path = _path(bundle)
     checkpoint = _open(baseline, recipe)
     options = _check_options(recipe.check, _paths(text), tasks)
     earlier = read_report(against) if isinstance(against, str | Path) else against
     kept = None if cache is None else Path(cache)
 
+    room = room_within(memory_limit, forward_bytes(checkpoint.config, torch.float32))
+
     def measured() -> AccuracyReport:
         description = recipe.description or None
-        report = check_bundle(path, checkpoint, options, recipe=description, cache=kept, progress=progress)
+        report = check_bundle(path, checkpoint, options, recipe=description, cache=kept, room=room, progress=progress)
         return report if earlier is None else with_regression(report, earlier, options.against)
 
     if out is None:
@@ -205,6 +246,8 @@ def read_report(path: str | Path) -> AccuracyReport:
     Raises:
         CheckError: no such file, or no report that this release can read.
     """
+    from glmquant.accuracy.report import report_from_json
+
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:
         return report_from_json(file.read_text(encoding="utf-8"), file)
@@ -221,6 +264,9 @@ def draw(reports: Sequence[str | Path], out: str | Path) -> None:
 
     Bundles that share a name are told apart by the directories their reports lie in.
     """
+    from glmquant.accuracy.html import to_html
+    from glmquant.accuracy.write import named_apart
+
     first, *others = named_apart([(Path(path), read_report(path)) for path in reports])
     try:
         Path(out).write_text(to_html(first, others), encoding="utf-8")
@@ -234,6 +280,7 @@ def run(
     *,
     against: AccuracyReport | str | Path | None = None,
     out: str | Path,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> AccuracyReport:
     """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
@@ -242,7 +289,12 @@ def run(
     checked on, where the recipe names no ``check.tasks``.
 
     What an earlier, unfinished run with the same inputs finished is not done again.
+
+    Args:
+        memory_limit: as in :func:`calibrate`.
     """
+    from glmquant.onnx_export.save import check_supported
+
     checkpoint = _open(model, recipe)
     check_supported(checkpoint.config, recipe.export)
     labelled = examples_to_train_on(checkpoint, recipe)
@@ -260,14 +312,23 @@ def run(
     if not (recipe.check.text or recipe.check.tasks or labelled):
         log.info("the recipe names nothing to check on: using the packaged held-out text")
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
+    for needed in _needs(checkpoint, recipe):  # what would stop a later stage stops the run here
+        room_within(memory_limit, needed)
     with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples, labelled)) as partial:
         if labelled is not None:
             checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
         if not (partial / "quantized").exists():
-            quantize(checkpoint.path, recipe, samples, out=partial / "quantized", progress=progress)
+            quantize(
+                checkpoint.path,
+                recipe,
+                samples,
+                out=partial / "quantized",
+                memory_limit=memory_limit,
+                progress=progress,
+            )
         ranges = partial / "calibration" if needs_ranges else None
         if samples is not None and ranges is not None and not ranges.exists():
-            _calibrate(checkpoint, samples, ranges, progress)
+            _calibrate(checkpoint, samples, recipe, ranges, memory_limit, progress)
         if not (partial / "onnx").exists():
             export(partial / "quantized", recipe, ranges, out=partial / "onnx", progress=progress)
         return check(
@@ -276,6 +337,7 @@ def run(
             recipe=recipe,
             against=against,
             out=partial / "report",
+            memory_limit=memory_limit,
             progress=progress,
         )
 
@@ -284,7 +346,11 @@ def open_chat(
     bundle: OnnxBundle | str | Path, *, options: GenerationOptions | None = None, provider: Provider = "cpu"
 ) -> Chat:
     """A conversation with the bundle: ``for piece in chat.say("你好")``."""
-    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    from glmquant.runtime.chat import Chat
+    from glmquant.runtime.model import OnnxModel
+    from glmquant.runtime.tokenizer import load_bundle_tokenizer
+
+    path = _path(bundle)
     model = OnnxModel.open(path, provider=provider)
     return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions())
 
@@ -302,9 +368,14 @@ def generate(
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
     """
+    from glmquant.runtime.generate import generate as generate_ids
+    from glmquant.runtime.model import OnnxModel
+    from glmquant.runtime.text import stream_text
+    from glmquant.runtime.tokenizer import load_bundle_tokenizer
+
     if chat:
         return open_chat(bundle, options=options, provider=provider).say(prompt)
-    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    path = _path(bundle)
     model, tokenizer = OnnxModel.open(path, provider=provider), load_bundle_tokenizer(path)
     prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
     return stream_text(generate_ids(model, prompt_ids, options or GenerationOptions()), StreamDecoder(tokenizer))
@@ -321,6 +392,8 @@ def train_classifier(
         data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
             label, a text a line.
     """
+    from glmquant.train.train import train_classifier as train
+
     recipe = recipe or load_recipe(None)
     labelled = read_labelled(Path(assets.resolve(str(data))))
     return train_directory(_open(model, recipe), labelled, recipe.train, Path(out), progress)
@@ -333,13 +406,21 @@ def classify(
 
     A text longer than the bundle's ``max_length`` is read up to there, and its ``truncated`` says so.
     """
-    path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+    from glmquant.runtime.classify import OnnxClassifier
+    from glmquant.runtime.classify import classify as classify_texts
+    from glmquant.runtime.tokenizer import load_bundle_tokenizer
+
+    path = _path(bundle)
     model = OnnxClassifier.open(path)
     return classify_texts(model, texts, load_bundle_tokenizer(path), progress)
 
 
 def _open(model: str | Path, recipe: Recipe | None) -> Checkpoint:
     return open_checkpoint(model, family=recipe.model.family if recipe else None)
+
+
+def _path(bundle: OnnxBundle | str | Path) -> Path:
+    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
 
 
 def _paths(files: Sequence[str | Path] | str | Path | None) -> tuple[str, ...]:
@@ -365,11 +446,47 @@ def _samples(checkpoint: Checkpoint, recipe: Recipe, files: tuple[str, ...]) -> 
     )
 
 
-def _calibrate(checkpoint: Checkpoint, samples: CalibrationSet, out: Path, progress: Progress) -> Calibration:
+def _calibrate(
+    checkpoint: Checkpoint,
+    samples: CalibrationSet,
+    recipe: Recipe,
+    out: Path,
+    memory_limit: int | None,
+    progress: Progress,
+) -> Calibration:
+    dtype = dtype_for(recipe.calibration.precision)
+    room = room_within(memory_limit, forward_bytes(checkpoint.config, dtype), out.resolve().parent)
     with output_directory(out) as partial:
-        calibration = calibration_pass.calibrate(checkpoint, samples, progress)
+        started = time.monotonic()
+        calibration = calibration_pass.calibrate(checkpoint, samples, progress, room=room, dtype=dtype)
+        work = forward_work(checkpoint.config, checkpoint.config.num_hidden_layers, samples.tokens_SL.numel())
+        log.info(_rate("calibrated", samples, work, time.monotonic() - started))
         write_calibration(calibration, partial)
     return calibration
+
+
+def _needs(checkpoint: Checkpoint, recipe: Recipe) -> tuple[int, int]:
+    """Bytes that quantising and the check's float pass need."""
+    dtype = dtype_for(recipe.calibration.precision)
+    return quantize_bytes(checkpoint.config, recipe, dtype), forward_bytes(checkpoint.config, torch.float32)
+
+
+def _quantize_rate(
+    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, layers: Sequence[int], seconds: float
+) -> str:
+    config = checkpoint.config
+    plans = resolve_rules(recipe.rules, linear_groups(config))
+    if samples is None or not any(plan.needs_hessian for plan in plans.values()):
+        return f"quantised {checkpoint.tensor_bytes / 1e9:.2f} GB in {seconds:.1f} s"
+    return _rate("quantised", samples, quantize_work(config, plans, layers, samples.tokens_SL.numel()), seconds)
+
+
+def _rate(what: str, samples: CalibrationSet, work: int, seconds: float) -> str:
+    tokens = samples.tokens_SL.numel()
+    return (
+        f"{what} with {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s, "
+        f"{work / seconds / 1e9:,.0f} GFLOP/s"
+    )
 
 
 def _calibration_samples(calibration: Calibration | CalibrationSet | str | Path | None) -> CalibrationSet | None:
@@ -392,7 +509,8 @@ def _resume_key(
     checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, labelled: LabelledSet | None = None
 ) -> str:
     data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
-    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data]
+    computed_in = [version("torch"), str(dtype_for(recipe.calibration.precision))]
+    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,9 +4,7 @@ Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, 3 the check w
 """
 
 import json
-import resource
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -26,6 +24,7 @@ from glmquant.options import (
     Inconclusive,
     Json,
     MaxNewTokens,
+    MemoryLimit,
     ModelArgument,
     OptionalRecipe,
     Out,
@@ -98,12 +97,13 @@ def run(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantise, export and check in one go; with --train-data, train a classifier before."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit)
 
 
 @app.command()
@@ -114,9 +114,13 @@ def inspect(
     ] = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    predict: Annotated[
+        bool, typer.Option(help="With a recipe: measure this machine, and say what time, memory and disk it will take.")
+    ] = True,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a checkpoint is, how big, and what a recipe would make of it."""
+    """Say what a checkpoint is, how big, what a recipe would make of it, and what that would take."""
     from glmquant import api
 
     if compare is not None:
@@ -131,7 +135,7 @@ def inspect(
     from glmquant.terminal import describe
 
     chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
-    summary = api.inspect(model, chosen)
+    summary = api.inspect(model, chosen, predict=predict, memory_limit=memory_limit)
     if as_json:
         _print_json(summary.to_dict())
     else:
@@ -145,13 +149,15 @@ def calibrate(
     data: Data = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
+    memory_limit: MemoryLimit = None,
     quiet: Quiet = False,
 ) -> None:
     """Sample calibration text and record the ranges of every linear's inputs."""
     from glmquant import api
 
     with _progress(quiet) as progress:
-        api.calibrate(model, api.load_recipe(recipe, _overrides(overrides)), text=data, out=out, progress=progress)
+        chosen = api.load_recipe(recipe, _overrides(overrides))
+        api.calibrate(model, chosen, text=data, out=out, memory_limit=memory_limit, progress=progress)
     print(out)
 
 
@@ -162,13 +168,15 @@ def quantize(
     recipe: RecipeOption,
     calibration: CalibrationOption = None,
     overrides: Set = None,
+    memory_limit: MemoryLimit = None,
     quiet: Quiet = False,
 ) -> None:
     """Quantise a checkpoint into a directory in GPTQ format."""
     from glmquant import api
 
     with _progress(quiet) as progress:
-        api.quantize(model, api.load_recipe(recipe, _overrides(overrides)), calibration, out=out, progress=progress)
+        chosen = api.load_recipe(recipe, _overrides(overrides))
+        api.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, progress=progress)
     print(out)
 
 
@@ -206,6 +214,7 @@ def check(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX bundle against the float checkpoint. Exit code 0 passed, 1 missed a limit, 3 inconclusive."""
@@ -222,6 +231,7 @@ def check(
             against=against,
             cache=cache,
             out=report,
+            memory_limit=memory_limit,
             progress=progress,
         )
     _print_report(result, as_json, inconclusive, report if ci else None)
@@ -373,21 +383,14 @@ def _run(
     ci: bool = False,
     against: Path | None = None,
     inconclusive: str | None = None,
+    memory_limit: int | None = None,
 ) -> None:
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides))
-    started = time.monotonic()
     with _progress(quiet, ci) as progress:
-        report = api.run(model, chosen, against=against, out=out, progress=progress)
-    if not quiet:
-        _say_what_it_took(time.monotonic() - started, out)
+        report = api.run(model, chosen, against=against, out=out, memory_limit=memory_limit, progress=progress)
     _print_report(report, as_json, inconclusive, out / "report" if ci else None)
-
-
-def _say_what_it_took(seconds: float, out: Path) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    print(f"{seconds:.0f} s, peak memory {peak / 1e9:.2f} GB; the bundle is {out / 'onnx'}", file=sys.stderr)
 
 
 def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:

@@ -1,9 +1,21 @@
 """Arguments and options that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def bytes_from(text: str) -> int:
+    """``4GB`` in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; give one such as 4GB, 512MB or 3.5GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
 
 ModelArgument = Annotated[Path, typer.Argument(help="Directory of a GLM checkpoint.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; must not exist, or be empty.")]
@@ -14,6 +26,15 @@ Set = Annotated[
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Name of a packaged recipe, or path of a YAML file.")]
 OptionalRecipe = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Name or path of the recipe whose settings to use.")
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-limit",
+        parser=bytes_from,
+        metavar="SIZE",
+        help="Keep activations on the disk where the process would hold more, e.g. 4GB.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

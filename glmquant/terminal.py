@@ -1,10 +1,12 @@
 """What people see. Progress goes to stderr: bars on a terminal, else a line now and then; nothing when quiet."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -13,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from glmquant.accuracy.markdown import size
+from glmquant.pipeline.forecast import Forecast
+from glmquant.pipeline.memory import held_bytes
 from glmquant.pipeline.summary import GroupSummary, ModelSummary
 from glmquant.progress import Progress, silent
 
 SECONDS_BETWEEN_LINES = 5.0
+START_TIME = 19  # field 22 of /proc/PID/stat, counted from the one after the command's name
 QUANTIZATIONS = {"gptq": "GPTQ-quantised", "rows": "quantised by its publisher, a scale a row"}
 
 
@@ -37,8 +42,16 @@ def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
                 yield bars
         else:
             yield Lines(console)
+        console.print(_what_it_took(), highlight=False)
     finally:
         logger.removeHandler(handler)
+
+
+def _what_it_took() -> str:
+    """From the start of the process, imports included."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[START_TIME]) / os.sysconf("SC_CLK_TCK")
+    seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    return f"{seconds:.0f} s, peak memory {held_bytes() / 1e9:.2f} GB"
 
 
 def print_markdown(text: str) -> None:
@@ -89,13 +102,23 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage = ""
-        self._shown_at = 0.0
+        self._shown_at = self._began_at = 0.0
+        self._began_with = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage != self._stage or done == total or now - self._shown_at >= SECONDS_BETWEEN_LINES:
-            self._stage, self._shown_at = stage, now
-            self._console.print(f"{stage}: {done} of {total}", highlight=False)
+            if stage != self._stage:
+                self._stage, self._began_at, self._began_with = stage, now, done
+            self._shown_at = now
+            self._console.print(f"{stage}: {done} of {total}{self._remaining(now, done, total)}", highlight=False)
+
+    def _remaining(self, now: float, done: int, total: int) -> str:
+        """At the pace since the stage began; a run taken up again begins in the middle."""
+        here, seconds = done - self._began_with, now - self._began_at
+        if here <= 0 or done >= total:
+            return ""
+        return f", about {_duration(seconds / here * (total - done))} left"
 
 
 def describe(summary: ModelSummary) -> str:
@@ -114,7 +137,23 @@ def describe(summary: ModelSummary) -> str:
     if summary.average_bits is not None:
         lines.append(f"  the recipe: {summary.average_bits:.2f} bits a weight in linears, as follows")
         lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+    if summary.forecast is not None:
+        lines += _forecast(summary.forecast)
     return "\n".join(lines)
+
+
+def _forecast(forecast: Forecast) -> list[str]:
+    lines = [f"  on this machine, about {_duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
+    for stage in forecast.stages:
+        rate = "" if stage.gigaflops is None else f", {stage.gigaflops:.0f} GFLOP/s"
+        lines.append(f"    {stage.name:10} {_duration(stage.seconds)}, peak memory {size(stage.peak_bytes)}{rate}")
+    return [*lines, *(f"    {sentence}" for sentence in forecast.how)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _spec(group: GroupSummary) -> str:

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from glmquant.accuracy.baseline_cache import BaselineCache
 from glmquant.accuracy.source import Logits, Query
+from glmquant.core.products import float32_products
 from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
 from glmquant.glm.block import block_forward, rms_norm, rotary
 from glmquant.onnx_export.source import ModelSource
+from glmquant.pipeline.activations import Room, SampleTensor
 from glmquant.progress import Progress, silent
+from glmquant.store.ahead import blocks_ahead
 
 TOKENS_AT_ONCE = 2048
 
@@ -23,13 +26,19 @@ TOKENS_AT_ONCE = 2048
 class BaselineSource:
     """Answers queries with the model's weights, whatever their dtype, computed in float32.
 
-    All sequences go through a block before the next one loads. Memory: a block in float32, the hidden states of all
-    sequences, then the head in float32 and one query's logits. With a ``cache``, the blocks run once for the same
-    queries and checkpoint.
+    All sequences go through a block while the next one loads. Memory: a block in float32, two as stored, the hidden
+    states of all sequences as far as ``room`` goes, then the head in float32 and one query's logits. With a ``cache``,
+    the blocks run once for the same queries and checkpoint.
     """
 
-    def __init__(self, model: ModelSource, progress: Progress = silent, cache: BaselineCache | None = None) -> None:
-        self._model, self._progress, self._cache = model, progress, cache
+    def __init__(
+        self,
+        model: ModelSource,
+        progress: Progress = silent,
+        cache: BaselineCache | None = None,
+        room: Room | None = None,
+    ) -> None:
+        self._model, self._progress, self._cache, self._room = model, progress, cache, room or Room()
 
     def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
         if not queries:
@@ -38,7 +47,7 @@ class BaselineSource:
         config = self._model.config
         gain_D, head = self._model.final_norm(), self._model.lm_head().floating()
         for index in range(len(queries)):
-            with torch.inference_mode():
+            with torch.inference_mode(), float32_products(exact=True):
                 answer = head(rms_norm(rows[index], gain_D, config.rms_norm_eps))
             yield answer.numpy()
 
@@ -54,24 +63,26 @@ class BaselineSource:
         """Each query's last hidden states, ``[R, D]``, before the final norm."""
         config = self._model.config
         batches = length_batches([len(query.tokens) for query in queries], TOKENS_AT_ONCE)
-        with torch.inference_mode():
+        layers = range(config.num_hidden_layers)
+        with torch.inference_mode(), float32_products(exact=True):
             hidden = self._embed(queries, batches)
-            for layer in range(config.num_hidden_layers):
-                block = self._model.block(layer).floating()
-                for i, x_BTD in enumerate(hidden):
+            for layer, stored in zip(layers, blocks_ahead(self._model.block, layers), strict=True):
+                block = stored.floating()
+                for states in hidden:
                     # Padding is on the right, where causal attention never looks.
-                    rope = rotary(config, torch.arange(x_BTD.shape[1]).unsqueeze(0))
-                    hidden[i] = block_forward(x_BTD, block, config, rope)
-                self._progress("baseline, block by block", layer + 1, config.num_hidden_layers)
+                    rope = rotary(config, torch.arange(states.shape[1]).unsqueeze(0))
+                    states.write(states.all, block_forward(states.read(states.all), block, config, rope))
+                self._progress("baseline, block by block", layer + 1, len(layers))
             rows = [torch.empty(0)] * len(queries)
             for batch in batches:
-                x_BTD = hidden.pop(0)
-                for x_TD, index in zip(x_BTD, batch, strict=True):
+                states = hidden.pop(0)
+                for x_TD, index in zip(states.read(states.all), batch, strict=True):
                     length = len(queries[index].tokens)
                     rows[index] = x_TD[length - queries[index].num_logits : length].clone()
+                states.close()
         return rows
 
-    def _embed(self, queries: Sequence[Query], batches: Sequence[Sequence[int]]) -> list[Tensor]:
+    def _embed(self, queries: Sequence[Query], batches: Sequence[Sequence[int]]) -> list[SampleTensor]:
         embedding_VD = self._model.embedding()
         vocabulary = len(embedding_VD)
         hidden = []
@@ -85,5 +96,7 @@ class BaselineSource:
                     expected=f"ids from 0 to {vocabulary - 1}",
                     fix="the tokenizer is not the baseline's; use the one in its own directory",
                 )
-            hidden.append(embedding_VD[torch.from_numpy(tokens_BT)].float())
+            states = self._room.tensor((*tokens_BT.shape, embedding_VD.shape[1]), torch.float32)
+            states.write(states.all, embedding_VD[torch.from_numpy(tokens_BT)].float())
+            hidden.append(states)
         return hidden

@@ -10,6 +10,7 @@ from glmquant.accuracy.evaluate import evaluate
 from glmquant.accuracy.onnx_source import OnnxSource
 from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.pipeline.activations import Room
 from glmquant.progress import Progress
 from glmquant.recipe.schema import CheckOptions
 from glmquant.runtime.classify import OnnxClassifier, is_classifier
@@ -27,6 +28,7 @@ def check_bundle(
     *,
     recipe: str | None,
     cache: Path | None,
+    room: Room,
     progress: Progress,
 ) -> AccuracyReport:
     """The report on the bundle in ``path``.
@@ -34,6 +36,7 @@ def check_bundle(
     Args:
         recipe: its name or description, for the report.
         cache: where the baseline's answers are kept; a classifier's are never.
+        room: for the baseline's hidden states.
 
     Raises:
         GlmQuantError: a bundle that cannot be opened, data that cannot be read, or nothing to compare.
@@ -47,7 +50,7 @@ def check_bundle(
     setting = _setting(path, checkpoint, model.info.accuracy_level, recipe)
     kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint)
     context = min(model.info.max_length, checkpoint.config.max_position_embeddings)
-    baseline = BaselineSource(checkpoint, progress, kept)
+    baseline = BaselineSource(checkpoint, progress, kept, room)
     return evaluate(OnnxSource(model), baseline, tokenizer, options, setting, progress, context)
 
 

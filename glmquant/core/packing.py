@@ -27,6 +27,9 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     per_byte = 8 // bits
     if codes.shape[-1] % per_byte:
         raise QuantizationError(f"{codes.shape[-1]} codes of {bits} bits do not fill whole bytes")
+    if bits == 4:
+        pairs = _flat(codes, torch.int16)  # the second code lies in the high byte
+        return (pairs | (pairs >> 4)).to(torch.uint8).view(*codes.shape[:-1], codes.shape[-1] // 2)
     grouped = codes.unflatten(-1, (-1, per_byte))
     packed: Tensor = grouped[..., 0].clone()
     for i in range(1, per_byte):
@@ -38,6 +41,10 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
     """The inverse of :func:`pack_bits`."""
     if bits == 8:
         return packed.contiguous()
+    if bits == 4:
+        pairs = _flat(packed, torch.uint8).short()
+        codes = ((pairs << 4) | pairs).bitwise_and_(0x0F0F).view(torch.uint8)
+        return codes.view(*packed.shape[:-1], 2 * packed.shape[-1])
     mask = 2**bits - 1
     return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=-1).flatten(-2)
 
@@ -60,9 +67,16 @@ def from_int32_words(words_RW: Tensor, bits: int) -> Tensor:
 def _reinterpret(matrix_RC: Tensor, dtype: torch.dtype) -> Tensor:
     """The bytes of a matrix, row by row, as another dtype."""
     rows, columns = matrix_RC.shape
+    return _flat(matrix_RC, dtype).view(rows, columns * matrix_RC.dtype.itemsize // dtype.itemsize)
+
+
+def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor's bytes, in order, as ``[elements]`` of another dtype."""
     # A single row or column counts as contiguous with strides that a change of dtype refuses.
-    flat = matrix_RC.contiguous().as_strided((rows * columns,), (1,))
-    return flat.view(dtype).view(rows, columns * matrix_RC.dtype.itemsize // dtype.itemsize)
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
+    if flat.storage_offset() * flat.dtype.itemsize % dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(dtype)
 
 
 def pack_blocks(codes_NK: Tensor, bits: int, block_size: int, padding: int) -> Tensor:

@@ -7,8 +7,11 @@ choice follows from those instructions, never from a stopwatch: a run that is ta
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Literal
 
 import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 PROBE_SIZE = 256  # below this other kernels may answer than for the products that matter
 
@@ -18,6 +21,10 @@ def forward_dtype() -> torch.dtype:
     """bfloat16 where the processor multiplies it natively, else float32."""
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native and torch.backends.mkldnn.is_available() else torch.float32
+
+
+def dtype_for(precision: Precision) -> torch.dtype:
+    return forward_dtype() if precision == "auto" else getattr(torch, precision)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A quantised weight matrix and its law.
 
-Shape suffixes: N output rows, K input columns, G groups along K.
+Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 """
 
 from collections.abc import Iterator
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import QuantizationError
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
-WEIGHTS_AT_ONCE = 1 << 22  # float32 work arrays of 16 MB
+WEIGHTS_AT_ONCE = 1 << 18  # float32 work arrays of 1 MB, which stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +57,12 @@ class QuantTensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights the codes stand for, ``[N, K]``."""
         rows, columns = self.shape
-        width, out_NK = self.spec.width(columns), torch.empty(rows, columns, dtype=dtype)
+        out_NK = torch.empty(rows, columns, dtype=dtype)
         step = max(1, WEIGHTS_AT_ONCE // columns)
         for part in (slice(start, start + step) for start in range(0, rows, step)):
-            zeros_NK, scales_NK = (spread(x[part], width, columns) for x in (self.zeros_NG, self.scales_NG))
-            out_NK[part] = (self.codes_NK[part].float() - zeros_NK).mul_(scales_NK)
+            groups_NGW = in_groups(self.codes_NK[part], self.spec).float()
+            groups_NGW.sub_(self.zeros_NG[part].unsqueeze(-1)).mul_(self.scales_NG[part].unsqueeze(-1))
+            out_NK[part] = groups_NGW.flatten(1)[:, :columns]
         return out_NK
 
     def rows(self, start: int, stop: int) -> "QuantTensor":
@@ -78,6 +80,15 @@ class QuantTensor:
             torch.cat([part.zeros_NG for part in parts]),
             parts[0].spec,
         )
+
+
+def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
+    """``[N, K]`` as ``[N, G, W]``; a ragged last group is filled with zeros."""
+    columns = x_NK.shape[1]
+    missing = spec.num_groups(columns) * spec.width(columns) - columns
+    padded_NK: Tensor = pad(x_NK, (0, missing)) if missing else x_NK
+    groups_NGW: Tensor = padded_NK.unflatten(1, (spec.num_groups(columns), -1))
+    return groups_NGW
 
 
 def spread(values_NG: Tensor, width: int, columns: int) -> Tensor:

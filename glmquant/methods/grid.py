@@ -7,20 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, row_slices, spread, storable
+from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, in_groups, row_slices, storable
 from glmquant.core.spec import QuantSpec
 
 SHRINKS = tuple(1 - step / 40 for step in range(25))
-
-
-def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
-    """``[N, K]`` as ``[N, G, W]``; a ragged last group is filled with zeros, which change no range and no error."""
-    columns = x_NK.shape[1]
-    missing = spec.num_groups(columns) * spec.width(columns) - columns
-    grouped: Tensor = pad(x_NK, (0, missing)).unflatten(1, (spec.num_groups(columns), -1))
-    return grouped
 
 
 def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -47,15 +38,16 @@ def search_grid(
 
 def encode(weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec) -> QuantTensor:
     """Rounds every weight to the nearest code of its group."""
-    width, columns = spec.width(weight_NK.shape[1]), weight_NK.shape[1]
-    scales_NK, zeros_NK = spread(scales_NG, width, columns), spread(zeros_NG, width, columns)
-    codes_NK = (weight_NK / scales_NK).round_().add_(zeros_NK).clamp_(0, spec.max_code)
-    return QuantTensor(codes_NK.to(torch.uint8), scales_NG, zeros_NG.to(torch.uint8), spec)
+    groups_NGW = in_groups(weight_NK, spec)
+    codes_NGW = (groups_NGW / scales_NG.unsqueeze(-1)).round_().add_(zeros_NG.unsqueeze(-1)).clamp_(0, spec.max_code)
+    codes_NK = codes_NGW.to(torch.uint8).flatten(1)[:, : weight_NK.shape[1]].contiguous()
+    return QuantTensor(codes_NK, scales_NG, zeros_NG.to(torch.uint8), spec)
 
 
 def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
     if spec.symmetric:
-        scales_NG = storable(groups_NGW.abs().amax(-1) * (shrink / (spec.middle - 1)))
+        absmax_NG = torch.maximum(groups_NGW.amax(-1), groups_NGW.amin(-1).neg_())
+        scales_NG = storable(absmax_NG * (shrink / (spec.middle - 1)))
         return scales_NG, torch.full_like(scales_NG, spec.middle)
     low_NG, high_NG = groups_NGW.amin(-1).clamp(max=0) * shrink, groups_NGW.amax(-1).clamp(min=0) * shrink
     scales_NG = storable((high_NG - low_NG) / spec.max_code)

@@ -19,6 +19,7 @@ from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
 from glmquant.onnx_export.source import ModelSource
 from glmquant.onnx_export.weights_file import WeightsFile
+from glmquant.store.ahead import blocks_ahead
 
 REACH = {8: 1.0, 4: 0.8}
 """How much of a channel's range the codes of a quantised cache cover; what lies beyond is clipped. With 15 codes, finer
@@ -159,7 +160,7 @@ def store_model(
     cache_bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> StoredModel:
-    """Writes every tensor of a model, holding one block of it at a time.
+    """Writes every tensor of a model, holding one block of it, and the one read meanwhile, at a time.
 
     Args:
         embedding: how to quantise the token embedding; None keeps it float.
@@ -172,10 +173,11 @@ def store_model(
     stored_embedding = writer.embedding(source.embedding(), embedding)
     cos_cache, sin_cache = writer.rotary_caches(config, length)
     blocks = []
-    for layer in range(config.num_hidden_layers):
-        blocks.append(writer.block(layer, source.block(layer)))
+    layers = range(config.num_hidden_layers)
+    for layer, block in zip(layers, blocks_ahead(source.block, layers), strict=True):
+        blocks.append(writer.block(layer, block))
         if progress is not None:
-            progress(layer + 1, config.num_hidden_layers)
+            progress(layer + 1, len(layers))
     return StoredModel(
         stored_embedding,
         cos_cache,

@@ -38,6 +38,10 @@ class SampleTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def all(self) -> slice:
+        return slice(0, self.shape[0])
+
+    @property
     def on_disk(self) -> bool:
         return self._file is not None
 

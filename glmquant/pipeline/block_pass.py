@@ -4,6 +4,7 @@ Each linear sees the inputs it will meet: those that the linears before it, alre
 cut where a linear's input appears, and what is there is kept, so each product is computed once.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor
+from glmquant.core.qtensor import QuantTensor, row_slices
 from glmquant.core.stats import LayerStats, mean_square_output
 from glmquant.errors import QuantizationError
 from glmquant.glm.block import Block, Linear
@@ -33,12 +34,14 @@ class GroupOutcome:
     Attributes:
         weight_error: ``‖W - Q‖² / ‖W‖²``, with ``W`` as it was to be quantised; None where the group is kept.
         output_error: ``E‖(W - Q) x‖² / E‖W x‖²`` over the calibration inputs; None where none were gathered.
+        seconds: that the method and these errors took, whatever the number of samples.
     """
 
     name: str
     plan: GroupPlan
     weight_error: float | None = None
     output_error: float | None = None
+    seconds: float = 0.0
 
 
 def quantize_linear(
@@ -60,10 +63,11 @@ def quantize_linear(
         raise QuantizationError(
             "the linear is quantised already", where=name, expected="a float checkpoint", fix="start from the original"
         )
+    started = time.monotonic()
     weight_NK, stats = (linear.weight, None) if seen is None else seen.result(linear.weight)
     quantized = plan.method.quantize(weight_NK, plan.spec, stats)
     outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
-    return replace(linear, weight=quantized), outcome
+    return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
 
 
 def quantize_block(
@@ -216,16 +220,24 @@ def _measure(
     dtype: torch.dtype,
 ) -> GroupOutcome:
     lost_weight = whole_weight = lost_output = whole_output = 0.0
+    start = 0
+    for rows_NK in row_slices(weight_NK):
+        lost_weight += _square_sum(quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK))
+        whole_weight += _square_sum(rows_NK)
+        start += len(rows_NK)
+    if stats is None:
+        return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight))
     for start in range(0, len(weight_NK), ROWS_AT_ONCE):
         rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
-        difference_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
-        lost_weight += float(difference_NK.square().sum())
-        whole_weight += float(rows_NK.square().sum())
-        if stats is not None:
-            lost_output += mean_square_output(difference_NK, stats, dtype)
-            whole_output += mean_square_output(rows_NK, stats, dtype)
-    output_error = None if stats is None else _ratio(lost_output, whole_output)
-    return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight), output_error)
+        whole_output += mean_square_output(rows_NK, stats, dtype)
+        lost_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
+        lost_output += mean_square_output(lost_NK, stats, dtype)
+    return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight), _ratio(lost_output, whole_output))
+
+
+def _square_sum(x: Tensor) -> float:
+    flat = x.flatten()
+    return float(torch.dot(flat, flat))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -8,9 +8,9 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, attend, rms_norm
 from glmquant.glm.config import LinearGroup, block_groups, head_group, linear_groups
 from glmquant.pipeline.activations import Activations, Room, embed
-from glmquant.pipeline.ahead import blocks_ahead
 from glmquant.pipeline.stream import Stream
 from glmquant.progress import Progress, silent
+from glmquant.store.ahead import blocks_ahead
 from glmquant.store.checkpoint import Checkpoint
 
 

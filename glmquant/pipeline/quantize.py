@@ -13,7 +13,6 @@ from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import block_groups, head_group, linear_groups
 from glmquant.glm.equalize import equalize, equalize_norm
 from glmquant.pipeline.activations import Activations, Room, embed
-from glmquant.pipeline.ahead import blocks_ahead
 from glmquant.pipeline.allocate import FOUND, allocated
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
 from glmquant.pipeline.compensate import LinearFit
@@ -21,6 +20,7 @@ from glmquant.pipeline.state import SavedStates
 from glmquant.progress import Progress, silent
 from glmquant.recipe.plan import GroupPlan, resolve_rules
 from glmquant.recipe.schema import FitOptions, Recipe
+from glmquant.store.ahead import blocks_ahead
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
@@ -36,11 +36,14 @@ def quantize(
     *,
     room: Room | None = None,
     dtype: torch.dtype = torch.float32,
-) -> None:
+) -> Sequence[int]:
     """Writes ``checkpoint``, quantised by the recipe's rules, into the existing ``directory``.
 
     Every linear is fitted to the inputs it will meet: the samples pass through each block once, and on from its
     quantised form. What an earlier, unfinished run with the same inputs left in ``directory`` is taken up.
+
+    Returns:
+        the blocks that were quantised now, not by an earlier run.
 
     Raises:
         RecipeError: a rule that matches nothing.
@@ -65,7 +68,7 @@ def quantize(
     needed = _samples_needed(plans, samples)
     run = _Run(checkpoint, plans, recipe.fit, writer, SavedStates(directory))
     streams = [] if needed is None else run.start(needed, room or Room(), dtype)
-    run.blocks(streams, progress)
+    done = run.blocks(streams, progress)
     run.head(streams)
     writer.finish(
         checkpoint,
@@ -74,6 +77,7 @@ def quantize(
     )
     run.states.clear()
     (directory / FOUND).unlink(missing_ok=True)
+    return done
 
 
 def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None) -> CalibrationSet | None:
@@ -119,7 +123,7 @@ class _Run:
         embedding_VD = self._checkpoint.embedding()
         return [embed(samples.tokens_SL, embedding_VD, self._config, room, dtype) for _ in range(streams)]
 
-    def blocks(self, streams: Sequence[Activations], progress: Progress) -> None:
+    def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
         activations, reference = (*streams, None, None)[:2]
         if activations is None:
@@ -143,6 +147,7 @@ class _Run:
             if written is not None:
                 written.result()
         progress("quantizing", layers, layers)
+        return todo
 
     @torch.inference_mode()  # which is a thread's own
     def _write_block(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
+from glmquant.pipeline.forecast import Forecast
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import Checkpoint, Quantization
@@ -36,6 +37,7 @@ class ModelSummary:
         readers: software that loads a quantised artifact as it is laid out; empty for what is not in GPTQ format.
         groups: what the recipe makes of each linear group; empty without a recipe.
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
+        forecast: time, memory and disk that the recipe will take on this machine; None where nobody asked.
     """
 
     path: str
@@ -46,6 +48,7 @@ class ModelSummary:
     readers: tuple[str, ...]
     groups: tuple[GroupSummary, ...]
     average_bits: float | None
+    forecast: Forecast | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
 
+from glmquant.core.products import Precision
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Method, Rtn
@@ -65,6 +66,8 @@ class CalibrationOptions(Section):
     seed: int = 0
     sampling: Literal["random", "sequential"] = "random"
     """``random``: windows chosen by the seed over the whole text; ``sequential``: the first ones, in order."""
+    precision: Precision = "auto"
+    """Of the operands of the samples' products; ``auto``: bfloat16 where the processor has instructions for it."""
 
     @model_validator(mode="after")
     def _one_weight_per_file(self) -> "CalibrationOptions":

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,10 @@ class Checkpoint:
         for path in (*configs, *self._shards.files):
             update_digest(digest, path, stored.get(path, []))
         return digest.hexdigest()
+
+    def stored(self) -> Iterator[StoredTensor]:
+        """Every tensor of the model, as it lies in its file."""
+        return iter(dict.fromkeys(self._table.used()))
 
     def embedding(self) -> Tensor:
         """Token embeddings ``[V, D]`` in their stored dtype."""

@@ -5,9 +5,9 @@ import torch
 
 from glmquant.data.calibration import CalibrationSet
 from glmquant.pipeline.activations import Room, SampleTensor
-from glmquant.pipeline.ahead import blocks_ahead
 from glmquant.pipeline.calibrate import calibrate
 from glmquant.pipeline.quantize import quantize
+from glmquant.store.ahead import blocks_ahead
 from glmquant.store.checkpoint import open_checkpoint
 from tests.paths import CHATGLM2, contents
 from tests.pipeline.test_quantize import recipe, samples_for

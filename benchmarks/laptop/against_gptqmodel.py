@@ -1,0 +1,95 @@
+"""GPTQ on a real 135M-parameter model, by glmquant and by GPTQModel, from the same 32 samples of 512 tokens.
+
+    python benchmarks/make_smol_glm.py SMOL
+    python -m benchmarks.laptop.against_gptqmodel --model SMOL --text TEXT --python ENV/bin/python --work DIR
+
+GPTQModel runs in an environment of its own (benchmarks/interop_gptq/requirements-gptqmodel.txt) on the same checkpoint.
+Wall time is that of whole processes; ours are `calibrate`, which GPTQModel has no counterpart of, and `quantize`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.laptop.child import Cost, glmquant, run
+from benchmarks.machine import describe_machine
+
+RESULTS = Path(__file__).parents[1] / "results" / "laptop_gptqmodel.md"
+WRITER = Path(__file__).parents[1] / "interop_gptq" / "write_gptqmodel.py"
+RULES = [{"match": "layers.*", "spec": {"bits": 4, "group_size": 128}, "method": {"kind": "gptq"}}]
+
+
+def settings(text: Path) -> list[str]:
+    options = {
+        "rules": json.dumps(RULES),
+        "calibration.data": json.dumps([str(text.resolve())]),
+        "calibration.num_samples": 32,
+        "calibration.seq_len": 512,
+        "calibration.sampling": "sequential",
+    }
+    return [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
+
+
+def ours(model: Path, text: Path, work: Path) -> tuple[Cost, Cost]:
+    options = ["--recipe", "int4-g128-rtn", *settings(text)]
+    calibrated = glmquant("calibrate", model, "--out", work / "calibration", "--quiet", *options)
+    arguments = ["--calibration", work / "calibration", "--out", work / "ours", "--quiet", *options]
+    return calibrated, glmquant("quantize", model, *arguments)
+
+
+def theirs(model: Path, python: str, work: Path) -> Cost:
+    tokens = run([sys.executable, "-m", "benchmarks.laptop.tokens", work / "calibration"]).output
+    (work / "calibration.json").write_text(tokens)
+    options = json.dumps({"bits": 4, "group_size": 128, "desc_act": False, "sym": True})
+    cores = str(os.cpu_count())
+    return run(
+        [python, WRITER, model, work / "calibration.json", options, work / "theirs"], GPTQMODEL_CPU_WORKERS=cores
+    )
+
+
+def row(name: str, cost: Cost) -> str:
+    return f"| {name} | {cost.seconds:.1f} | {cost.peak_bytes / 1e9:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--python", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    shutil.rmtree(args.work, ignore_errors=True)
+    args.work.mkdir(parents=True)
+    calibrated, quantized = ours(args.model, args.text, args.work)
+    peer = theirs(args.model, args.python, args.work)
+    both = calibrated + quantized
+    lines = [
+        "# GPTQ beside GPTQModel: a real 135M-parameter model, 32 x 512 tokens",
+        "",
+        f"`python -m benchmarks.laptop.against_gptqmodel`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}. "
+        f"glmquant {version('glmquant')} with torch {version('torch')}; GPTQModel 7.7.0 with torch 2.14.1. INT4, "
+        "groups of 128, linears of the blocks. Whole processes, imports included.",
+        "",
+        "| | seconds | peak memory, GB |",
+        "|---|---|---|",
+        row("`calibrate`", calibrated),
+        row("`quantize`", quantized),
+        row("glmquant, both", both),
+        row("GPTQModel", peer),
+        "",
+        f"`quantize` alone does what GPTQModel does: {peer.seconds / quantized.seconds:.1f} times as fast (target 5), "
+        f"in {quantized.peak_bytes / peer.peak_bytes:.2f} of its memory (target 1); with `calibrate` "
+        f"{peer.seconds / both.seconds:.1f} times.",
+    ]
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
