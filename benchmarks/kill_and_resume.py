@@ -91,8 +91,8 @@ def kill_and_finish(arguments: list[str], out: Path, moment: float, longest: flo
         if len(stages) > 1 or chance.random() >= AGAIN:
             break
         moment = chance.uniform(0, longest)
-    if not out.exists():
-        subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    # A run that had just come to its end says that its output is there already.
+    subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     return stages
 
 

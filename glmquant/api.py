@@ -39,7 +39,7 @@ from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.manifest import MANIFEST, manifest_bytes
-from glmquant.store.output import output_directory
+from glmquant.store.output import is_finished, output_directory
 
 if TYPE_CHECKING:
     from glmquant.accuracy.diagnosis import Comparison
@@ -317,7 +317,7 @@ def run(
     with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples, labelled)) as partial:
         if labelled is not None:
             checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
-        if not (partial / "quantized").exists():
+        if not is_finished(partial / "quantized"):
             quantize(
                 checkpoint.path,
                 recipe,
@@ -327,10 +327,12 @@ def run(
                 progress=progress,
             )
         ranges = partial / "calibration" if needs_ranges else None
-        if samples is not None and ranges is not None and not ranges.exists():
+        if samples is not None and ranges is not None and not is_finished(ranges):
             _calibrate(checkpoint, samples, recipe, ranges, memory_limit, progress)
-        if not (partial / "onnx").exists():
+        if not is_finished(partial / "onnx"):
             export(partial / "quantized", recipe, ranges, out=partial / "onnx", progress=progress)
+        if is_finished(partial / "report"):
+            return read_report(partial / "report")
         return check(
             partial / "onnx",
             baseline=checkpoint.path,

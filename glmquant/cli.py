@@ -390,6 +390,8 @@ def _run(
     chosen = api.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet, ci) as progress:
         report = api.run(model, chosen, against=against, out=out, memory_limit=memory_limit, progress=progress)
+    if not quiet:
+        print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
     _print_report(report, as_json, inconclusive, out / "report" if ci else None)
 
 

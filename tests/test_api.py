@@ -1,5 +1,6 @@
 """From end to end: against the publisher's numbers, and what is shipped against what was quantised."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_float32_against_itself_loses_nothing(tmp_path: Path) -> None:
     assert report.language.kl.mean.estimate == pytest.approx(0, abs=1e-5)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = gq.load_recipe("int8-rtn", {**TEXT, "check.tasks": []})
 
     def stop_while_exporting(stage: str, done: int, total: int) -> None:
@@ -98,8 +99,29 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "broken", progress=stop_while_exporting)
     stages: set[str] = set()
-    gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "broken", progress=lambda stage, done, total: stages.add(stage))
+    rename = os.rename
+
+    def stop_as_it_ends(source: Path, target: Path) -> None:
+        if target.name == "broken":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("glmquant.store.output.os.rename", stop_as_it_ends)
+        with pytest.raises(KeyboardInterrupt):
+            gq.run(
+                assets.DEMO_MODEL,
+                recipe,
+                out=tmp_path / "broken",
+                progress=lambda stage, done, total: stages.add(stage),
+            )
     assert "quantizing" not in stages
+    stages.clear()
+    report = gq.run(
+        assets.DEMO_MODEL, recipe, out=tmp_path / "broken", progress=lambda stage, done, total: stages.add(stage)
+    )
+    assert stages == set()
+    assert report == gq.read_report(tmp_path / "broken" / "report")
     gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "whole")
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 

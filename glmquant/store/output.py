@@ -35,6 +35,7 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
         OutputError: ``out`` holds something, cannot be written, or the disk is full.
     """
     out = out.resolve()
+    is_finished(out)
     _refuse_occupied(out)
     partial = out.with_name(out.name + ".partial")
     try:
@@ -52,8 +53,15 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
             fix = f"free some space; {_how_to_go_on(partial, resume_key)}"
             raise OutputError("the disk is full", where=partial, fix=fix) from error
         if isinstance(error, GlmQuantError) and not _is_disk_full(error.__cause__):
-            shutil.rmtree(partial)
+            _remove(partial)
         raise
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run has come to its end there. One killed as it did so may have left its marker, which goes now."""
+    if out.is_dir():
+        (out / MARKER).unlink(missing_ok=True)
+    return out.exists()
 
 
 def _refuse_occupied(out: Path) -> None:
@@ -81,9 +89,20 @@ def _prepare(partial: Path, resume_key: str | None) -> None:
             log.info("going on from %s", partial)
             return
         log.warning("removed %s, which an unfinished run with other inputs had left", partial)
-        shutil.rmtree(partial)
+        _remove(partial)
     partial.mkdir(parents=True, exist_ok=True)
     marker.write_text(_mark(resume_key), encoding="utf-8")
+
+
+def _remove(partial: Path) -> None:
+    """The marker goes last: killed on the way, what is left is still known as ours."""
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
+    (partial / MARKER).unlink(missing_ok=True)
+    partial.rmdir()
 
 
 def _mark(resume_key: str | None) -> str:
@@ -95,11 +114,11 @@ def _publish(partial: Path, out: Path) -> None:
         if path.is_file():
             _sync(path)
     sync_directory(partial)
-    (partial / MARKER).unlink()
     if out.exists():
         out.rmdir()
     os.rename(partial, out)
     sync_directory(out.parent)
+    (out / MARKER).unlink()  # last: a directory without it that is not OUT would be a stranger's
 
 
 def sync_directory(directory: Path) -> None:

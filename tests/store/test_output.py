@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glmquant.errors import CheckpointError, OutputError
-from glmquant.store.output import output_directory
+from glmquant.store.output import MARKER, is_finished, output_directory
 
 
 def files(directory: Path) -> dict[str, str]:
@@ -131,3 +131,33 @@ def test_other_failures_keep_what_is_done(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_and_raise(tmp_path / "out", ZeroDivisionError(), "key")
     assert (tmp_path / "out.partial" / "first").exists()
+
+
+def test_a_run_killed_as_it_ends_has_ended(tmp_path: Path) -> None:
+    """The marker is the last to go: a kill before that leaves it in OUT."""
+    out = tmp_path / "out"
+    with output_directory(out) as partial:
+        (partial / "a").write_text("x")
+    (out / MARKER).write_text("")
+    assert is_finished(out)
+    assert files(out) == {"a": "x"}
+    (out / MARKER).write_text("")
+    with pytest.raises(OutputError, match="not empty"), output_directory(out):
+        pass
+    assert files(out) == {"a": "x"}
+    assert not is_finished(tmp_path / "other")
+
+
+def test_the_marker_outlives_everything_else_that_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(tmp_path / "out", "one")
+    (tmp_path / "out.partial" / "sub").mkdir()
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("glmquant.store.output.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "out", resume_key="two"):
+            pass
+    with output_directory(tmp_path / "out", resume_key="two") as partial:
+        assert [path.name for path in partial.iterdir()] == [MARKER]
