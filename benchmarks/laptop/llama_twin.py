@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.tokenizer import load_tokenizer
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.safetensors_file import write_safetensors
 
@@ -71,6 +72,7 @@ def write(model: Path, out: Path) -> None:
         weight_map |= dict.fromkeys(tensors, name)
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (out / "config.json").write_text(json.dumps(llama_config(checkpoint.config), indent=2))
+    load_tokenizer(model, checkpoint.config).save(out)
 
 
 if __name__ == "__main__":
