@@ -114,6 +114,7 @@ def main() -> None:
         seconds, expected = time.monotonic() - started, hashes(whole)
         for number in range(args.kills):
             out = Path(work) / f"run-{number}" / "out"
+            out.parent.mkdir()
             moment = seconds * (number + chance.random()) / args.kills
             stages = kill_and_finish(command(args.recipe, str(args.model), out), out, moment, seconds, chance)
             found = hashes(out) if out.exists() else {}

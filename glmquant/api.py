@@ -294,6 +294,7 @@ def run(
         memory_limit: as in :func:`calibrate`.
     """
     from glmquant.onnx_export.save import check_supported
+    from glmquant.train.directory import examples_to_train_on, train_for_run
 
     checkpoint = _open(model, recipe)
     check_supported(checkpoint.config, recipe.export)
@@ -394,7 +395,7 @@ def train_classifier(
         data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
             label, a text a line.
     """
-    from glmquant.train.train import train_classifier as train
+    from glmquant.train.directory import train_directory
 
     recipe = recipe or load_recipe(None)
     labelled = read_labelled(Path(assets.resolve(str(data))))
@@ -476,11 +477,11 @@ def _needs(checkpoint: Checkpoint, recipe: Recipe) -> tuple[int, int]:
 def _quantize_rate(
     checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, layers: Sequence[int], seconds: float
 ) -> str:
-    config = checkpoint.config
-    plans = resolve_rules(recipe.rules, linear_groups(config))
+    plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
     if samples is None or not any(plan.needs_hessian for plan in plans.values()):
         return f"quantised {checkpoint.tensor_bytes / 1e9:.2f} GB in {seconds:.1f} s"
-    return _rate("quantised", samples, quantize_work(config, plans, layers, samples.tokens_SL.numel()), seconds)
+    work = quantize_work(checkpoint.config, recipe, layers, samples.tokens_SL.numel())
+    return _rate("quantised", samples, work, seconds)
 
 
 def _rate(what: str, samples: CalibrationSet, work: int, seconds: float) -> str:

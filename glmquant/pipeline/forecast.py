@@ -18,11 +18,12 @@ from glmquant.core.products import dtype_for
 from glmquant.core.qtensor import QuantTensor
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig, block_groups, linear_groups
-from glmquant.pipeline.activations import TOKENS_AT_ONCE, Room, unfilled
+from glmquant.glm.equalize import equalize
+from glmquant.pipeline.activations import TOKENS_AT_ONCE, Activations, Room, unfilled
 from glmquant.pipeline.block_pass import quantize_block
 from glmquant.pipeline.memory import activation_bytes, forward_bytes, held_bytes, quantize_bytes, room_within
 from glmquant.pipeline.work import forward_work, quantize_work
-from glmquant.recipe.plan import GroupPlan, resolve_rules
+from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.tensors import byte_view
@@ -86,7 +87,8 @@ def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_l
     plans = resolve_rules(recipe.rules, linear_groups(config))
     samples = options.num_samples if any(plan.needs_hessian for plan in plans.values()) else 0
     tokens, layers = samples * options.seq_len, range(config.num_hidden_layers)
-    probe = _measure(checkpoint, plans, dtype, options.seq_len if samples else 0)
+    streams = 2 if recipe.fit.compensate else 1
+    probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0)
     written = stored_bytes + _kept_bytes(config)
 
     def stage(name: str, seconds: float, needed: int, active: int, work: int) -> StageForecast:
@@ -95,14 +97,14 @@ def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_l
         peak = whole if memory_limit is None else min(whole, memory_limit)
         return StageForecast(name, seconds, peak, work / seconds / 1e9 if work else None)
 
-    active = activation_bytes(config, samples, options.seq_len, dtype)
+    active = streams * activation_bytes(config, samples, options.seq_len, dtype)
     read = checkpoint.tensor_bytes * probe.read
     blocks = len(layers) * (probe.fixed + tokens * probe.a_token)
-    state = len(layers) * 2 * samples * options.seq_len * config.hidden_size * 4 * probe.write
+    state = len(layers) * 2 * streams * samples * options.seq_len * config.hidden_size * 4 * probe.write
     needed = quantize_bytes(config, recipe, dtype)
     # Without samples, blocks are read and written while others are worked on.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
-    stages = [stage("quantize", seconds, needed, active, quantize_work(config, plans, layers, tokens))]
+    stages = [stage("quantize", seconds, needed, active, quantize_work(config, recipe, layers, tokens))]
     if recipe.export.kv_cache != "float":
         tokens = options.num_samples * options.seq_len
         needed, work = forward_bytes(config, dtype), forward_work(config, len(layers), tokens)
@@ -118,19 +120,24 @@ def _kept_bytes(config: GlmConfig) -> int:
     return 2 * config.vocab_size * config.hidden_size
 
 
-def _measure(checkpoint: Checkpoint, plans: dict[str, GroupPlan], dtype: torch.dtype, seq_len: int) -> _Probe:
+def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len: int) -> _Probe:
     config = checkpoint.config
-    names = [group.name for group in block_groups(config, 0)]
-    activations, tokens = None, 0
+    names, plans = [group.name for group in block_groups(config, 0)], resolve_rules(recipe.rules, linear_groups(config))
+    streams: list[Activations] = []
+    tokens = 0
     if seq_len:
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
         tokens = samples * seq_len
-        activations = unfilled(samples, seq_len, config, Room(), dtype)
-        for batch in activations.batches():
-            activations.hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))
+        for _ in range(2 if recipe.fit.compensate else 1):
+            streams.append(unfilled(samples, seq_len, config, Room(), dtype))
+            for batch in streams[-1].batches():
+                streams[-1].hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))
     block = _random_block(config)
     started = time.monotonic()
-    done, outcomes = quantize_block(block, names, plans, config, activations)
+    activations, reference = (*streams, None, None)[:2]
+    if recipe.fit.equalize:
+        block = equalize(block, config)
+    done, outcomes = quantize_block(block, names, plans, config, activations, fit=recipe.fit, reference=reference)
     seconds = time.monotonic() - started
     fixed = sum(outcome.seconds for outcome in outcomes)
     a_token = max(0.0, seconds - fixed) / tokens if tokens else 0.0

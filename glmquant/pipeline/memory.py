@@ -66,7 +66,10 @@ def quantize_bytes(config: GlmConfig, recipe: Recipe, dtype: torch.dtype) -> int
     """What quantising holds, activations apart: a block and the next one as stored, codes, and for the linear at work
     its Hessian, that one's factor, and slices of rows."""
     plans, layers = resolve_rules(recipe.rules, linear_groups(config)), range(config.num_hidden_layers)
-    return max(_table_bytes(config), *(_quantized_block_bytes(block_groups(config, k), plans, dtype) for k in layers))
+    return max(
+        _table_bytes(config),
+        *(_quantized_block_bytes(block_groups(config, k), plans, dtype, recipe.fit.compensate > 0) for k in layers),
+    )
 
 
 def activation_bytes(config: GlmConfig, num_samples: int, seq_len: int, dtype: torch.dtype) -> int:
@@ -75,10 +78,13 @@ def activation_bytes(config: GlmConfig, num_samples: int, seq_len: int, dtype: t
     return num_samples * seq_len * (config.hidden_size * FLOAT_BYTES + kept)
 
 
-def _quantized_block_bytes(groups: tuple[LinearGroup, ...], plans: Mapping[str, GroupPlan], dtype: torch.dtype) -> int:
+def _quantized_block_bytes(
+    groups: tuple[LinearGroup, ...], plans: Mapping[str, GroupPlan], dtype: torch.dtype, compensates: bool
+) -> int:
     weights = _weights(groups)
     at_work = [
-        _hessian_bytes(group) if plans[group.name].needs_hessian else group.rows * group.columns for group in groups
+        _hessian_bytes(group, compensates) if plans[group.name].needs_hessian else group.rows * group.columns
+        for group in groups
     ]
     computing = max(group.rows * group.columns for group in groups) * dtype.itemsize
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
@@ -86,9 +92,10 @@ def _quantized_block_bytes(groups: tuple[LinearGroup, ...], plans: Mapping[str, 
     return weights * (2 * STORED_BYTES + 1) + max(at_work) + (computing + samples if needs_samples else 0)
 
 
-def _hessian_bytes(group: LinearGroup) -> int:
+def _hessian_bytes(group: LinearGroup, compensates: bool) -> int:
     slices = 3 * min(ROWS_AT_ONCE, group.rows) * group.columns * FLOAT_BYTES
-    return 2 * group.columns**2 * FLOAT_BYTES + slices
+    drift = 2 * group.rows * group.columns * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if compensates else 0
+    return 2 * group.columns**2 * FLOAT_BYTES + slices + drift
 
 
 def _table_bytes(config: GlmConfig) -> int:

@@ -6,8 +6,9 @@ makes of the Hessian K³. Attention's own products, norms and rounding are left 
 
 from collections.abc import Mapping, Sequence
 
-from glmquant.glm.config import GlmConfig, LinearGroup, block_groups
-from glmquant.recipe.plan import GroupPlan
+from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
+from glmquant.recipe.plan import GroupPlan, resolve_rules
+from glmquant.recipe.schema import Recipe
 
 
 def forward_work(config: GlmConfig, layers: int, tokens: int) -> int:
@@ -15,10 +16,12 @@ def forward_work(config: GlmConfig, layers: int, tokens: int) -> int:
     return layers * sum(2 * tokens * group.rows * group.columns for group in block_groups(config, 0))
 
 
-def quantize_work(config: GlmConfig, plans: Mapping[str, GroupPlan], layers: Sequence[int], tokens: int) -> int:
-    """Of quantising some of the blocks while ``tokens`` pass through them."""
+def quantize_work(config: GlmConfig, recipe: Recipe, layers: Sequence[int], tokens: int) -> int:
+    """Of quantising some of the blocks while ``tokens`` pass through them, through the float ones too where the recipe
+    compensates; the products that compare the two are not counted."""
+    plans, streams = resolve_rules(recipe.rules, linear_groups(config)), 2 if recipe.fit.compensate else 1
     hessians = (_hessian_work(group, plans, tokens) for layer in layers for group in block_groups(config, layer))
-    return forward_work(config, len(layers), tokens) + sum(hessians)
+    return streams * forward_work(config, len(layers), tokens) + sum(hessians)
 
 
 def _hessian_work(group: LinearGroup, plans: Mapping[str, GroupPlan], tokens: int) -> int:

@@ -5,11 +5,9 @@ import torch
 
 from glmquant import api, assets
 from glmquant.errors import OutputError
-from glmquant.glm.config import linear_groups
 from glmquant.pipeline.memory import held_bytes, room_within
 from glmquant.pipeline.work import forward_work, quantize_work
 from glmquant.recipe.load import load_recipe
-from glmquant.recipe.plan import resolve_rules
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.terminal import describe
 from tests.paths import CHATGLM2, contents
@@ -23,13 +21,14 @@ GPTQ = {
 
 def test_work_is_counted_by_hand() -> None:
     config = open_checkpoint(CHATGLM2).config
-    plans = resolve_rules(load_recipe(None, GPTQ).rules, linear_groups(config))
     hidden, inner = config.hidden_size, config.intermediate_size
     qkv = config.query_rows + 2 * config.key_value_rows
     weights = hidden * (qkv + 2 * inner) + config.query_rows * hidden + inner * hidden
     assert forward_work(config, 3, 10) == 3 * 2 * 10 * weights
     hessian = (2 * 10 + config.query_rows) * config.query_rows**2
-    assert quantize_work(config, plans, [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
+    assert quantize_work(config, load_recipe(None, GPTQ), [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
+    both = load_recipe(None, {**GPTQ, "fit.compensate": 0.5})
+    assert quantize_work(config, both, [0, 1], 10) == 2 * (2 * 2 * 10 * weights + hessian)
 
 
 @pytest.mark.parametrize("recipe", ["int4-g128-rtn", "int8-rtn"])
