@@ -66,13 +66,14 @@ class BaselineSource:
         layers = range(config.num_hidden_layers)
         with torch.inference_mode(), float32_products(exact=True):
             hidden = self._embed(queries, batches)
-            for layer, stored in zip(layers, blocks_ahead(self._model.block, layers), strict=True):
+            for layer, stored in blocks_ahead(self._model.block, layers):
                 block = stored.floating()
                 for states in hidden:
                     # Padding is on the right, where causal attention never looks.
                     rope = rotary(config, torch.arange(states.shape[1]).unsqueeze(0))
                     states.write(states.all, block_forward(states.read(states.all), block, config, rope))
                 self._progress("baseline, block by block", layer + 1, len(layers))
+                del stored, block
             rows = [torch.empty(0)] * len(queries)
             for batch in batches:
                 states = hidden.pop(0)

@@ -174,8 +174,9 @@ def store_model(
     cos_cache, sin_cache = writer.rotary_caches(config, length)
     blocks = []
     layers = range(config.num_hidden_layers)
-    for layer, block in zip(layers, blocks_ahead(source.block, layers), strict=True):
+    for layer, block in blocks_ahead(source.block, layers):
         blocks.append(writer.block(layer, block))
+        del block
         if progress is not None:
             progress(layer + 1, len(layers))
     return StoredModel(

@@ -38,11 +38,12 @@ def calibrate(
     ranges = {group.name: RangeAccumulator(group.columns) for group in linear_groups(config)}
     key_values = []
     layers = range(config.num_hidden_layers)
-    for layer, block in zip(layers, blocks_ahead(checkpoint.block, layers), strict=True):
+    for layer, block in blocks_ahead(checkpoint.block, layers):
         progress("calibrating", layer, len(layers))
         stream = Stream(block, config, activations)
         key_values.append(_observe(stream, block.floating(dtype), block_groups(config, layer), ranges))
         _require_finite(activations, layer)
+        del block, stream
     norm_D = checkpoint.final_norm()
     for batch in () if config.num_labels else activations.batches():
         hidden_BLD = activations.hidden.read(batch)

@@ -132,12 +132,13 @@ class _Run:
             todo = list(range(self._first, layers))
         with ThreadPoolExecutor(1) as background:
             written: Future[None] | None = None
-            for layer, block in zip(todo, blocks_ahead(self._float_block, todo), strict=True):
+            for layer, block in blocks_ahead(self._float_block, todo):
                 progress("quantizing", layer, layers)
                 names = [group.name for group in block_groups(self._config, layer)]
                 done, outcomes = quantize_block(
                     block, names, self._plans, self._config, activations, fit=self._fit, reference=reference
                 )
+                del block
                 if written is not None:
                     written.result()
                 written = background.submit(self._write_block, layer, done, outcomes)

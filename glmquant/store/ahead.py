@@ -8,13 +8,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def blocks_ahead(load: Callable[[int], T], layers: Iterable[int]) -> Iterator[T]:
-    """``load(layer)`` for each layer in turn; the one after it is being loaded meanwhile."""
+def blocks_ahead(load: Callable[[int], T], layers: Iterable[int]) -> Iterator[tuple[int, T]]:
+    """Each layer with ``load(layer)``, in turn; the one after it is being loaded meanwhile.
+
+    Two are in memory if the caller lets go of one before it asks for the next: ``del block`` at the end of the loop.
+    """
     coming = iter(layers)
     with ThreadPoolExecutor(1) as reader:
-        pending = [reader.submit(load, layer) for layer in islice(coming, 1)]
+        pending = [(layer, reader.submit(load, layer)) for layer in islice(coming, 1)]
         while pending:
-            block = pending.pop().result()
-            pending += [reader.submit(load, layer) for layer in islice(coming, 1)]
-            yield block
+            layer, loading = pending.pop()
+            block = loading.result()
+            del loading
+            pending += [(after, reader.submit(load, after)) for after in islice(coming, 1)]
+            yield layer, block
             del block

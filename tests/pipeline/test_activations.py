@@ -67,8 +67,8 @@ def test_the_next_block_loads_meanwhile() -> None:
         return layer
 
     blocks = blocks_ahead(load, [3, 5, 8])
-    assert next(blocks) == 3
-    assert list(blocks) == [5, 8]
+    assert next(blocks) == (3, 3)
+    assert list(blocks) == [(5, 5), (8, 8)]
     assert loaded == [3, 5, 8]
 
 
