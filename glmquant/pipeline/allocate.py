@@ -19,6 +19,8 @@ from glmquant.recipe.schema import Allocation, Recipe, Rule
 from glmquant.store.checkpoint import Checkpoint
 
 FOUND: Final = "allocation.state"
+MEASURED_TOKENS: Final = 1024
+"""Of the calibration samples: enough to compare, and a block is passed through some twenty times."""
 
 
 def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, progress: Progress = silent) -> Recipe:
@@ -40,7 +42,8 @@ def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, pr
         )
     taking_part = [group for group in groups if group.name in choices]
     most = budget_bytes(budget, taking_part)
-    tokens_SL = samples.tokens_SL[: budget.num_samples]
+    tokens_SL = samples.tokens_SL[:, :MEASURED_TOKENS]
+    tokens_SL = tokens_SL[: max(1, MEASURED_TOKENS // tokens_SL.shape[1])]
     errors = measure_sensitivities(checkpoint, choices, tokens_SL, evened=recipe.fit.equalize, progress=progress)
     chosen = choose(taking_part, errors, most)
     return recipe.model_copy(update={"allocate": None, "rules": tuple(_rules(plans, chosen))})

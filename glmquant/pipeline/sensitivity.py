@@ -8,19 +8,26 @@ Shape suffixes: S samples, L tokens of a sample, D hidden size, K input columns.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import RangeAccumulator
-from glmquant.glm.block import Block, Linear, block_forward
+from glmquant.glm.block import (
+    Linear,
+    add_attention,
+    add_mlp,
+    attend,
+    attention_input,
+    gate,
+    mlp_input,
+    split_heads,
+)
 from glmquant.glm.config import LinearGroup, block_groups
 from glmquant.glm.equalize import equalize
 from glmquant.methods.grid import SHRINKS, encode, search_grid
-from glmquant.pipeline.activations import Activations, embed
+from glmquant.pipeline.activations import embed
 from glmquant.pipeline.stream import Stream
 from glmquant.progress import Progress, silent
 from glmquant.store.checkpoint import Checkpoint
@@ -63,24 +70,57 @@ def _of_block(
     stream: Stream, groups: Sequence[LinearGroup], choices: Mapping[str, Sequence[QuantSpec]]
 ) -> Sensitivities:
     """Moves the hidden states on through the block, too."""
-    block, activations = stream.block, stream.activations
-    importance = _mean_squares(stream)
-    before = [activations.hidden.read(batch).clone() for batch in activations.batches()]
-    after = [_forward(stream, block, x_BLD) for x_BLD in before]
     found: Sensitivities = {}
+    whole = [_Passing(stream, batch) for batch in stream.activations.batches()]
     for group, linear in zip(groups, LINEARS, strict=True):
+        importance_K = _mean_square([passing.inputs[linear] for passing in whole])
         for spec in choices.get(group.name, ()):
-            changed: dict[str, Any] = {linear: _rounded(getattr(block, linear), spec, importance[linear])}
-            moved = replace(block, **changed)
-            errors = [_relative(_forward(stream, moved, x), y) for x, y in zip(before, after, strict=True)]
+            rounded = _rounded(getattr(stream.block, linear), spec, importance_K)
+            errors = [_relative(passing.output_with(linear, rounded), passing.output_BLD) for passing in whole]
             found.setdefault(group.name, {})[spec] = float(torch.cat(errors).mean())
-    for batch, y_BLD in zip(activations.batches(), after, strict=True):
-        activations.hidden.write(batch, y_BLD)
+    for batch, passing in zip(stream.activations.batches(), whole, strict=True):
+        stream.activations.hidden.write(batch, passing.output_BLD)
     return found
 
 
-def _forward(stream: Stream, block: Block, x_BLD: Tensor) -> Tensor:
-    return block_forward(x_BLD, block, stream.config, stream.activations.rope)
+class _Passing:
+    """Samples on their way through a float block, kept where each linear reads them."""
+
+    def __init__(self, stream: Stream, batch: slice) -> None:
+        self._block, self._config, self._rope = stream.block, stream.config, stream.activations.rope
+        self._before_BLD = stream.activations.hidden.read(batch).clone()
+        self.inputs: dict[str, Tensor] = {}
+        self.output_BLD = self._attention(self._block.qkv_proj, keep=True)
+
+    def output_with(self, name: str, linear: Linear) -> Tensor:
+        """What the block gives with ``linear`` in place of the one of that name; only what follows it is computed."""
+        if name == "qkv_proj":
+            return self._attention(linear)
+        if name == "o_proj":
+            return self._after_attention(linear(self.inputs["o_proj"]))
+        if name == "gate_up_proj":
+            return self._mlp(self._between_BLD, linear)
+        return add_mlp(self._between_BLD, linear(self.inputs["down_proj"]), self._block, self._config)
+
+    def _attention(self, qkv_proj: Linear, *, keep: bool = False) -> Tensor:
+        x_BLD = attention_input(self._before_BLD, self._block, self._config)
+        context = attend(*split_heads(qkv_proj(x_BLD), self._config, self._rope), None)
+        if keep:
+            self.inputs |= {"qkv_proj": x_BLD, "o_proj": context}
+        return self._after_attention(self._block.o_proj(context), keep=keep)
+
+    def _after_attention(self, output_BLD: Tensor, *, keep: bool = False) -> Tensor:
+        between_BLD = add_attention(self._before_BLD, output_BLD, self._block, self._config)
+        if keep:
+            self._between_BLD = between_BLD
+        return self._mlp(between_BLD, self._block.gate_up_proj, keep=keep)
+
+    def _mlp(self, between_BLD: Tensor, gate_up_proj: Linear, *, keep: bool = False) -> Tensor:
+        x_BLD = mlp_input(between_BLD, self._block, self._config)
+        inner = gate(gate_up_proj(x_BLD))
+        if keep:
+            self.inputs |= {"gate_up_proj": x_BLD, "down_proj": inner}
+        return add_mlp(between_BLD, self._block.down_proj(inner), self._block, self._config)
 
 
 def _relative(ours_BLD: Tensor, theirs_BLD: Tensor) -> Tensor:
@@ -94,18 +134,9 @@ def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:
     return Linear(quantized.dequantize(), linear.bias_N)
 
 
-def _mean_squares(stream: Stream) -> dict[str, Tensor]:
-    """Of each linear's inputs, by column. Leaves the hidden states as they were."""
-    block = stream.block
-    ranges = {name: RangeAccumulator(getattr(block, name).weight.shape[1]) for name in LINEARS}
-    kept: Activations = stream.activations
-    for batch in kept.batches():
-        before = kept.hidden.read(batch).clone()
-        ranges["qkv_proj"].add(stream.qkv_input(batch))
-        context = stream.o_input(batch, block.qkv_proj)
-        ranges["o_proj"].add(context)
-        stream.add_attention(batch, block.o_proj(context))
-        ranges["gate_up_proj"].add(stream.gate_up_input(batch))
-        ranges["down_proj"].add(stream.down_input(batch, block.gate_up_proj))
-        kept.hidden.write(batch, before)
-    return {name: accumulator.result().mean_square_K for name, accumulator in ranges.items()}
+def _mean_square(inputs: Sequence[Tensor]) -> Tensor:
+    """Of each column."""
+    seen = RangeAccumulator(inputs[0].shape[-1])
+    for x in inputs:
+        seen.add(x)
+    return seen.result().mean_square_K

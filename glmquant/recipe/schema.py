@@ -103,12 +103,11 @@ class Allocation(Section):
     """Mixed precision: a spec for each linear group that loses least within a budget.
 
     Groups whose rule has ``alternatives`` take part. ``average_bits`` is over the weights of those groups, scales and
-    zero points included; ``megabytes`` is what they take together. ``num_samples`` of the calibration samples are used.
+    zero points included; ``megabytes`` is what they take together.
     """
 
     average_bits: float | None = Field(None, gt=0, le=16)
     megabytes: float | None = Field(None, gt=0)
-    num_samples: int = Field(2, ge=1)
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Allocation":

@@ -46,7 +46,7 @@ def test_several_turns_and_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cache.mkdir()
     seen: list[int] = []
     first = pooled_features(checkpoint, ids, cache=cache, progress=lambda stage, done, total: seen.append(done))
-    assert (first - expected).abs().max() < 1e-5
+    assert (first - expected).abs().max() < 1e-4  # as above: products of other shapes add up in another order
     assert len(list(cache.iterdir())) > 2
     assert seen == sorted(seen)
     (tmp_path / "m" / "model.safetensors").unlink()  # the second time nothing is computed
