@@ -109,6 +109,13 @@ RTN = ours("RTN", rules=blocks(4, "rtn"))
 GPTQ = ours("GPTQ", rules=blocks(4, "gptq"))
 BEST = ours("recipe int4-g128-gptq", "int4-g128-gptq")
 FAST = ours("recipe int4-g128-gptq-fast", "int4-g128-gptq-fast")
+
+
+def auto(bits: float) -> Row:
+    """Mixed precision at so many bits on average."""
+    return ours(f"allocated, {bits} bits on average", "int4-auto-4.25", allocate__average_bits=bits)
+
+
 EVEN = {"fit__equalize": True}
 COMPENSATED = {"fit__compensate": 1.0}
 RELATIVE = {"fit__token_weights": "relative"}
@@ -118,6 +125,9 @@ FOUR_BITS = (
     GPTQ,
     FAST,
     BEST,
+    auto(4.25),
+    auto(4.5),
+    auto(5.5),
     gptqmodel(4),
     autoround(20),
     autoround(100),
@@ -130,6 +140,7 @@ FOUR_BITS = (
 )
 
 THREE_BITS = (
+    auto(3.0),
     gptqmodel(3),
     autoround(100, bits=3),
     llama("Q3_K_M"),
