@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.laptop.child import ROOT, Cost, glmquant, run, weights_bytes
 from benchmarks.machine import describe_machine
 
-RECIPE = "int4-g128-gptq"
+RECIPE = "int4-g128-gptq-fast"
 RESULTS = Path(__file__).parents[1] / "results" / "laptop_gptq.md"
 SAMPLES, LENGTH = 32, 512
 WORK = re.compile(r"(calibrated|quantised) with .*? in ([\d.]+) s: ([\d,]+) tokens/s, ([\d,]+) GFLOP/s", re.DOTALL)

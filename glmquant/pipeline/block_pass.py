@@ -5,9 +5,10 @@ cut where a linear's input appears, and what is there is kept, so each product i
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,122 +94,119 @@ def quantize_block(
         return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [
             outcome for _, outcome in done
         ]
-    four = [plans[name] for name in names]
-    attention, first = _attention_half(_Half(block, config, activations, reference, fit), names[:2], four[:2])
-    mlp, second = _mlp_half(_Half(block, config, activations, reference, fit), names[2:], four[2:])
-    qkv, o = attention
-    gate_up, down = mlp
-    return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [*first, *second]
+    done_block, outcomes = block, list[GroupOutcome]()
+    for part, of_part in zip((ATTENTION, MLP), (names[:2], names[2:]), strict=True):
+        half = _Half(part, block, config, activations, reference, fit)
+        reader, writer, both = half.quantize(of_part, [plans[name] for name in of_part])
+        changed: dict[str, Any] = {part.reader: reader, part.writer: writer}
+        done_block, outcomes = replace(done_block, **changed), [*outcomes, *both]
+    return done_block, outcomes
 
 
-Done = tuple[tuple[Linear, Linear], list[GroupOutcome]]
+@dataclass(frozen=True)
+class _Part:
+    """Half a block: a linear that reads the hidden states through a norm, and one that writes to them.
+
+    Attributes:
+        reads: the reading linear's input.
+        gives: the writing linear's input, from what the reading one makes of that.
+        adds: its output to the hidden states.
+    """
+
+    reader: str
+    writer: str
+    reads: Callable[[Stream, slice], Tensor]
+    gives: Callable[[Stream, slice, Linear], Tensor]
+    adds: Callable[[Stream, slice, Tensor], None]
+
+
+ATTENTION = _Part("qkv_proj", "o_proj", Stream.qkv_input, Stream.o_input, Stream.add_attention)
+MLP = _Part("gate_up_proj", "down_proj", Stream.gate_up_input, Stream.down_input, Stream.add_mlp)
 
 
 class _Half:
-    """Half a block: the samples as quantised linears made them, and as float ones did where those are wanted.
-
-    A half has a linear that reads the hidden states through a norm, and one that writes to them.
-    """
+    """A part of a block with the samples as quantised linears made them, and as float ones did where wanted."""
 
     def __init__(
-        self, block: Block, config: GlmConfig, activations: Activations, reference: Activations | None, fit: FitOptions
+        self,
+        part: _Part,
+        block: Block,
+        config: GlmConfig,
+        activations: Activations,
+        reference: Activations | None,
+        fit: FitOptions,
     ) -> None:
-        self.block, self.fit = block, fit
-        self.stream = Stream(block, config, activations)
-        self.reference = None if reference is None else Stream(block, config, reference)
-        self.batches, self.dtype = list(activations.batches()), activations.dtype
+        self._part, self._fit = part, fit
+        self._reader, self._writer = getattr(block, part.reader), getattr(block, part.writer)
+        self._stream = Stream(block, config, activations)
+        self._reference = None if reference is None else Stream(block, config, reference)
+        self._batches, self._dtype = list(activations.batches()), activations.dtype
         self._adds_plainly = not config.sandwich_norms
 
-    def reader(self, plan: GroupPlan, linear: Linear, inputs: Callable[[Stream, slice], Tensor]) -> LinearFit | None:
-        """What the linear behind the norm is fitted to."""
-        if not plan.needs_hessian:
-            return None
-        seen = LinearFit(linear, self.fit.compensate, by_inputs=True)
-        for batch in self.batches:
-            x = inputs(self.stream, batch)
-            seen.add(x, None if self.reference is None else inputs(self.reference, batch) - x)
+    def quantize(
+        self, names: Sequence[str], plans: Sequence[GroupPlan]
+    ) -> tuple[Linear, Linear, tuple[GroupOutcome, GroupOutcome]]:
+        """Both linears; the samples move on to after them."""
+        seen = self._seen_by_reader() if plans[0].needs_hessian else None
+        reader, first = quantize_linear(names[0], self._reader, plans[0], seen, self._dtype)
+        with ExitStack() as stack:
+            width = self._writer.weight.shape[1]
+            found = stack.enter_context(self._stream.activations.lend(width))
+            wanted = None if self._reference is None else stack.enter_context(self._reference.activations.lend(width))
+            seen = LinearFit(self._writer, self._fit.compensate, by_inputs=False) if plans[1].needs_hessian else None
+            self._pass_reader(reader, found, wanted, seen)
+            writer, second = quantize_linear(names[1], self._writer, plans[1], seen, self._dtype)
+            self._pass_writer(self._stream, writer, found)
+            if self._reference is not None and wanted is not None:
+                self._pass_writer(self._reference, self._writer, wanted)
+        return reader, writer, (first, second)
+
+    def _seen_by_reader(self) -> LinearFit:
+        seen = LinearFit(self._reader, self._fit.compensate, by_inputs=True)
+        for batch in self._batches:
+            x = self._part.reads(self._stream, batch)
+            seen.add(x, None if self._reference is None else self._part.reads(self._reference, batch) - x)
         return seen
 
-    def writer(self, plan: GroupPlan, linear: Linear) -> LinearFit | None:
-        """What the linear that writes to the hidden states is fitted to; :meth:`show` fills it."""
-        return LinearFit(linear, self.fit.compensate, by_inputs=False) if plan.needs_hessian else None
+    def _pass_reader(
+        self, reader: Linear, found: SampleTensor, wanted: SampleTensor | None, seen: LinearFit | None
+    ) -> None:
+        """Computes what the writing linear reads, keeps it, and shows it to what that is fitted to."""
+        project = reader.floating(self._dtype)
+        drift = None if self._reference is None else self._drift(self._reference)
+        for batch in self._batches:
+            x, lack = self._part.gives(self._stream, batch, project), None
+            found.write(batch, x)
+            if drift is not None and wanted is not None:
+                float_x, lack = drift(batch, x)
+                wanted.write(batch, float_x)
+            if seen is not None:
+                hidden = self._stream.activations.hidden.read(batch)
+                seen.add(x, lack, self._token_weights(hidden))
 
-    def show(self, seen: LinearFit, batch: slice, x: Tensor, wanted: Tensor | None, linear: Linear) -> None:
-        """Adds inputs ``x`` of the writing linear, and what ``wanted``, the float model's, would have given more."""
-        hidden = self.stream.activations.hidden.read(batch)
-        weights = None
-        if self.fit.token_weights == "relative":
-            weights = 1 / (hidden.square().mean(-1) + self.stream.config.rms_norm_eps)
-        lack = None
-        if wanted is not None and self.reference is not None:
-            lack = without_bias(linear)(wanted - x).float()
+    def _drift(self, reference: Stream) -> Callable[[slice, Tensor], tuple[Tensor, Tensor]]:
+        """Gives the float model's inputs of the writing linear, and what they would add to the hidden states beyond
+        what ``x`` adds, with what these lack already."""
+        project, output = self._reader.floating(self._dtype), without_bias(self._writer).floating(self._dtype)
+
+        def of(batch: slice, x: Tensor) -> tuple[Tensor, Tensor]:
+            float_x = self._part.gives(reference, batch, project)
+            lack = output(float_x - x).float()
             if self._adds_plainly:
-                lack += self.reference.activations.hidden.read(batch) - hidden
-        seen.add(x, lack, weights)
+                lack += reference.activations.hidden.read(batch) - self._stream.activations.hidden.read(batch)
+            return float_x, lack
 
-    @contextmanager
-    def lend(self, width: int) -> Iterator[tuple[SampleTensor, SampleTensor | None]]:
-        """Room for the writing linear's inputs, and for the float model's."""
-        with ExitStack() as stack:
-            found = stack.enter_context(self.stream.activations.lend(width))
-            wanted = None if self.reference is None else stack.enter_context(self.reference.activations.lend(width))
-            yield found, wanted
+        return of
 
+    def _token_weights(self, hidden_BLD: Tensor) -> Tensor | None:
+        if self._fit.token_weights == "uniform":
+            return None
+        return 1 / (hidden_BLD.square().mean(-1) + self._stream.config.rms_norm_eps)
 
-def _attention_half(half: _Half, names: Sequence[str], plans: Sequence[GroupPlan]) -> Done:
-    block, dtype, reference = half.block, half.dtype, half.reference
-    seen = half.reader(plans[0], block.qkv_proj, Stream.qkv_input)
-    qkv, qkv_outcome = quantize_linear(names[0], block.qkv_proj, plans[0], seen, dtype)
-    with half.lend(half.stream.config.query_rows) as (found, wanted):
-        seen = half.writer(plans[1], block.o_proj)
-        _inputs_of_writer(half, Stream.o_input, qkv, block.qkv_proj, block.o_proj, seen, found, wanted)
-        o, o_outcome = quantize_linear(names[1], block.o_proj, plans[1], seen, dtype)
-        project, float_project = o.floating(dtype), block.o_proj.floating(dtype)
-        for batch in half.batches:
-            half.stream.add_attention(batch, project(found.read(batch)))
-            if reference is not None and wanted is not None:
-                reference.add_attention(batch, float_project(wanted.read(batch)))
-    return (qkv, o), [qkv_outcome, o_outcome]
-
-
-def _mlp_half(half: _Half, names: Sequence[str], plans: Sequence[GroupPlan]) -> Done:
-    block, dtype, reference = half.block, half.dtype, half.reference
-    seen = half.reader(plans[0], block.gate_up_proj, Stream.gate_up_input)
-    gate_up, gate_up_outcome = quantize_linear(names[0], block.gate_up_proj, plans[0], seen, dtype)
-    with half.lend(half.stream.config.intermediate_size) as (found, wanted):
-        seen = half.writer(plans[1], block.down_proj)
-        _inputs_of_writer(half, Stream.down_input, gate_up, block.gate_up_proj, block.down_proj, seen, found, wanted)
-        down, down_outcome = quantize_linear(names[1], block.down_proj, plans[1], seen, dtype)
-        project, float_project = down.floating(dtype), block.down_proj.floating(dtype)
-        for batch in half.batches:
-            half.stream.add_mlp(batch, project(found.read(batch)))
-            if reference is not None and wanted is not None:
-                reference.add_mlp(batch, float_project(wanted.read(batch)))
-    return (gate_up, down), [gate_up_outcome, down_outcome]
-
-
-def _inputs_of_writer(
-    half: _Half,
-    inputs: Callable[[Stream, slice, Linear], Tensor],
-    reader: Linear,
-    float_reader: Linear,
-    writer: Linear,
-    seen: LinearFit | None,
-    found: SampleTensor,
-    wanted: SampleTensor | None,
-) -> None:
-    """Computes what the writing linear reads from what ``reader`` gives, keeps it in ``found``, and shows it."""
-    dtype, reference = half.dtype, half.reference
-    project, float_project, output = reader.floating(dtype), float_reader.floating(dtype), writer.floating(dtype)
-    for batch in half.batches:
-        x = inputs(half.stream, batch, project)
-        found.write(batch, x)
-        float_x = None
-        if reference is not None and wanted is not None:
-            float_x = inputs(reference, batch, float_project)
-            wanted.write(batch, float_x)
-        if seen is not None:
-            half.show(seen, batch, x, float_x, output)
+    def _pass_writer(self, stream: Stream, writer: Linear, inputs: SampleTensor) -> None:
+        project = writer.floating(self._dtype)
+        for batch in self._batches:
+            self._part.adds(stream, batch, project(inputs.read(batch)))
 
 
 def _measure(
