@@ -6,13 +6,10 @@ model to quantise.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +17,31 @@ import torch
 
 from glmquant import assets
 from glmquant.core.products import dtype_for
-from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
-from glmquant.data.labelled import LabelledSet, read_labelled
-from glmquant.errors import CheckError, CheckpointError, OutputError
+from glmquant.data.calibration import Calibration, CalibrationSet
+from glmquant.data.labelled import read_labelled
+from glmquant.errors import CheckError, OutputError
 from glmquant.glm.config import linear_groups
 from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
+from glmquant.inputs import (
+    bundle_path,
+    check_options,
+    file_names,
+    open_model,
+    require_own_tokens,
+    resume_key,
+    sample_texts,
+    samples_of,
+)
 from glmquant.pipeline import calibrate as calibration_pass
 from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary
 from glmquant.pipeline.memory import forward_bytes, quantize_bytes, room_within
-from glmquant.pipeline.work import forward_work, quantize_work
+from glmquant.pipeline.rates import quantize_rate, rate
+from glmquant.pipeline.work import forward_work
 from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
-from glmquant.recipe.schema import CheckOptions, Recipe, Task
+from glmquant.recipe.schema import Recipe
 from glmquant.runtime.sampling import GenerationOptions
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
@@ -70,7 +78,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("glmquant")
-PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
 
@@ -83,7 +90,7 @@ def inspect(
         predict: also measure this machine, to say what time, memory and disk the recipe will take.
         memory_limit: as in :func:`calibrate`, for the prediction.
     """
-    checkpoint = _open(model, recipe)
+    checkpoint = open_model(model, recipe)
     found = summary.summarise(checkpoint, recipe)
     if recipe is None or not predict:
         return found
@@ -117,8 +124,8 @@ def calibrate(
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
     """
-    checkpoint = _open(model, recipe)
-    samples = _samples(checkpoint, recipe, _paths(text))
+    checkpoint = open_model(model, recipe)
+    samples = sample_texts(checkpoint, recipe, file_names(text))
     return _calibrate(checkpoint, samples, recipe, Path(out), memory_limit, progress)
 
 
@@ -137,16 +144,16 @@ def quantize(
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
         memory_limit: as in :func:`calibrate`.
     """
-    checkpoint = _open(model, recipe)
-    samples = _calibration_samples(calibration)
+    checkpoint = open_model(model, recipe)
+    samples = samples_of(calibration)
     if samples is not None:
-        _require_own_tokens(samples, checkpoint)
+        require_own_tokens(samples, checkpoint)
     dtype = dtype_for(recipe.calibration.precision)
     room = room_within(memory_limit, quantize_bytes(checkpoint.config, recipe, dtype), Path(out).resolve().parent)
-    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples)) as partial:
+    with output_directory(Path(out), resume_key=resume_key(checkpoint, recipe, samples)) as partial:
         started = time.monotonic()
         done = quantization.quantize(checkpoint, recipe, samples, partial, progress, room=room, dtype=dtype)
-        log.info(_quantize_rate(checkpoint, recipe, samples, done, time.monotonic() - started))
+        log.info(quantize_rate(checkpoint, recipe, samples, done, time.monotonic() - started))
         load_tokenizer(checkpoint.path, checkpoint.config).save(partial)
     return open_checkpoint(out)
 
@@ -168,7 +175,7 @@ def export(
     from glmquant.onnx_export.save import export_bundle
 
     recipe = recipe or load_recipe(None)
-    checkpoint = model if isinstance(model, Checkpoint) else _open(model, recipe)
+    checkpoint = model if isinstance(model, Checkpoint) else open_model(model, recipe)
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -219,9 +226,9 @@ def check(
     from glmquant.accuracy.write import write_report
 
     recipe = recipe or load_recipe(None)
-    path = _path(bundle)
-    checkpoint = _open(baseline, recipe)
-    options = _check_options(recipe.check, _paths(text), tasks)
+    path = bundle_path(bundle)
+    checkpoint = open_model(baseline, recipe)
+    options = check_options(recipe.check, file_names(text), tasks)
     earlier = read_report(against) if isinstance(against, str | Path) else against
     kept = None if cache is None else Path(cache)
 
@@ -296,14 +303,14 @@ def run(
     from glmquant.onnx_export.save import check_supported
     from glmquant.train.directory import examples_to_train_on, train_for_run
 
-    checkpoint = _open(model, recipe)
+    checkpoint = open_model(model, recipe)
     check_supported(checkpoint.config, recipe.export)
     labelled = examples_to_train_on(checkpoint, recipe)
     config = checkpoint.config if labelled is None else replace(checkpoint.config, labels=labelled.labels)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     needs_ranges = recipe.export.kv_cache != "float"
     fitted = recipe.allocate is not None or any(plan.needs_hessian for plan in plans.values())
-    samples = _samples(checkpoint, recipe, ()) if needs_ranges or fitted else None
+    samples = sample_texts(checkpoint, recipe, ()) if needs_ranges or fitted else None
     if checkpoint.config.num_labels and not recipe.check.tasks and labelled is None:
         raise CheckError(
             "the recipe names no labelled texts to check the classifier on",
@@ -315,7 +322,7 @@ def run(
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
     for needed in _needs(checkpoint, recipe):  # what would stop a later stage stops the run here
         room_within(memory_limit, needed)
-    with output_directory(Path(out), resume_key=_resume_key(checkpoint, recipe, samples, labelled)) as partial:
+    with output_directory(Path(out), resume_key=resume_key(checkpoint, recipe, samples, labelled)) as partial:
         if labelled is not None:
             checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
         if not is_finished(partial / "quantized"):
@@ -353,7 +360,7 @@ def open_chat(
     from glmquant.runtime.model import OnnxModel
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
-    path = _path(bundle)
+    path = bundle_path(bundle)
     model = OnnxModel.open(path, provider=provider)
     return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions())
 
@@ -378,7 +385,7 @@ def generate(
 
     if chat:
         return open_chat(bundle, options=options, provider=provider).say(prompt)
-    path = _path(bundle)
+    path = bundle_path(bundle)
     model, tokenizer = OnnxModel.open(path, provider=provider), load_bundle_tokenizer(path)
     prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
     return stream_text(generate_ids(model, prompt_ids, options or GenerationOptions()), StreamDecoder(tokenizer))
@@ -399,7 +406,7 @@ def train_classifier(
 
     recipe = recipe or load_recipe(None)
     labelled = read_labelled(Path(assets.resolve(str(data))))
-    return train_directory(_open(model, recipe), labelled, recipe.train, Path(out), progress)
+    return train_directory(open_model(model, recipe), labelled, recipe.train, Path(out), progress)
 
 
 def classify(
@@ -413,40 +420,9 @@ def classify(
     from glmquant.runtime.classify import classify as classify_texts
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
-    path = _path(bundle)
+    path = bundle_path(bundle)
     model = OnnxClassifier.open(path)
     return classify_texts(model, texts, load_bundle_tokenizer(path), progress)
-
-
-def _open(model: str | Path, recipe: Recipe | None) -> Checkpoint:
-    return open_checkpoint(model, family=recipe.model.family if recipe else None)
-
-
-def _path(bundle: OnnxBundle | str | Path) -> Path:
-    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
-
-
-def _paths(files: Sequence[str | Path] | str | Path | None) -> tuple[str, ...]:
-    if files is None:
-        return ()
-    return (str(files),) if isinstance(files, str | Path) else tuple(str(name) for name in files)
-
-
-def _samples(checkpoint: Checkpoint, recipe: Recipe, files: tuple[str, ...]) -> CalibrationSet:
-    options = recipe.calibration
-    files = files or options.data
-    if not files:
-        log.info("no calibration text given: using the packaged sample; text like your own would serve you better")
-        files = PACKAGED_CALIBRATION
-    return sample_calibration(
-        [Path(assets.resolve(name)) for name in files],
-        options.weights if files == options.data else (),
-        load_tokenizer(checkpoint.path, checkpoint.config),
-        num_samples=options.num_samples,
-        seq_len=options.seq_len,
-        seed=options.seed,
-        sampling=options.sampling,
-    )
 
 
 def _calibrate(
@@ -463,7 +439,7 @@ def _calibrate(
         started = time.monotonic()
         calibration = calibration_pass.calibrate(checkpoint, samples, progress, room=room, dtype=dtype)
         work = forward_work(checkpoint.config, checkpoint.config.num_hidden_layers, samples.tokens_SL.numel())
-        log.info(_rate("calibrated", samples, work, time.monotonic() - started))
+        log.info(rate("calibrated", samples, work, time.monotonic() - started))
         write_calibration(calibration, partial)
     return calibration
 
@@ -472,64 +448,3 @@ def _needs(checkpoint: Checkpoint, recipe: Recipe) -> tuple[int, int]:
     """Bytes that quantising and the check's float pass need."""
     dtype = dtype_for(recipe.calibration.precision)
     return quantize_bytes(checkpoint.config, recipe, dtype), forward_bytes(checkpoint.config, torch.float32)
-
-
-def _quantize_rate(
-    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, layers: Sequence[int], seconds: float
-) -> str:
-    plans = resolve_rules(recipe.rules, linear_groups(checkpoint.config))
-    if samples is None or not any(plan.needs_hessian for plan in plans.values()):
-        return f"quantised {checkpoint.tensor_bytes / 1e9:.2f} GB in {seconds:.1f} s"
-    work = quantize_work(checkpoint.config, recipe, layers, samples.tokens_SL.numel())
-    return _rate("quantised", samples, work, seconds)
-
-
-def _rate(what: str, samples: CalibrationSet, work: int, seconds: float) -> str:
-    tokens = samples.tokens_SL.numel()
-    return (
-        f"{what} with {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s, "
-        f"{work / seconds / 1e9:,.0f} GFLOP/s"
-    )
-
-
-def _calibration_samples(calibration: Calibration | CalibrationSet | str | Path | None) -> CalibrationSet | None:
-    if isinstance(calibration, str | Path):
-        calibration = read_calibration(Path(calibration))
-    return calibration.samples if isinstance(calibration, Calibration) else calibration
-
-
-def _require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
-    if samples.tokenizer != load_tokenizer(checkpoint.path, checkpoint.config).sha256:
-        raise CheckpointError(
-            "the calibration was made with another tokenizer",
-            where=checkpoint.path,
-            expected=f"the tokenizer of sha256 {samples.tokenizer}",
-            fix="run `glmquant calibrate` with this checkpoint",
-        )
-
-
-def _resume_key(
-    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, labelled: LabelledSet | None = None
-) -> str:
-    data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
-    computed_in = [version("torch"), str(dtype_for(recipe.calibration.precision))]
-    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def _check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence[str | Path] | None) -> CheckOptions:
-    chosen = text or options.text
-    labelled = options.tasks if tasks is None else tuple(Task(data=str(name)) for name in tasks)
-    return options.model_copy(
-        update={
-            "text": tuple(assets.resolve(name) for name in chosen),
-            "tasks": tuple(_with_files(task) for task in labelled),
-        }
-    )
-
-
-def _with_files(task: Task) -> Task:
-    shots = task.few_shot
-    if shots is not None:
-        shots = shots.model_copy(update={"data": assets.resolve(shots.data)})
-    return task.model_copy(update={"data": assets.resolve(task.data), "few_shot": shots})

@@ -13,6 +13,7 @@ LAYERS = [
     {"recipe", "store"},
     {"pipeline", "onnx_export", "runtime", "train"},
     {"accuracy"},
+    {"inputs"},
     {"api"},
     {"cli", "terminal", "options", "__main__"},
 ]

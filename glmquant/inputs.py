@@ -1,0 +1,109 @@
+"""What the verbs are given, read into values: checkpoints, texts, calibrations, options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glmquant import assets
+from glmquant.core.products import dtype_for
+from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
+from glmquant.data.labelled import LabelledSet
+from glmquant.errors import CheckpointError
+from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.recipe.schema import CheckOptions, Recipe, Task
+from glmquant.store.calibration import read_calibration
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from glmquant.onnx_export.bundle import OnnxBundle
+
+log = logging.getLogger("glmquant")
+PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
+
+
+def open_model(model: str | Path, recipe: Recipe | None) -> Checkpoint:
+    """The checkpoint, its lineage as the recipe says."""
+    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+
+
+def bundle_path(bundle: OnnxBundle | str | Path) -> Path:
+    """Where a bundle lies."""
+    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
+
+
+def file_names(files: Sequence[str | Path] | str | Path | None) -> tuple[str, ...]:
+    """One file or several, by name."""
+    if files is None:
+        return ()
+    return (str(files),) if isinstance(files, str | Path) else tuple(str(name) for name in files)
+
+
+def sample_texts(checkpoint: Checkpoint, recipe: Recipe, files: tuple[str, ...]) -> CalibrationSet:
+    """Calibration samples of ``files``, or of the recipe's, or of the packaged text."""
+    options = recipe.calibration
+    files = files or options.data
+    if not files:
+        log.info("no calibration text given: using the packaged sample; text like your own would serve you better")
+        files = PACKAGED_CALIBRATION
+    return sample_calibration(
+        [Path(assets.resolve(name)) for name in files],
+        options.weights if files == options.data else (),
+        load_tokenizer(checkpoint.path, checkpoint.config),
+        num_samples=options.num_samples,
+        seq_len=options.seq_len,
+        seed=options.seed,
+        sampling=options.sampling,
+    )
+
+
+def samples_of(calibration: Calibration | CalibrationSet | str | Path | None) -> CalibrationSet | None:
+    """The samples of a calibration, however it is given."""
+    if isinstance(calibration, str | Path):
+        calibration = read_calibration(Path(calibration))
+    return calibration.samples if isinstance(calibration, Calibration) else calibration
+
+
+def require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError where ``samples`` are another tokenizer's."""
+    if samples.tokenizer != load_tokenizer(checkpoint.path, checkpoint.config).sha256:
+        raise CheckpointError(
+            "the calibration was made with another tokenizer",
+            where=checkpoint.path,
+            expected=f"the tokenizer of sha256 {samples.tokenizer}",
+            fix="run `glmquant calibrate` with this checkpoint",
+        )
+
+
+def resume_key(
+    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, labelled: LabelledSet | None = None
+) -> str:
+    """sha256 of all that decides what an unfinished run would write."""
+    data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
+    computed_in = [version("torch"), str(dtype_for(recipe.calibration.precision))]
+    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence[str | Path] | None) -> CheckOptions:
+    """``options`` with what the caller named in place of the recipe's, packaged files resolved."""
+    chosen = text or options.text
+    labelled = options.tasks if tasks is None else tuple(Task(data=str(name)) for name in tasks)
+    return options.model_copy(
+        update={
+            "text": tuple(assets.resolve(name) for name in chosen),
+            "tasks": tuple(_with_files(task) for task in labelled),
+        }
+    )
+
+
+def _with_files(task: Task) -> Task:
+    shots = task.few_shot
+    if shots is not None:
+        shots = shots.model_copy(update={"data": assets.resolve(shots.data)})
+    return task.model_copy(update={"data": assets.resolve(task.data), "few_shot": shots})
