@@ -43,7 +43,7 @@ class Bench:
         self._work: Path = args.work.resolve()
         self._environments = Environments(args.environments)
         self._wanted: list[str] = args.row
-        self._kept, self._force = args.kept, args.force
+        self._kept, self._force, self._own_text = args.kept, args.force, args.own_text
         self._made_now: set[Path] = set()
         self.failed = 0
         self.versions: dict[str, dict[str, str]] = {}
@@ -61,7 +61,11 @@ class Bench:
         for section in case.sections:
             shown = [outcome for row in SECTIONS[section] if (outcome := found[row.name]) is not None]
             lines += ["", f"### {section}", "", *accuracy_table(shown, everything, own[0].name)]
-        return [*lines, *(self._elsewhere(case, inputs, meter, found) if len(case.texts) > 1 else ()), ""]
+        return [
+            *lines,
+            *(self._elsewhere(case, inputs, meter, found) if len(case.texts) > 1 and not self._own_text else ()),
+            "",
+        ]
 
     def _elsewhere(self, case: Case, inputs: Inputs, meter: Meter, found: Mapping[str, Outcome]) -> list[str]:
         done = [row for row in ELSEWHERE if isinstance(found[row.name], Result)]
@@ -194,6 +198,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--case", action="append", default=[], help="of this name alone; may be given again")
     parser.add_argument("--row", action="append", default=[], help="make rows whose name contains this; likewise")
+    parser.add_argument("--own-text", action="store_true", help="leave out texts of another language and kind")
     parser.add_argument("--kept", action="store_true", help="make nothing")
     parser.add_argument("--force", action="store_true", help="make the chosen rows again")
     args = parser.parse_args()
