@@ -57,6 +57,7 @@ VARIANTS = (
     blocks_only("INT4 RTN g128, blocks", 4, "rtn", 4),
     blocks_only("INT4 GPTQ g128, blocks", 4, "gptq", 0),
     blocks_only("INT4 GPTQ g128, blocks", 4, "gptq", 4),
+    Variant("recipe int4-g128-gptq-fast", "int4-g128-gptq-fast"),
     Variant("recipe int4-g128-gptq", "int4-g128-gptq"),
 )
 
