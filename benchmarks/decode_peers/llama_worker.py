@@ -4,9 +4,9 @@ Runs in the environment of requirements-llama.txt. ``--quantize F16 OUT`` writes
 """
 
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -45,7 +45,9 @@ class Model:
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Of this program alone: `ru_maxrss` would count what its parent held when it was started."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def main(path: str, threads: str) -> None:

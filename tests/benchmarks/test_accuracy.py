@@ -187,6 +187,7 @@ def test_a_second_run_makes_nothing_and_gives_the_same_tables(
             "row": ["RTN"],
             "kept": False,
             "force": False,
+            "own_text": False,
         }
         return run.Bench(argparse.Namespace(**chosen | options)).case(case)
 
@@ -195,6 +196,7 @@ def test_a_second_run_makes_nothing_and_gives_the_same_tables(
     assert sum("RTN" in line for line in first) == 2
     monkeypatch.setattr(run, "make", None)
     assert tables() == tables(kept=True) == first
+    assert sum("RTN" in line for line in tables(own_text=True)) == 1
     monkeypatch.setattr(run, "code_sha256", lambda: "another version")
     assert not any("RTN" in line for line in tables(kept=True))
 
