@@ -4,7 +4,7 @@ Three places of a block let a channel be scaled without changing what the block 
 that read it; a value row and the output columns that read it; an up row and the down columns that read it (the places
 of SmoothQuant, arXiv:2211.10438, §4, and AWQ, arXiv:2306.00978, §3.2). Here each factor brings a column to the mean
 size of its matrix, because a group of weights shares one scale: what is small beside its neighbours is rounded
-coarsely. Sizes of activations take no part: GPTQ weighs columns by them itself, and measured better without.
+coarsely. Sizes of activations take no part: GPTQ weighs columns by them itself.
 
 Shape suffixes: N output rows, K input columns, C channels (some columns may read the same one).
 """
