@@ -14,11 +14,11 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from glmquant.accuracy.markdown import size
 from glmquant.pipeline.forecast import Forecast
 from glmquant.pipeline.memory import held_bytes
 from glmquant.pipeline.summary import GroupSummary, ModelSummary
 from glmquant.progress import Progress, silent
+from glmquant.units import size
 
 SECONDS_BETWEEN_LINES = 5.0
 START_TIME = 19  # field 22 of /proc/PID/stat, counted from the one after the command's name

@@ -322,3 +322,14 @@ def test_help_imports_no_framework() -> None:
 def test_no_verb_imports_transformers() -> None:
     code = "import sys, glmquant.api; print('transformers' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
+    slow = ("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib")
+    code = (
+        "import sys\nfrom glmquant.cli import main\ntry: main()\n"
+        f"except SystemExit: print([m for m in {slow} if m in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "inspect", str(assets.DEMO_MODEL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"

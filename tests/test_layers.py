@@ -7,7 +7,7 @@ import glmquant
 
 PACKAGE = Path(glmquant.__file__).parent
 LAYERS = [
-    {"errors", "progress", "assets"},
+    {"errors", "progress", "assets", "units"},
     {"core"},
     {"methods", "glm", "data"},
     {"recipe", "store"},

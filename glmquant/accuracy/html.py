@@ -6,11 +6,12 @@ from importlib.resources import files
 
 from glmquant.accuracy import plots
 from glmquant.accuracy.gate import LimitOutcome
-from glmquant.accuracy.markdown import percent, size, with_interval
+from glmquant.accuracy.markdown import percent, with_interval
 from glmquant.accuracy.metrics import Guess, LanguageMetrics, WorstToken
 from glmquant.accuracy.report import AccuracyReport
 from glmquant.accuracy.svg import element
 from glmquant.accuracy.tasks import ChangedAnswer, TaskResult
+from glmquant.units import size
 
 WORDS = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
 

@@ -10,6 +10,7 @@ from glmquant.accuracy.regression import Regression
 from glmquant.accuracy.report import AccuracyReport, ModelFacts, Setting
 from glmquant.accuracy.statistics import Interval
 from glmquant.accuracy.tasks import TaskResult
+from glmquant.units import size
 
 MARKS = {
     Verdict.PASS: "✅ pass",
@@ -47,14 +48,6 @@ def in_short(report: AccuracyReport, directory: object) -> str:
         lines.append(f"{MARKS[outcome.verdict]}: {outcome.metric}{subject}:{measured} {bound}: {outcome.reason}")
     lines.append(f"report: {directory}")
     return "\n".join(" ".join(line.split()) for line in lines)
-
-
-def size(num_bytes: int) -> str:
-    """Bytes as a reader likes them: ``3.42 GB``."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def with_interval(interval: Interval, digits: str = ".4g") -> str:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 from glmquant.accuracy.gate import Direction, LimitOutcome, Verdict
-from glmquant.accuracy.markdown import size
 from glmquant.accuracy.metrics import LanguageMetrics, WindowMeans
 from glmquant.accuracy.report import AccuracyReport
 from glmquant.accuracy.svg import Scale, axes, drawing, element, line, scale, text, title
 from glmquant.accuracy.tasks import ClassifierQuality
 from glmquant.store.manifest import GroupRecord
+from glmquant.units import size
 
 WIDTH = 1000
 COLOURS = 6

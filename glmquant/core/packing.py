@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from glmquant.core.strips import over_strips
 from glmquant.errors import QuantizationError
 
 
@@ -83,8 +84,15 @@ def pack_blocks(codes_NK: Tensor, bits: int, block_size: int, padding: int) -> T
     """Codes in ONNX Runtime's layout ``[N, blocks, block_size * bits / 8]``, a ragged tail filled with ``padding``."""
     rows, columns = codes_NK.shape
     blocks = -(-columns // block_size)
-    padded = pad(codes_NK, (0, blocks * block_size - columns), value=padding)
-    return pack_bits(padded, bits).view(rows, blocks, block_size * bits // 8)
+    missing = blocks * block_size - columns
+    packed_NBC = torch.empty(rows, blocks, block_size * bits // 8, dtype=torch.uint8)
+
+    def fill(part: slice) -> None:
+        strip_NK = pad(codes_NK[part], (0, missing), value=padding) if missing else codes_NK[part]
+        packed_NBC[part] = pack_bits(strip_NK, bits).view(-1, *packed_NBC.shape[1:])
+
+    over_strips(fill, rows, columns)
+    return packed_NBC
 
 
 def pack_zero_points(zeros_NB: Tensor, bits: int) -> Tensor:

@@ -3,7 +3,7 @@
 Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from glmquant.core.spec import QuantSpec
+from glmquant.core.strips import over_strips
 from glmquant.errors import QuantizationError
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
-WEIGHTS_AT_ONCE = 1 << 18  # float32 work arrays of 1 MB, which stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +58,45 @@ class QuantTensor:
         """The weights the codes stand for, ``[N, K]``."""
         rows, columns = self.shape
         out_NK = torch.empty(rows, columns, dtype=dtype)
-        step = max(1, WEIGHTS_AT_ONCE // columns)
-        for part in (slice(start, start + step) for start in range(0, rows, step)):
+
+        def fill(part: slice) -> None:
             groups_NGW = in_groups(self.codes_NK[part], self.spec).float()
             groups_NGW.sub_(self.zeros_NG[part].unsqueeze(-1)).mul_(self.scales_NG[part].unsqueeze(-1))
             out_NK[part] = groups_NGW.flatten(1)[:, :columns]
+
+        over_strips(fill, rows, columns)
         return out_NK
 
     def rows(self, start: int, stop: int) -> "QuantTensor":
         return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)
 
     @staticmethod
+    def from_strips(
+        rows: int, columns: int, spec: QuantSpec, quantized: "Callable[[slice], QuantTensor]"
+    ) -> "QuantTensor":
+        """Of ``quantized`` for each strip of rows."""
+        grouped = (rows, spec.num_groups(columns))
+        whole = QuantTensor(
+            torch.empty(rows, columns, dtype=torch.uint8),
+            torch.empty(grouped),
+            torch.empty(grouped, dtype=torch.uint8),
+            spec,
+        )
+
+        def fill(part: slice) -> None:
+            strip = quantized(part)
+            whole.codes_NK[part] = strip.codes_NK
+            whole.scales_NG[part] = strip.scales_NG
+            whole.zeros_NG[part] = strip.zeros_NG
+
+        over_strips(fill, rows, columns)
+        return whole
+
+    @staticmethod
     def stack(parts: "list[QuantTensor]") -> "QuantTensor":
-        """Rows of several tensors of one spec, one below the other."""
+        """Rows of several tensors of one spec, one below the other; a single one as it is."""
+        if len(parts) == 1:
+            return parts[0]
         specs = {part.spec for part in parts}
         if len(specs) != 1:
             raise QuantizationError(f"cannot stack tensors of different specs {specs}")
@@ -110,10 +136,3 @@ def storable(scales: Tensor) -> Tensor:
             fix="the checkpoint's weights are far too large to be real; check it for corruption",
         )
     return rounded
-
-
-def row_slices(weight_NK: Tensor) -> Iterator[Tensor]:
-    """The matrix in float32, some rows at a time, so that work arrays stay small whatever its size."""
-    rows_at_once = max(1, WEIGHTS_AT_ONCE // weight_NK.shape[1])
-    for start in range(0, weight_NK.shape[0], rows_at_once):
-        yield weight_NK[start : start + rows_at_once].float()

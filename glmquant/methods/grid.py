@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, in_groups, row_slices, storable
+from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, in_groups, storable
 from glmquant.core.spec import QuantSpec
+from glmquant.core.strips import over_strips
 
 SHRINKS = tuple(1 - step / 40 for step in range(25))
 
@@ -32,7 +33,11 @@ def search_grid(
     output error that rounding alone would cause if inputs were uncorrelated.
     """
     importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
-    parts = [_search_rows(rows_NK, spec, importance_GW, shrinks) for rows_NK in row_slices(weight_NK)]
+
+    def search(part: slice) -> tuple[Tensor, Tensor]:
+        return _search_rows(weight_NK[part].float(), spec, importance_GW, shrinks)
+
+    parts = over_strips(search, *weight_NK.shape)
     return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
 
 
@@ -46,7 +51,7 @@ def encode(weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSp
 
 def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
     if spec.symmetric:
-        absmax_NG = torch.maximum(groups_NGW.amax(-1), groups_NGW.amin(-1).neg_())
+        absmax_NG = groups_NGW.abs().amax(-1)
         scales_NG = storable(absmax_NG * (shrink / (spec.middle - 1)))
         return scales_NG, torch.full_like(scales_NG, spec.middle)
     low_NG, high_NG = groups_NGW.amin(-1).clamp(max=0) * shrink, groups_NGW.amax(-1).clamp(min=0) * shrink

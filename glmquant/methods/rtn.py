@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor, row_slices
+from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.methods.grid import encode, range_grid
@@ -19,6 +19,10 @@ class Rtn:
     needs_hessian: ClassVar[bool] = False
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
-        return QuantTensor.stack(
-            [encode(rows_NK, *range_grid(rows_NK, spec), spec) for rows_NK in row_slices(weight_NK)]
-        )
+        rows, columns = weight_NK.shape
+
+        def rounded(part: slice) -> QuantTensor:
+            rows_NK = weight_NK[part].float()
+            return encode(rows_NK, *range_grid(rows_NK, spec), spec)
+
+        return QuantTensor.from_strips(rows, columns, spec, rounded)

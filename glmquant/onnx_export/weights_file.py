@@ -1,11 +1,13 @@
 """The bundle's external data: tensors are written as they come, and only small handles are kept.
 
-A tensor is written once and let go, so a model of any size passes through in the memory of its largest piece, and both
-graph files of a bundle can refer to the same bytes.
+A tensor is written once and let go, so a model of any size passes through in the memory of its largest pieces, and both
+graph files of a bundle can refer to the same bytes. A thread of its own hashes and writes one piece while the next is
+made.
 """
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -24,13 +26,19 @@ DTYPES = {
 
 
 class WeightsFile:
-    """Appends tensors to an external data file; ``add`` returns the handle a graph refers to them by."""
+    """Appends tensors to an external data file; ``add`` returns the handle a graph refers to them by.
+
+    Tensors must stay as they are once they are given. What goes wrong with writing one (OSError) is raised by a later
+    call, at the latest when the file is closed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("wb")
         self._digest = hashlib.sha256()
         self._size = 0
+        self._writer = ThreadPoolExecutor(1, "weights-file")
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> "WeightsFile":
         return self
@@ -38,16 +46,20 @@ class WeightsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._writer.shutdown()
         self._file.close()
+        if error is None:
+            self._wait()
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """Bytes given so far."""
         return self._size
 
     @property
     def sha256(self) -> str:
-        """Of the bytes written so far."""
+        """Of the bytes given so far."""
+        self._wait()
         return self._digest.hexdigest()
 
     def add(self, name: str, tensor: Tensor) -> ir.ExternalTensor:
@@ -74,6 +86,14 @@ class WeightsFile:
         return ir.ExternalTensor(self._path.name, offset, self._size - offset, dtype, shape=ir.Shape(shape), name=name)
 
     def _write(self, data: bytes | memoryview) -> None:
+        self._wait()
+        self._written = self._writer.submit(self._append, data)
+        self._size += len(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._digest.update(data)
-        self._size += len(data)
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor, row_slices
+from glmquant.core.qtensor import QuantTensor
 from glmquant.core.stats import LayerStats, mean_square_output
+from glmquant.core.strips import over_strips
 from glmquant.errors import QuantizationError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig
@@ -217,12 +218,12 @@ def _measure(
     stats: LayerStats | None,
     dtype: torch.dtype,
 ) -> GroupOutcome:
-    lost_weight = whole_weight = lost_output = whole_output = 0.0
-    start = 0
-    for rows_NK in row_slices(weight_NK):
-        lost_weight += _square_sum(quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK))
-        whole_weight += _square_sum(rows_NK)
-        start += len(rows_NK)
+    def square_sums(part: slice) -> tuple[float, float]:
+        rows_NK = weight_NK[part].float()
+        return _square_sum(quantized.rows(part.start, part.stop).dequantize().sub_(rows_NK)), _square_sum(rows_NK)
+
+    lost_weight, whole_weight = map(sum, zip(*over_strips(square_sums, *weight_NK.shape), strict=True))
+    lost_output = whole_output = 0.0
     if stats is None:
         return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight))
     for start in range(0, len(weight_NK), ROWS_AT_ONCE):

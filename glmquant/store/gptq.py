@@ -28,6 +28,7 @@ from torch import Tensor
 from glmquant.core.packing import from_int32_words, to_int32_words
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.core.strips import over_strips
 from glmquant.errors import CheckpointError, QuantizationError
 from glmquant.store.tensors import StoredTensor
 
@@ -49,8 +50,14 @@ def encode(quantized: QuantTensor, version: Version, *, name: str) -> dict[str, 
     bits = quantized.spec.bits
     require_whole_words(name, rows, columns, bits)
     stored_NG = (quantized.zeros_NG - 1) & quantized.spec.max_code if version == "gptq" else quantized.zeros_NG
+    qweight = torch.empty(columns * bits // WORD_BITS, rows, dtype=torch.int32)
+
+    def fill(part: slice) -> None:
+        qweight[:, part] = to_int32_words(quantized.codes_NK[part], bits).T
+
+    over_strips(fill, rows, columns)
     return {
-        "qweight": to_int32_words(quantized.codes_NK, bits).T.contiguous(),
+        "qweight": qweight,
         "qzeros": to_int32_words(stored_NG.T, bits),
         "scales": quantized.scales_NG.T.contiguous().half(),
         "g_idx": group_of_column(columns, quantized.spec),
@@ -81,8 +88,16 @@ def decode(words: Mapping[str, Tensor], spec: QuantSpec, version: Version) -> Qu
     stored_GN = from_int32_words(words["qzeros"], spec.bits)
     zeros_GN = (stored_GN + 1) & spec.max_code if version == "gptq" else stored_GN
     symmetric = bool((zeros_GN == spec.middle).all())
+    qweight = words["qweight"]
+    rows, columns = qweight.shape[1], qweight.shape[0] * WORD_BITS // spec.bits
+    codes_NK = torch.empty(rows, columns, dtype=torch.uint8)
+
+    def fill(part: slice) -> None:
+        codes_NK[part] = from_int32_words(qweight[:, part].T, spec.bits)
+
+    over_strips(fill, rows, columns)
     return QuantTensor(
-        from_int32_words(words["qweight"].T, spec.bits),
+        codes_NK,
         _half_scales(words["scales"]).T.contiguous(),
         zeros_GN.T.contiguous(),
         replace(spec, symmetric=symmetric),

@@ -1,0 +1,59 @@
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glmquant.core import strips
+from glmquant.core.strips import over_strips
+
+
+@given(rows=st.integers(0, 300), columns=st.integers(1, 50), elements=st.integers(1, 400))
+def test_strips_are_all_rows_in_order(rows: int, columns: int, elements: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strips, "STRIP_ELEMENTS", elements)
+        parts = over_strips(lambda part: part, rows, columns)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(rows))
+    assert all((part.stop - part.start) * columns <= max(elements, columns) for part in parts)
+
+
+def test_strips_are_shared_among_threads_that_compute_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+    before = torch.get_num_threads()
+    found = over_strips(lambda part: (threading.current_thread().name, torch.get_num_threads()), 64, 1)
+    assert {count for _, count in found} == {1}
+    assert threading.current_thread().name not in {name for name, _ in found}
+    assert torch.get_num_threads() == before
+    with_torch = threading.Thread(target=lambda: found.append(("new", torch.get_num_threads())))
+    with_torch.start()
+    with_torch.join()
+    assert found[-1] == ("new", before)
+
+
+def test_strips_within_a_strip_stay_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+
+    def names(_: slice) -> set[str]:
+        inner = over_strips(lambda part: threading.current_thread().name, 8, 1)
+        return {threading.current_thread().name, *inner}
+
+    assert all(len(each) == 1 for each in over_strips(names, 8, 1))
+
+
+def test_strips_know_the_inference_mode_of_their_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+    for mode in (True, False):
+        with torch.inference_mode(mode):
+            assert set(over_strips(lambda part: torch.is_inference_mode_enabled(), 4, 1)) == {mode}
+
+
+def test_an_error_in_a_strip_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+
+    def fail(part: slice) -> None:
+        if part.start == 5:
+            raise ValueError("strip five")
+
+    with pytest.raises(ValueError, match="strip five"):
+        over_strips(fail, 8, 1)
