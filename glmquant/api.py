@@ -96,8 +96,7 @@ def inspect(
         return found
     from glmquant.pipeline.forecast import forecast
 
-    stored = sum(group.num_bytes for group in found.groups)
-    return replace(found, forecast=forecast(checkpoint, recipe, stored, memory_limit))
+    return replace(found, forecast=forecast(checkpoint, recipe, summary.stored_bytes(found, recipe), memory_limit))
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:

@@ -25,7 +25,6 @@ from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig, block_groups
 from glmquant.glm.names import layer_prefix
 from glmquant.onnx_export.source import ModelSource
-from glmquant.pipeline.summary import quantized_bytes
 from glmquant.store.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from glmquant.store.gptq_config import SECTION
 
@@ -184,7 +183,7 @@ def _bits(linear: Linear) -> int:
         return weight.numel() * FLOAT_BITS
     rows, columns = weight.shape
     order = 0 if linear.order_K is None else columns * INDEX_BITS
-    return 8 * quantized_bytes(rows, columns, weight.spec) + order
+    return 8 * weight.spec.stored_bytes(rows, columns) + order
 
 
 def _from_matmul(node: onnx.NodeProto, arrays: Mapping[str, np.ndarray]) -> Stored:

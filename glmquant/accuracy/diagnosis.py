@@ -7,7 +7,6 @@ from typing import Any
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import GlmConfig, linear_groups
-from glmquant.pipeline.summary import quantized_bytes
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
 
@@ -130,9 +129,7 @@ def _compare(first: GroupRecord, second: GroupRecord, config: GlmConfig, total: 
     added = 0
     if second.spec is not None and second.spec.bits < RAISED_BITS:
         spec = replace(second.spec, bits=RAISED_BITS)
-        added = quantized_bytes(group.rows, group.columns, spec) - quantized_bytes(
-            group.rows, group.columns, second.spec
-        )
+        added = spec.stored_bytes(group.rows, group.columns) - second.spec.stored_bytes(group.rows, group.columns)
         raised = _error(first) if _has_bits(first.spec, RAISED_BITS) else now * _shrinks(second.spec)
     return GroupComparison(
         name=second.name,

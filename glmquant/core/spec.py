@@ -51,3 +51,9 @@ class QuantSpec:
 
     def num_groups(self, columns: int) -> int:
         return -(-columns // self.width(columns))
+
+    def stored_bytes(self, rows: int, columns: int) -> int:
+        """Codes, float16 scales and, for asymmetric specs, packed zero points."""
+        groups = rows * self.num_groups(columns)
+        zeros = 0 if self.symmetric else groups * self.bits // 8
+        return rows * columns * self.bits // 8 + 2 * groups + zeros

@@ -15,6 +15,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from glmquant.store.direct_file import DirectFile
+
 ALIGNMENT = 64  # bytes; a cache line, and enough for every kernel that reads mapped weights in place
 DTYPES = {
     torch.float32: ir.DataType.FLOAT,
@@ -34,7 +36,7 @@ class WeightsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("wb")
+        self._file = DirectFile(path)
         self._digest = hashlib.sha256()
         self._size = 0
         self._writer = ThreadPoolExecutor(1, "weights-file")
@@ -47,9 +49,12 @@ class WeightsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.shutdown()
-        self._file.close()
-        if error is None:
-            self._wait()
+        try:
+            if error is None:
+                self._wait()
+                self._file.finish()
+        finally:
+            self._file.close()
 
     @property
     def size(self) -> int:

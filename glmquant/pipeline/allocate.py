@@ -11,16 +11,13 @@ from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, RecipeError
 from glmquant.glm.config import LinearGroup, linear_groups
-from glmquant.pipeline.sensitivity import Sensitivities, measure_sensitivities
-from glmquant.pipeline.summary import quantized_bytes
+from glmquant.pipeline.sensitivity import MEASURED_TOKENS, Sensitivities, measure_sensitivities
 from glmquant.progress import Progress, silent
 from glmquant.recipe.plan import GroupPlan, resolve_rules
 from glmquant.recipe.schema import Allocation, Recipe, Rule
 from glmquant.store.checkpoint import Checkpoint
 
 FOUND: Final = "allocation.state"
-MEASURED_TOKENS: Final = 1024
-"""Of the calibration samples: enough to compare, and a block is passed through some twenty times."""
 
 
 def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, progress: Progress = silent) -> Recipe:
@@ -33,7 +30,7 @@ def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, pr
     assert budget is not None
     groups = linear_groups(checkpoint.config)
     plans = resolve_rules(recipe.rules, groups)
-    choices = {name: choices_of(plan) for name, plan in plans.items() if plan.alternatives}
+    choices = {name: plan.choices for name, plan in plans.items() if plan.alternatives}
     if "lm_head" in choices:
         raise RecipeError(
             "lm_head takes no part in an allocation",
@@ -74,11 +71,6 @@ def allocated(
     return Recipe.model_validate_json(found.read_text(encoding="utf-8"))
 
 
-def choices_of(plan: GroupPlan) -> tuple[QuantSpec, ...]:
-    assert plan.spec is not None
-    return tuple(dict.fromkeys((plan.spec, *plan.alternatives)))
-
-
 def budget_bytes(budget: Allocation, groups: Sequence[LinearGroup]) -> float:
     if budget.megabytes is not None:
         return budget.megabytes * 1e6
@@ -97,7 +89,7 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and seldom needed
 
     options = [(number, spec) for number, group in enumerate(groups) for spec in errors[group.name]]
-    sizes = np.array([quantized_bytes(groups[n].rows, groups[n].columns, spec) for n, spec in options], dtype=float)
+    sizes = np.array([spec.stored_bytes(groups[n].rows, groups[n].columns) for n, spec in options], dtype=float)
     costs = np.array([errors[groups[n].name][spec] for n, spec in options])
     owner = np.array([n for n, _ in options])
     least = sum(sizes[owner == number].min() for number in range(len(groups)))

@@ -21,7 +21,16 @@ from glmquant.glm.config import GlmConfig, block_groups, linear_groups
 from glmquant.glm.equalize import equalize
 from glmquant.pipeline.activations import TOKENS_AT_ONCE, Activations, Room, unfilled
 from glmquant.pipeline.block_pass import quantize_block
-from glmquant.pipeline.memory import activation_bytes, forward_bytes, held_bytes, quantize_bytes, room_within
+from glmquant.pipeline.memory import (
+    activation_bytes,
+    allocate_bytes,
+    forward_bytes,
+    held_bytes,
+    quantize_bytes,
+    room_within,
+)
+from glmquant.pipeline.sensitivity import MEASURED_TOKENS, block_sensitivities
+from glmquant.pipeline.stream import Stream
 from glmquant.pipeline.work import forward_work, quantize_work
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
@@ -73,7 +82,8 @@ class _Probe:
 
 @torch.inference_mode()
 def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_limit: int | None = None) -> Forecast:
-    """What ``quantize`` and ``export``, and the samples' float pass where the cache is quantised, will take.
+    """What ``quantize`` (with what it measures to allocate bits) and ``export``, and the samples' float pass where the
+    cache is quantised, will take.
 
     Args:
         stored_bytes: of the quantised linears, as the recipe makes them.
@@ -88,12 +98,13 @@ def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_l
     samples = options.num_samples if any(plan.needs_hessian for plan in plans.values()) else 0
     tokens, layers = samples * options.seq_len, range(config.num_hidden_layers)
     streams = 2 if recipe.fit.compensate else 1
+    held = held_bytes()  # before the measurements below, which a run has no part of
     probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0)
     written = stored_bytes + _kept_bytes(config)
 
     def stage(name: str, seconds: float, needed: int, active: int, work: int) -> StageForecast:
-        room_within(memory_limit, needed)
-        whole = held_bytes() + needed + active
+        room_within(memory_limit, needed, held=held)
+        whole = held + needed + active
         peak = whole if memory_limit is None else min(whole, memory_limit)
         return StageForecast(name, seconds, peak, work / seconds / 1e9 if work else None)
 
@@ -105,6 +116,9 @@ def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_l
     # Without samples, blocks are read and written while others are worked on.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
     stages = [stage("quantize", seconds, needed, active, quantize_work(config, recipe, layers, tokens))]
+    if recipe.allocate:
+        seconds = len(layers) * _allocate_second(config, recipe) + read
+        stages.insert(0, stage("allocate", seconds, allocate_bytes(config), 0, 0))
     if recipe.export.kv_cache != "float":
         tokens = options.num_samples * options.seq_len
         needed, work = forward_bytes(config, dtype), forward_work(config, len(layers), tokens)
@@ -142,6 +156,20 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
     fixed = sum(outcome.seconds for outcome in outcomes)
     a_token = max(0.0, seconds - fixed) / tokens if tokens else 0.0
     return _Probe(fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done))
+
+
+def _allocate_second(config: GlmConfig, recipe: Recipe) -> float:
+    """Of measuring one block's sensitivities."""
+    groups, plans = block_groups(config, 0), resolve_rules(recipe.rules, linear_groups(config))
+    length = min(MEASURED_TOKENS, recipe.calibration.seq_len)
+    activations = unfilled(MEASURED_TOKENS // length, length, config)
+    for batch in activations.batches():
+        activations.hidden.write(batch, _random(batch.stop - batch.start, length, config.hidden_size))
+    block = _random_block(config).floating()
+    choices = {group.name: plans[group.name].choices for group in groups}
+    started = time.monotonic()
+    block_sensitivities(Stream(block, config, activations), groups, choices)
+    return time.monotonic() - started
 
 
 def _random(*shape: int) -> Tensor:

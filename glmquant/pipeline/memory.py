@@ -15,6 +15,7 @@ from glmquant.errors import OutputError
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
 from glmquant.methods.gptq import ROWS_AT_ONCE
 from glmquant.pipeline.activations import TOKENS_AT_ONCE, Room
+from glmquant.pipeline.sensitivity import MEASURED_TOKENS
 from glmquant.recipe.plan import GroupPlan, resolve_rules
 from glmquant.recipe.schema import Recipe
 
@@ -24,17 +25,18 @@ SHARE_OF_MACHINE: Final = 0.75
 """Of the physical memory, where no limit is stated."""
 
 
-def room_within(limit: int | None, needed: int, directory: Path | None = None) -> Room:
+def room_within(limit: int | None, needed: int, directory: Path | None = None, *, held: int | None = None) -> Room:
     """Room for the activations of a pass that itself needs ``needed`` bytes.
 
     Args:
         limit: bytes the process may hold; None for three quarters of the machine's.
         directory: where activations go that do not fit.
+        held: bytes without the pass; None for what this process has held so far.
 
     Raises:
         OutputError: the pass cannot stay within the limit, wherever its activations lie.
     """
-    held = held_bytes()
+    held = held_bytes() if held is None else held
     if limit is not None and held + needed > limit:
         raise OutputError(
             f"the memory limit is {limit / 1e9:.2f} GB; one block alone needs {(held + needed) / 1e9:.2f} GB",
@@ -64,12 +66,23 @@ def forward_bytes(config: GlmConfig, dtype: torch.dtype) -> int:
 
 def quantize_bytes(config: GlmConfig, recipe: Recipe, dtype: torch.dtype) -> int:
     """What quantising holds, activations apart: a block and the next one as stored, codes, and for the linear at work
-    its Hessian, that one's factor, and slices of rows."""
+    its Hessian, that one's factor, and slices of rows; before that, what an allocation is measured in."""
     plans, layers = resolve_rules(recipe.rules, linear_groups(config)), range(config.num_hidden_layers)
     return max(
         _table_bytes(config),
+        allocate_bytes(config) if recipe.allocate else 0,
         *(_quantized_block_bytes(block_groups(config, k), plans, dtype, recipe.fit.compensate > 0) for k in layers),
     )
+
+
+def allocate_bytes(config: GlmConfig) -> int:
+    """What measuring sensitivities holds: a block as stored and in float32, one linear of it rounded, and what each
+    linear reads."""
+    groups = block_groups(config, 0)
+    largest = max(group.rows * group.columns for group in groups)
+    read = MEASURED_TOKENS * 2 * sum(group.columns for group in groups) * FLOAT_BYTES
+    rounded = largest * (1 + FLOAT_BYTES)
+    return max(_weights(groups) * (STORED_BYTES + FLOAT_BYTES) + rounded + read, _table_bytes(config))
 
 
 def activation_bytes(config: GlmConfig, num_samples: int, seq_len: int, dtype: torch.dtype) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import RangeAccumulator
 from glmquant.glm.block import (
@@ -34,6 +35,9 @@ from glmquant.store.checkpoint import Checkpoint
 
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 COARSE = SHRINKS[::6]
+MEASURED_TOKENS = 1024
+"""Of the calibration samples: enough to compare, and a block is passed through some twenty times."""
+
 Sensitivities = dict[str, dict[QuantSpec, float]]
 
 
@@ -61,15 +65,15 @@ def measure_sensitivities(
         progress("measuring sensitivities", layer, config.num_hidden_layers)
         block = checkpoint.block(layer).floating()
         block = equalize(block, config) if evened else block
-        found |= _of_block(Stream(block, config, activations), block_groups(config, layer), choices)
+        found |= block_sensitivities(Stream(block, config, activations), block_groups(config, layer), choices)
     progress("measuring sensitivities", config.num_hidden_layers, config.num_hidden_layers)
     return found
 
 
-def _of_block(
+def block_sensitivities(
     stream: Stream, groups: Sequence[LinearGroup], choices: Mapping[str, Sequence[QuantSpec]]
 ) -> Sensitivities:
-    """Moves the hidden states on through the block, too."""
+    """Of the groups of one float block. The hidden states move on through it."""
     found: Sensitivities = {}
     whole = [_Passing(stream, batch) for batch in stream.activations.batches()]
     for group, linear in zip(groups, LINEARS, strict=True):
@@ -130,8 +134,12 @@ def _relative(ours_BLD: Tensor, theirs_BLD: Tensor) -> Tensor:
 
 def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:
     weight_NK = linear.dense()
-    quantized = encode(weight_NK, *search_grid(weight_NK, spec, importance_K, COARSE), spec)
-    return Linear(quantized.dequantize(), linear.bias_N)
+
+    def rounded(part: slice) -> QuantTensor:
+        return encode(weight_NK[part], *search_grid(weight_NK[part], spec, importance_K, COARSE), spec)
+
+    rows, columns = weight_NK.shape
+    return Linear(QuantTensor.from_strips(rows, columns, spec, rounded).dequantize(), linear.bias_N)
 
 
 def _mean_square(inputs: Sequence[Tensor]) -> Tensor:

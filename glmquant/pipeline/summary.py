@@ -5,6 +5,7 @@ from typing import Any
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
+from glmquant.pipeline.allocate import budget_bytes
 from glmquant.pipeline.forecast import Forecast
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
@@ -105,11 +106,15 @@ def num_parameters(config: GlmConfig) -> int:
     return inside + (tables + norms) * config.hidden_size + biases
 
 
-def quantized_bytes(rows: int, columns: int, spec: QuantSpec) -> int:
-    """Codes, float16 scales and, for asymmetric specs, packed zero points."""
-    groups = rows * spec.num_groups(columns)
-    zeros = 0 if spec.symmetric else groups * spec.bits // 8
-    return rows * columns * spec.bits // 8 + 2 * groups + zeros
+def stored_bytes(summary: ModelSummary, recipe: Recipe) -> int:
+    """Of all linears once they are quantised; where bits are allocated, as far as the budget goes."""
+    if recipe.allocate is None:
+        return sum(group.num_bytes for group in summary.groups)
+    groups = linear_groups(summary.config)
+    plans = resolve_rules(recipe.rules, groups)
+    chosen = [group for group in groups if plans[group.name].alternatives]
+    others = [group.num_bytes for group in summary.groups if not plans[group.name].alternatives]
+    return sum(others) + int(budget_bytes(recipe.allocate, chosen))
 
 
 def _groups(config: GlmConfig, recipe: Recipe) -> tuple[GroupSummary, ...]:
@@ -122,5 +127,5 @@ def _summary(group: LinearGroup, spec: QuantSpec | None, config: GlmConfig) -> G
     if spec is None:
         size = group.rows * group.columns * FLOAT_BYTES[config.float_dtype]
     else:
-        size = quantized_bytes(group.rows, group.columns, spec)
+        size = spec.stored_bytes(group.rows, group.columns)
     return GroupSummary(group.name, group.rows, group.columns, spec, size)

@@ -26,6 +26,13 @@ class GroupPlan:
     def needs_hessian(self) -> bool:
         return self.method is not None and self.method.needs_hessian
 
+    @property
+    def choices(self) -> tuple[QuantSpec, ...]:
+        """Every spec that allocating may choose, its own among them; none where there is no choice."""
+        if self.spec is None or not self.alternatives:
+            return ()
+        return tuple(dict.fromkeys((self.spec, *self.alternatives)))
+
 
 def resolve_rules(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[str, GroupPlan]:
     """A plan for every group by name. The first rule that matches a group wins; a group without a rule is kept float.

@@ -6,7 +6,6 @@ exception of its own. Tests hold both directions to the library.
 """
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glmquant.errors import CheckpointError
+from glmquant.store.direct_file import DirectFile
 from glmquant.store.files import parse_json, shown
 from glmquant.store.tensors import StoredTensor, byte_view, file_size
 from glmquant.store.torch_bin import refuse_lfs_pointer
@@ -144,13 +144,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % ALIGNMENT)
-    with path.open("wb", buffering=0) as file:
-        _write_all(file, memoryview(LENGTH.pack(len(encoded)) + encoded))
+    with DirectFile(path) as file:
+        file.write(LENGTH.pack(len(encoded)) + encoded)
         for name in order:
-            _write_all(file, byte_view(tensors[name].contiguous()))
-        os.fsync(file.fileno())
-
-
-def _write_all(file: Any, view: memoryview) -> None:
-    while view:
-        view = view[file.write(view) :]
+            file.write(byte_view(tensors[name].contiguous()))

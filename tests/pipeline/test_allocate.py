@@ -16,7 +16,6 @@ from glmquant.glm.config import LinearGroup, block_groups
 from glmquant.pipeline.activations import embed
 from glmquant.pipeline.allocate import choose
 from glmquant.pipeline.sensitivity import measure_sensitivities
-from glmquant.pipeline.summary import quantized_bytes
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
 from tests.paths import CHATGLM2, contents
@@ -50,7 +49,7 @@ def test_no_other_choice_within_the_budget_loses_less(rows: list[int], share: fl
     errors = {g.name: {spec: data.draw(error) for spec in SPECS} for g in groups}
 
     def size(chosen: tuple[QuantSpec, ...]) -> int:
-        return sum(quantized_bytes(g.rows, g.columns, spec) for g, spec in zip(groups, chosen, strict=True))
+        return sum(spec.stored_bytes(g.rows, g.columns) for g, spec in zip(groups, chosen, strict=True))
 
     least, most = size((SPECS[1],) * len(groups)), size((SPECS[2],) * len(groups))
     budget = least + share * (most - least)
@@ -95,7 +94,7 @@ def test_the_artifact_keeps_to_the_budget_and_an_interrupted_run_to_its_bytes(tm
     assert whole.manifest is not None
     specs = {record.name: record.spec for record in whole.manifest.groups}
     groups = [g for layer in range(whole.config.num_hidden_layers) for g in block_groups(whole.config, layer)]
-    stored = sum(quantized_bytes(g.rows, g.columns, spec) for g in groups if (spec := specs[g.name]) is not None)
+    stored = sum(spec.stored_bytes(g.rows, g.columns) for g in groups if (spec := specs[g.name]) is not None)
     assert stored * 8 <= 5.0 * sum(g.rows * g.columns for g in groups)
     assert len({spec.bits for spec in specs.values() if spec is not None}) > 1
     for layer in (0, 2):
@@ -137,6 +136,6 @@ def test_mixed_bits_lose_less_than_the_same_bits_everywhere() -> None:
     groups = [g for layer in range(checkpoint.config.num_hidden_layers) for g in block_groups(checkpoint.config, layer)]
     tokens = torch.randint(0, 1000, (2, 64), generator=torch.Generator().manual_seed(0))
     errors = measure_sensitivities(checkpoint, {g.name: SPECS for g in groups}, tokens, evened=False)
-    budget = sum(quantized_bytes(g.rows, g.columns, SPECS[0]) for g in groups)
+    budget = sum(SPECS[0].stored_bytes(g.rows, g.columns) for g in groups)
     mixed = choose(groups, errors, budget)
     assert sum(errors[n][s] for n, s in mixed.items()) < 0.99 * sum(errors[g.name][SPECS[0]] for g in groups)

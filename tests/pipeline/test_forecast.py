@@ -5,6 +5,7 @@ import torch
 
 from glmquant import api, assets
 from glmquant.errors import OutputError
+from glmquant.pipeline import forecast as forecasting
 from glmquant.pipeline.memory import held_bytes, room_within
 from glmquant.pipeline.work import forward_work, quantize_work
 from glmquant.recipe.load import load_recipe
@@ -52,6 +53,17 @@ def test_a_recipe_with_samples_has_stages_in_order_and_says_how_it_knows() -> No
     assert "64 tokens" in text
 
 
+def test_what_measuring_takes_counts_for_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    measure = forecasting._measure
+    monkeypatch.setattr(forecasting, "_measure", lambda *given: measured.append(1) or measure(*given))
+    monkeypatch.setattr(forecasting, "held_bytes", lambda: 10**12 if measured else 10**9)
+    found = api.inspect(CHATGLM2, load_recipe(None, GPTQ), predict=True).forecast
+    assert found is not None
+    assert measured
+    assert all(10**9 < stage.peak_bytes < 2 * 10**9 for stage in found.stages)
+
+
 def test_without_asking_nothing_is_measured() -> None:
     assert api.inspect(CHATGLM2, load_recipe(None, GPTQ)).forecast is None
 
@@ -66,3 +78,17 @@ def test_a_limit_sends_to_the_disk_what_it_does_not_hold(tmp_path: Path) -> None
     tight = room_within(held_bytes() + 10_000_000, 9_999_000, tmp_path)
     assert not room_within(None, 0).tensor((1, 2, 2), torch.float32).on_disk
     assert tight.tensor((100, 100, 1000), torch.float32).on_disk
+
+
+def test_an_allocation_is_foreseen_with_its_budget_as_size() -> None:
+    rule = {"match": "layers.*", "spec": {"bits": 4, "group_size": 32}, "alternatives": [{"bits": 8, "group_size": 32}]}
+    keys = {"rules": [rule], "calibration.num_samples": 4, "calibration.seq_len": 16}
+    sizes = []
+    for bits in (4.5, 8.0):
+        recipe = load_recipe(None, {**keys, "allocate": {"average_bits": bits}})
+        forecast = api.inspect(CHATGLM2, recipe, predict=True).forecast
+        assert forecast is not None
+        assert [stage.name for stage in forecast.stages] == ["allocate", "quantize", "export"]
+        assert forecast.stages[0].seconds > 0
+        sizes.append(forecast.disk_bytes)
+    assert sizes[0] < sizes[1]
