@@ -1,5 +1,6 @@
 """The check as a pipeline uses it: verdicts as exit codes, reports, comparison with earlier ones, bad quantisations."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from glmquant import api as gq
 from glmquant import assets
 from glmquant.accuracy.gate import Verdict
 from glmquant.errors import CheckError
+from glmquant.glm.block import Block
+from glmquant.runtime.model import OnnxModel
+from glmquant.store.checkpoint import Checkpoint
 from tests.test_cli import glmquant
 
 TEXT = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 512, "check.seq_len": 64, "check.tasks": []}
@@ -39,6 +43,27 @@ def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     names = sorted(path.name for path in (tmp_path / "out/report").iterdir())
     assert names == ["junit.xml", "report.html", "report.json", "report.md"]
     assert "Error and bits of each layer" in (tmp_path / "out/report/report.html").read_text()
+
+
+def test_bundle_and_baseline_blocks_are_not_in_memory_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[weakref.ref[OnnxModel]] = []
+    open_bundle, read_block, open_while_reading = OnnxModel.open, Checkpoint.block, []
+
+    def opening(path: Path) -> OnnxModel:
+        model = open_bundle(path)
+        opened.append(weakref.ref(model))
+        return model
+
+    def reading(self: Checkpoint, layer: int) -> Block:
+        open_while_reading.append(sum(model() is not None for model in opened))
+        return read_block(self, layer)
+
+    monkeypatch.setattr(OnnxModel, "open", opening)
+    monkeypatch.setattr(Checkpoint, "block", reading)
+    gq.check(out / "onnx", baseline=BASELINE, recipe=gq.load_recipe("int8-rtn", TEXT))
+    assert opened
+    assert open_while_reading
+    assert set(open_while_reading) == {0}
 
 
 def check(out: Path, *arguments: object) -> int:

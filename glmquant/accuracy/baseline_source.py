@@ -1,6 +1,6 @@
 """The checkpoint as a source of logits: float32, one block in memory at a time.
 
-Shape suffixes: B batch, T tokens, D hidden size, R rows whose logits are wanted.
+Shape suffixes: B batch, T tokens, D hidden size, R rows whose logits are wanted, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,10 @@ from torch import Tensor
 from glmquant.accuracy.baseline_cache import BaselineCache
 from glmquant.accuracy.source import Logits, Query
 from glmquant.core.products import float32_products
+from glmquant.core.strips import over_strips
 from glmquant.data.sequences import length_batches
 from glmquant.errors import CheckError
-from glmquant.glm.block import block_forward, rms_norm, rotary
+from glmquant.glm.block import Linear, block_forward, rms_norm, rotary
 from glmquant.onnx_export.source import ModelSource
 from glmquant.pipeline.activations import Room, SampleTensor
 from glmquant.progress import Progress, silent
@@ -27,7 +28,7 @@ class BaselineSource:
     """Answers queries with the model's weights, whatever their dtype, computed in float32.
 
     All sequences go through a block while the next one loads. Memory: a block in float32, two as stored, the hidden
-    states of all sequences as far as ``room`` goes, then the head in float32 and one query's logits. With a ``cache``,
+    states of all sequences as far as ``room`` goes, then the head as stored and one query's logits. With a ``cache``,
     the blocks run once for the same queries and checkpoint.
     """
 
@@ -45,10 +46,10 @@ class BaselineSource:
             return
         rows = self._rows(queries)
         config = self._model.config
-        gain_D, head = self._model.final_norm(), self._model.lm_head().floating()
+        gain_D, head = self._model.final_norm(), self._model.lm_head()
         for index in range(len(queries)):
             with torch.inference_mode(), float32_products(exact=True):
-                answer = head(rms_norm(rows[index], gain_D, config.rms_norm_eps))
+                answer = _logits(head, rms_norm(rows[index], gain_D, config.rms_norm_eps))
             yield answer.numpy()
 
     def _rows(self, queries: Sequence[Query]) -> list[Tensor]:
@@ -101,3 +102,16 @@ class BaselineSource:
             states.write(states.all, embedding_VD[torch.from_numpy(tokens_BT)].float())
             hidden.append(states)
         return hidden
+
+
+def _logits(head: Linear, x_RD: Tensor) -> Tensor:
+    """``[R, V]``; the head is converted to float32 some rows at a time, since in one piece it would be the largest
+    thing in memory."""
+    vocabulary, columns = head.weight.shape
+    logits_RV = torch.empty(len(x_RD), vocabulary)
+
+    def fill(part: slice) -> None:
+        logits_RV[:, part] = head.rows(part)(x_RD)
+
+    over_strips(fill, vocabulary, columns)
+    return logits_RV

@@ -1,5 +1,7 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from glmquant.accuracy.classifier import evaluate_classifier
 from glmquant.accuracy.evaluate import evaluate
 from glmquant.accuracy.onnx_source import OnnxSource
 from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.accuracy.source import Logits, Query
 from glmquant.glm.tokenizer import load_tokenizer
 from glmquant.pipeline.activations import Room
 from glmquant.progress import Progress
@@ -46,12 +49,23 @@ def check_bundle(
         classifier = OnnxClassifier.open(path)
         setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
         return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
-    model = OnnxModel.open(path)
-    setting = _setting(path, checkpoint, model.info.accuracy_level, recipe)
+    info = OnnxModel.open(path).info
+    setting = _setting(path, checkpoint, info.accuracy_level, recipe)
     kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint)
-    context = min(model.info.max_length, checkpoint.config.max_position_embeddings)
+    context = min(info.max_length, checkpoint.config.max_position_embeddings)
     baseline = BaselineSource(checkpoint, progress, kept, room)
-    return evaluate(OnnxSource(model), baseline, tokenizer, options, setting, progress, context)
+    return evaluate(_OpenedWhenAsked(path), baseline, tokenizer, options, setting, progress, context)
+
+
+@dataclass(frozen=True)
+class _OpenedWhenAsked:
+    """A bundle as a source of logits. It is in memory only once the baseline has been through its blocks, which
+    :func:`evaluate` asks first."""
+
+    path: Path
+
+    def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
+        yield from OnnxSource(OnnxModel.open(self.path)).logits(queries)
 
 
 def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: str | None) -> Setting:

@@ -38,6 +38,12 @@ class Linear:
         """The same layer with its weight as a float tensor, for repeated use."""
         return Linear(self.dense(dtype), self.bias_N)
 
+    def rows(self, part: slice) -> "Linear":
+        """The layer that gives these outputs alone."""
+        weight = self.weight
+        some = weight.rows(part.start, part.stop) if isinstance(weight, QuantTensor) else weight[part]
+        return Linear(some, None if self.bias_N is None else self.bias_N[part], self.order_K)
+
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.dense(x.dtype), None if self.bias_N is None else self.bias_N.to(x.dtype))
 
