@@ -17,7 +17,7 @@ from glmquant.methods.gptq import ROWS_AT_ONCE
 from glmquant.pipeline.activations import TOKENS_AT_ONCE, Room
 from glmquant.pipeline.sensitivity import MEASURED_TOKENS
 from glmquant.recipe.plan import GroupPlan, resolve_rules
-from glmquant.recipe.schema import Recipe
+from glmquant.recipe.schema import FitOptions, Recipe
 
 STORED_BYTES: Final = 2
 FLOAT_BYTES: Final = 4
@@ -65,13 +65,14 @@ def forward_bytes(config: GlmConfig, dtype: torch.dtype) -> int:
 
 
 def quantize_bytes(config: GlmConfig, recipe: Recipe, dtype: torch.dtype) -> int:
-    """What quantising holds, activations apart: a block and the next one as stored, codes, and for the linear at work
-    its Hessian, that one's factor, and slices of rows; before that, what an allocation is measured in."""
+    """What quantising holds, activations apart: a block and the next one as stored (in float32 if evened), codes, and
+    for the linear at work its Hessian, that one's factor, and slices of rows; before that, what an allocation is
+    measured in."""
     plans, layers = resolve_rules(recipe.rules, linear_groups(config)), range(config.num_hidden_layers)
     return max(
         _table_bytes(config),
         allocate_bytes(config) if recipe.allocate else 0,
-        *(_quantized_block_bytes(block_groups(config, k), plans, dtype, recipe.fit.compensate > 0) for k in layers),
+        *(_quantized_block_bytes(block_groups(config, k), plans, dtype, recipe.fit) for k in layers),
     )
 
 
@@ -92,17 +93,18 @@ def activation_bytes(config: GlmConfig, num_samples: int, seq_len: int, dtype: t
 
 
 def _quantized_block_bytes(
-    groups: tuple[LinearGroup, ...], plans: Mapping[str, GroupPlan], dtype: torch.dtype, compensates: bool
+    groups: tuple[LinearGroup, ...], plans: Mapping[str, GroupPlan], dtype: torch.dtype, fit: FitOptions
 ) -> int:
     weights = _weights(groups)
     at_work = [
-        _hessian_bytes(group, compensates) if plans[group.name].needs_hessian else group.rows * group.columns
+        _hessian_bytes(group, fit.compensate > 0) if plans[group.name].needs_hessian else group.rows * group.columns
         for group in groups
     ]
     computing = max(group.rows * group.columns for group in groups) * dtype.itemsize
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
     needs_samples = any(plans[group.name].needs_hessian for group in groups)
-    return weights * (2 * STORED_BYTES + 1) + max(at_work) + (computing + samples if needs_samples else 0)
+    of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
+    return weights * of_block + max(at_work) + (computing + samples if needs_samples else 0)
 
 
 def _hessian_bytes(group: LinearGroup, compensates: bool) -> int:
