@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glmquant.errors import CheckpointError
+from glmquant.store.file_reader import FileReader
 from glmquant.store.files import shown
 
 CHUNK_BYTES: Final = 4 << 20
@@ -76,16 +77,16 @@ class StoredTensor:
             with ThreadPoolExecutor(READ_THREADS) as pool:
                 list(pool.map(read_chunk, firsts))
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileReader:
         try:
-            return self.path.open("rb", buffering=0)
+            return FileReader(self.path)
         except OSError as error:
             raise CheckpointError(f"cannot open the file: {error.strerror}", where=self.path) from error
 
-    def _fill(self, file: BinaryIO, chunk: Tensor, at: int) -> None:
+    def _fill(self, file: FileReader, chunk: Tensor, at: int) -> None:
         view = byte_view(chunk)
         while view:
-            count = os.preadv(file.fileno(), [view], at)
+            count = file.read_some(view, at)
             if not count:
                 raise CheckpointError(
                     f"the file ends inside the tensor {shown(self.name)}",
