@@ -49,7 +49,7 @@ def check_bundle(
         classifier = OnnxClassifier.open(path)
         setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
         return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
-    info = OnnxModel.open(path).info
+    info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, checkpoint, info.accuracy_level, recipe)
     kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint)
     context = min(info.max_length, checkpoint.config.max_position_embeddings)
@@ -59,8 +59,8 @@ def check_bundle(
 
 @dataclass(frozen=True)
 class _OpenedWhenAsked:
-    """A bundle as a source of logits. It is in memory only once the baseline has been through its blocks, which
-    :func:`evaluate` asks first."""
+    """A bundle as a source of logits, opened only once the baseline, which :func:`evaluate` asks first, has been
+    through its blocks: the two are not in memory together."""
 
     path: Path
 

@@ -4,6 +4,7 @@ A strip's work arrays stay in the processor's caches, and each thread computes a
 barrier after every operation, which on arrays this small costs as much as the operation.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,34 +14,38 @@ from typing import TypeVar
 import torch
 
 STRIP_ELEMENTS = 1 << 20
+START_SECONDS = 60
 
 T = TypeVar("T")
 _here = threading.local()
+_starting = threading.Lock()
 
 
 def over_strips(work: Callable[[slice], T], rows: int, columns: int) -> list[T]:
-    """``work`` of every strip of a matrix ``[rows, columns]``, in order.
+    """``work`` of every strip of a matrix ``[rows, columns]``, in order; a single strip is the caller's own work.
 
-    Strips do not depend on how many cores there are, so neither does what is summed over them. Within ``work``, strips
-    of strips are taken one after the other.
+    Where strips begin does not depend on how many cores there are. Within ``work``, strips of strips are taken one
+    after the other.
     """
     step = max(1, STRIP_ELEMENTS // max(1, columns))
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if len(parts) == 1 or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]
-    inference = torch.is_inference_mode_enabled()  # which is a thread's own
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
 
     def in_thread(part: slice) -> T:
-        with torch.inference_mode(inference):
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
             return work(part)
 
-    return list(_pool().map(in_thread, parts))
+    with _starting:
+        pool = _pool()
+    return list(pool.map(in_thread, parts))
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
-    started = threading.Barrier(threads + 1)
+    started = threading.Barrier(threads + 1, timeout=START_SECONDS)
 
     def alone() -> None:
         torch.get_num_threads()  # a thread takes the number of the process when it first asks, and would do so later
@@ -53,3 +58,6 @@ def _pool() -> ThreadPoolExecutor:
     started.wait()
     torch.set_num_threads(threads)  # a thread's number is its own, but threads to come take the last one set
     return pool
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

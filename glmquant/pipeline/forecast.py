@@ -8,6 +8,7 @@ it; every other block takes the same. No weight of the checkpoint is read but fo
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -35,6 +36,7 @@ from glmquant.pipeline.work import forward_work, quantize_work
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.direct_file import DirectFile
 from glmquant.store.tensors import byte_view
 
 PROBE_BATCHES: Final = 2
@@ -160,9 +162,11 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
 
 def _allocate_second(config: GlmConfig, recipe: Recipe) -> float:
     """Of measuring one block's sensitivities."""
-    groups, plans = block_groups(config, 0), resolve_rules(recipe.rules, linear_groups(config))
+    plans = resolve_rules(recipe.rules, linear_groups(config))
+    blocks = [block_groups(config, layer) for layer in range(config.num_hidden_layers)]
+    groups = max(blocks, key=lambda groups: sum(len(plans[group.name].choices) for group in groups))
     length = min(MEASURED_TOKENS, recipe.calibration.seq_len)
-    activations = unfilled(MEASURED_TOKENS // length, length, config)
+    activations = unfilled(min(recipe.calibration.num_samples, MEASURED_TOKENS // length), length, config)
     for batch in activations.batches():
         activations.hidden.write(batch, _random(batch.stop - batch.start, length, config.hidden_size))
     block = _random_block(config).floating()
@@ -207,10 +211,10 @@ def _read_second(checkpoint: Checkpoint) -> float:
 
 def _write_second() -> float:
     values = torch.zeros(DISK_BYTES, dtype=torch.uint8)
-    with tempfile.TemporaryFile(buffering=0) as file:
+    with tempfile.TemporaryDirectory() as directory:
         started = time.monotonic()
-        file.write(byte_view(values))
-        file.flush()
+        with DirectFile(Path(directory) / "probe") as file:
+            file.write(byte_view(values))
         return (time.monotonic() - started) / DISK_BYTES
 
 

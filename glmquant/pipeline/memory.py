@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from glmquant.core.strips import STRIP_ELEMENTS
 from glmquant.errors import OutputError
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
 from glmquant.methods.gptq import ROWS_AT_ONCE
@@ -83,7 +84,7 @@ def allocate_bytes(config: GlmConfig) -> int:
     largest = max(group.rows * group.columns for group in groups)
     read = MEASURED_TOKENS * 2 * sum(group.columns for group in groups) * FLOAT_BYTES
     rounded = largest * (1 + FLOAT_BYTES)
-    return max(_weights(groups) * (STORED_BYTES + FLOAT_BYTES) + rounded + read, _table_bytes(config))
+    return max(_weights(groups) * (STORED_BYTES + FLOAT_BYTES) + rounded + read + _strips_bytes(), _table_bytes(config))
 
 
 def activation_bytes(config: GlmConfig, num_samples: int, seq_len: int, dtype: torch.dtype) -> int:
@@ -104,13 +105,18 @@ def _quantized_block_bytes(
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
     needs_samples = any(plans[group.name].needs_hessian for group in groups)
     of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
-    return weights * of_block + max(at_work) + (computing + samples if needs_samples else 0)
+    return weights * of_block + _strips_bytes() + max(at_work) + (computing + samples if needs_samples else 0)
 
 
 def _hessian_bytes(group: LinearGroup, compensates: bool) -> int:
     slices = 3 * min(ROWS_AT_ONCE, group.rows) * group.columns * FLOAT_BYTES
     drift = 2 * group.rows * group.columns * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if compensates else 0
     return 2 * group.columns**2 * FLOAT_BYTES + slices + drift
+
+
+def _strips_bytes() -> int:
+    """Work arrays of rounding, on all cores."""
+    return torch.get_num_threads() * 4 * STRIP_ELEMENTS * FLOAT_BYTES
 
 
 def _table_bytes(config: GlmConfig) -> int:

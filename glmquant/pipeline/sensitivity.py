@@ -66,6 +66,7 @@ def measure_sensitivities(
         block = checkpoint.block(layer).floating()
         block = equalize(block, config) if evened else block
         found |= block_sensitivities(Stream(block, config, activations), block_groups(config, layer), choices)
+        del block
     progress("measuring sensitivities", config.num_hidden_layers, config.num_hidden_layers)
     return found
 

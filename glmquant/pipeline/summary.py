@@ -107,14 +107,15 @@ def num_parameters(config: GlmConfig) -> int:
 
 
 def stored_bytes(summary: ModelSummary, recipe: Recipe) -> int:
-    """Of all linears once they are quantised; where bits are allocated, as far as the budget goes."""
+    """Of all linears once they are quantised; where bits are allocated, as far as budget and choices go."""
     if recipe.allocate is None:
         return sum(group.num_bytes for group in summary.groups)
     groups = linear_groups(summary.config)
     plans = resolve_rules(recipe.rules, groups)
     chosen = [group for group in groups if plans[group.name].alternatives]
     others = [group.num_bytes for group in summary.groups if not plans[group.name].alternatives]
-    return sum(others) + int(budget_bytes(recipe.allocate, chosen))
+    largest = sum(max(spec.stored_bytes(g.rows, g.columns) for spec in plans[g.name].choices) for g in chosen)
+    return sum(others) + min(int(budget_bytes(recipe.allocate, chosen)), largest)
 
 
 def _groups(config: GlmConfig, recipe: Recipe) -> tuple[GroupSummary, ...]:

@@ -5,6 +5,7 @@ cache, and no new pages are needed, which on a virtual machine are slower to get
 """
 
 import errno
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 BUFFER_BYTES: Final = 8 << 20
 BLOCK_BYTES: Final = 4096
 """Addresses, offsets and lengths of direct writes are multiples of this (open(2), O_DIRECT)."""
+DIRECT: Final = getattr(os, "O_DIRECT", 0)
 
 
 class DirectFile:
@@ -68,14 +70,24 @@ class DirectFile:
         """Writes the buffer as far as it is filled, rounded up to whole blocks."""
         view = memoryview(self._pages)[: -(-self._filled // BLOCK_BYTES) * BLOCK_BYTES]
         while view:
-            view = view[os.write(self._descriptor, view) :]
+            view = view[self._write(view) :]
         self._filled = 0
+
+    def _write(self, view: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, view)
+        except OSError as error:
+            flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+            if error.errno != errno.EINVAL or not flags & DIRECT:
+                raise
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~DIRECT)  # blocks of another size: not directly, then
+            return os.write(self._descriptor, view)
 
 
 def _open(path: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
-        return os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o666)
+        return os.open(path, flags | DIRECT, 0o666)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

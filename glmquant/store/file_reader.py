@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from glmquant.store.direct_file import BLOCK_BYTES
+from glmquant.store.direct_file import BLOCK_BYTES, DIRECT
 
 LARGE_BYTES: Final = 256 << 20
 AT_ONCE_BYTES: Final = (4 << 20) + 2 * BLOCK_BYTES
@@ -31,6 +31,9 @@ class FileReader:
     def __init__(self, path: Path) -> None:
         self._cached = os.open(path, os.O_RDONLY)
         self._direct = _open_direct(path) if os.fstat(self._cached).st_size >= LARGE_BYTES else None
+        if self._direct is not None:
+            # What asks whether a piece is in the cache must not bring the next one there.
+            os.posix_fadvise(self._cached, 0, 0, os.POSIX_FADV_RANDOM)
 
     def __enter__(self) -> "FileReader":
         return self
@@ -44,30 +47,38 @@ class FileReader:
 
     def read_some(self, view: memoryview, at: int) -> int:
         """Fills ``view`` with the bytes from ``at`` on, or the beginning of it; gives how many, 0 at the file's end."""
-        if self._direct is None or self._has_in_cache(at):
+        if self._direct is None or self._has_in_cache(at + len(view) - 1):
             return os.preadv(self._cached, [view], at)
         start = at // BLOCK_BYTES * BLOCK_BYTES
         wanted = min(at - start + len(view), AT_ONCE_BYTES)
         room = _room()[: -(-wanted // BLOCK_BYTES) * BLOCK_BYTES]
-        found = room[at - start : min(wanted, os.preadv(self._direct, [room], start))]
+        try:
+            count = os.preadv(self._direct, [room], start)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return os.preadv(self._cached, [view], at)  # blocks of another size: not directly, then
+        found = room[at - start : min(wanted, count)]
         view[: len(found)] = found
         return len(found)
 
     def _has_in_cache(self, at: int) -> bool:
-        """As far as its first byte tells."""
+        """Whether one byte is there. A piece's last one tells more than its first, which reading ahead from the piece
+        before may have brought."""
         try:
             os.preadv(self._cached, [bytearray(1)], at, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
-            return error.errno == errno.EOPNOTSUPP
-        return True
+        return True  # or there is no asking
 
 
 def _open_direct(path: Path) -> int | None:
     """None where the file system has no way past the cache."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT) if hasattr(os, "O_DIRECT") else None
+        return os.open(path, os.O_RDONLY | DIRECT) if DIRECT else None
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

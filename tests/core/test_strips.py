@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 
 import pytest
@@ -46,6 +48,23 @@ def test_strips_know_the_inference_mode_of_their_caller(monkeypatch: pytest.Monk
     for mode in (True, False):
         with torch.inference_mode(mode):
             assert set(over_strips(lambda part: torch.is_inference_mode_enabled(), 4, 1)) == {mode}
+
+
+def test_strips_know_whether_their_caller_wants_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+    for wanted in (True, False):
+        with torch.set_grad_enabled(wanted):
+            assert set(over_strips(lambda part: torch.is_grad_enabled(), 4, 1)) == {wanted}
+
+
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 1)
+    over_strips(lambda part: None, 4, 1)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(over_strips(lambda part: part.start, 4, 1)[-1])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 def test_an_error_in_a_strip_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def test_a_file_system_without_direct_writes_is_written_all_the_same(
     with DirectFile(tmp_path / "file") as file:
         file.write(b"abc")
     assert (tmp_path / "file").read_bytes() == b"abc"
+
+
+def test_a_disk_with_other_blocks_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_file, "BUFFER_BYTES", BLOCK_BYTES)
+    written = os.write
+
+    def misaligned(descriptor: int, view: memoryview) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return written(descriptor, view[:100])
+
+    monkeypatch.setattr(direct_file.os, "write", misaligned)
+    data = os.urandom(3 * BLOCK_BYTES + 5)
+    with DirectFile(tmp_path / "file") as file:
+        file.write(data)
+    assert (tmp_path / "file").read_bytes() == data
 
 
 def test_a_full_disk_is_said() -> None:

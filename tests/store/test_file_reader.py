@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -66,6 +67,36 @@ def test_what_is_read_past_the_cache_does_not_fill_it(path: Path, monkeypatch: p
             pytest.skip("this file system keeps to its cache")
         assert file.read_some(memoryview(bytearray(BLOCK_BYTES)), 0) == BLOCK_BYTES
         assert not file._has_in_cache(62 * BLOCK_BYTES)
+
+
+def test_one_cached_piece_does_not_bring_the_next_into_the_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_reader, "LARGE_BYTES", 0)
+    piece, whole = 512 * BLOCK_BYTES, path.with_name("pieces")
+    whole.write_bytes(bytes(40 * piece))
+    forget(whole)
+    with whole.open("rb", buffering=0) as header, FileReader(whole) as file:
+        if file._direct is None:
+            pytest.skip("this file system has no way past its cache")
+        header.read(72)
+        cached = []
+        for number in range(40):
+            file.read_some(memoryview(bytearray(piece)), number * piece)
+            cached.append(file._has_in_cache(number * piece + piece // 2))
+    assert sum(cached) < 5
+
+
+def test_a_disk_with_other_blocks_is_read_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_reader, "LARGE_BYTES", 0)
+    opened = os.preadv
+
+    def misaligned(descriptor: int, rooms: list[memoryview], at: int, *flags: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return opened(descriptor, rooms, at, *flags)
+
+    monkeypatch.setattr(file_reader.os, "preadv", misaligned)
+    forget(path)
+    assert read(path, 7, 100) == BYTES[7:107]
 
 
 @pytest.mark.parametrize("how", ["small", "refused"])
