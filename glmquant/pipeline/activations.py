@@ -6,7 +6,7 @@ Shape suffixes: S samples, L tokens of a sample, D hidden size, W any width, V v
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class SampleTensor:
         else:
             self._transfer(os.pwritev, values.to(self.dtype).contiguous(), samples)
 
-    def _transfer(self, move, values: Tensor, samples: slice) -> None:  # type: ignore[no-untyped-def]
+    def _transfer(self, move: Callable[[int, list[memoryview], int], int], values: Tensor, samples: slice) -> None:
         assert self._file is not None
         view, at = byte_view(values), samples.start * math.prod(self.shape[1:]) * self.dtype.itemsize
         while view:
