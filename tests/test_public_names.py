@@ -14,4 +14,6 @@ assert all(callable(getattr(gq, name)) for name in gq.__all__), [n for n in gq._
 
 @pytest.mark.parametrize("first", ["export", "load_recipe"])
 def test_every_verb_is_callable(first: str) -> None:
-    subprocess.run([sys.executable, "-c", SCRIPT.format(first=first)], check=True)
+    script = SCRIPT.format(first=first)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
