@@ -37,6 +37,7 @@ from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary
 from glmquant.pipeline.memory import forward_bytes, quantize_bytes, room_within
 from glmquant.pipeline.rates import quantize_rate, rate
+from glmquant.pipeline.rounded import RoundedCheckpoint, leaves_to_round
 from glmquant.pipeline.work import forward_work
 from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
@@ -167,6 +168,9 @@ def export(
 ) -> OnnxBundle:
     """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section.
 
+    A float checkpoint is quantised on the way by the recipe's ``rules``, which may need no calibration samples then: no
+    GPTQ directory lies in between, and the bundle is the same.
+
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantised key/value cache needs its ranges.
     """
@@ -179,20 +183,22 @@ def export(
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     key_values = calibration.key_values if calibration is not None else None
+    source = RoundedCheckpoint(checkpoint, recipe) if leaves_to_round(checkpoint, recipe) else checkpoint
 
     def tell(done: int, total: int) -> None:
         progress("exporting", done, total)
 
     with output_directory(Path(out)) as partial:
         if checkpoint.config.num_labels:
-            bundle = export_classifier(checkpoint, recipe.export, partial, tokenizer=tokenizer, progress=tell)
+            bundle = export_classifier(source, recipe.export, partial, tokenizer=tokenizer, progress=tell)
         else:
             bundle = export_bundle(
-                checkpoint, recipe.export, partial, key_values=key_values, tokenizer=tokenizer, progress=tell
+                source, recipe.export, partial, key_values=key_values, tokenizer=tokenizer, progress=tell
             )
         copy_side_files(checkpoint.path, partial)
-        if checkpoint.manifest is not None:
-            (partial / MANIFEST).write_bytes(manifest_bytes(checkpoint.manifest))
+        manifest = source.manifest() if isinstance(source, RoundedCheckpoint) else checkpoint.manifest
+        if manifest is not None:
+            (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
     return replace(bundle, path=Path(out))
 
 

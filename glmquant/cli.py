@@ -189,7 +189,10 @@ def export(
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint as an ONNX bundle with KV-cache inputs."""
+    """Write a checkpoint as an ONNX bundle with KV-cache inputs.
+
+    A float checkpoint is quantised on the way, by a recipe whose rules need no calibration.
+    """
     from glmquant import api
 
     with _progress(quiet) as progress:

@@ -31,6 +31,7 @@ from tests.glm.test_families import (
     native_config,
     native_tensors,
 )
+from tests.paths import contents
 
 FAMILIES = {
     "THUDM/chatglm2": "chatglm2", "THUDM/codegeex2": "codegeex2", "THUDM/chatglm3": "chatglm3", "THUDM/glm-4": "glm-4",
@@ -89,6 +90,7 @@ def test_from_the_publishers_files_to_an_answer(write: Any, release: Release, tm
     recipe = gq.load_recipe(None, RECIPE)
     quantized = gq.quantize(model, recipe, out=tmp_path / "quantized")
     bundle = gq.export(quantized, recipe, out=tmp_path / "onnx")
+    assert contents(gq.export(model, recipe, out=tmp_path / "directly").path) == contents(bundle.path)
     tokens = torch.randint(0, VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(0)).numpy()
     shipped = OnnxModel.open(bundle.path).forward(tokens, tokens * 0 + 1)[0]
     (dequantized,) = BaselineSource(quantized).logits([Query(tokens[0], 12)])

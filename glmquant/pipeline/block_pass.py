@@ -24,6 +24,7 @@ from glmquant.pipeline.compensate import LinearFit, without_bias
 from glmquant.pipeline.stream import Stream
 from glmquant.recipe.plan import GroupPlan
 from glmquant.recipe.schema import FitOptions
+from glmquant.store.manifest import GroupRecord
 
 ROWS_AT_ONCE = 2048
 ROUNDED_ALONE = FitOptions()
@@ -44,6 +45,12 @@ class GroupOutcome:
     weight_error: float | None = None
     output_error: float | None = None
     seconds: float = 0.0
+
+    @property
+    def record(self) -> GroupRecord:
+        """What an artifact's manifest says of it."""
+        kind = None if self.plan.method is None else self.plan.method.kind
+        return GroupRecord(self.name, self.plan.spec, kind, self.weight_error, self.output_error)
 
 
 def quantize_linear(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,11 +10,11 @@ from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import block_groups, head_group, linear_groups
-from glmquant.glm.equalize import equalize, equalize_norm
 from glmquant.pipeline.activations import Activations, Room, embed
 from glmquant.pipeline.allocate import FOUND, allocated
 from glmquant.pipeline.block_pass import GroupOutcome, quantize_block, quantize_linear
 from glmquant.pipeline.compensate import LinearFit
+from glmquant.pipeline.prepare import float_block, float_head
 from glmquant.pipeline.state import SavedStates
 from glmquant.progress import Progress, silent
 from glmquant.recipe.plan import GroupPlan, resolve_rules
@@ -23,7 +22,6 @@ from glmquant.recipe.schema import FitOptions, Recipe
 from glmquant.store.ahead import blocks_ahead
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.manifest import GroupRecord
 
 
 @torch.inference_mode()
@@ -152,29 +150,20 @@ class _Run:
 
     @torch.inference_mode()  # which is a thread's own
     def _write_block(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome]) -> None:
-        self._writer.write_block(layer, block, [_record(outcome) for outcome in outcomes])
+        self._writer.write_block(layer, block, [outcome.record for outcome in outcomes])
 
     def _float_block(self, layer: int) -> Block:
-        """A block as its publisher computes with it: rows the publisher quantised are expanded."""
-        block = self._checkpoint.block(layer)
-        if self._checkpoint.is_quantized:
-            block = block.floating(getattr(torch, self._config.float_dtype))
-        if not self._fit.equalize:
-            return block
-        quantized = [self._plans[group.name].spec is not None for group in block_groups(self._config, layer)]
-        return _kept_as_published(equalize(block, self._config), block, quantized)
+        return float_block(self._checkpoint, layer, self._plans, self._fit)
 
     def head(self, streams: Sequence[Activations]) -> None:
         if self._writer.has_head:
             return
-        norm_D = self._checkpoint.final_norm()
         if self._config.num_labels:
-            self._writer.write_head(norm_D, self._checkpoint.classification_head())
+            self._writer.write_head(self._checkpoint.final_norm(), self._checkpoint.classification_head())
             return
-        name, linear = head_group(self._config).name, self._checkpoint.lm_head()
-        plan, dtype = self._plans[name], torch.float32
-        if self._fit.equalize and plan.spec is not None:
-            norm_D, linear = equalize_norm(norm_D, linear)
+        name, dtype = head_group(self._config).name, torch.float32
+        plan = self._plans[name]
+        norm_D, linear = float_head(self._checkpoint, plan, self._fit)
         seen = None
         if streams and plan.needs_hessian:
             seen, dtype = LinearFit(linear, self._fit.compensate, by_inputs=True), streams[0].dtype
@@ -182,20 +171,7 @@ class _Run:
                 x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
                 seen.add(x, wanted[0] - x if wanted else None)
         lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
-        self._writer.write_head(norm_D, lm_head, [_record(outcome)])
+        self._writer.write_head(norm_D, lm_head, [outcome.record])
 
     def _normed(self, stream: Activations, batch: slice, norm_D: torch.Tensor) -> torch.Tensor:
         return rms_norm(stream.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(stream.dtype)
-
-
-def _kept_as_published(evened: Block, block: Block, quantized: Sequence[bool]) -> Block:
-    """Weights of linears that are not quantised back in the dtype they came in."""
-    names = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-    kept = [name for name, done in zip(names, quantized, strict=True) if not done]
-    return replace(evened, **{name: getattr(evened, name).floating(getattr(block, name).weight.dtype) for name in kept})
-
-
-def _record(outcome: GroupOutcome) -> GroupRecord:
-    plan = outcome.plan
-    kind = None if plan.method is None else plan.method.kind
-    return GroupRecord(outcome.name, plan.spec, kind, outcome.weight_error, outcome.output_error)

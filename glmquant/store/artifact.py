@@ -130,17 +130,7 @@ class ArtifactWriter:
         """
         shards = [self._shard(piece) for piece in range(self._pieces)]
         records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            glmquant_version=__version__,
-            source_name=source.path.name,
-            source_fingerprint=source.fingerprint,
-            family=self._config.family,
-            recipe=recipe,
-            calibration=calibration,
-            groups=tuple(records),
-            libraries=library_versions(),
-        )
+        manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records)
         quantization = quantize_config(self._plan, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
         self._write_json(CONFIG, to_hf_config(self._config) | section)
@@ -193,6 +183,23 @@ class ArtifactWriter:
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         text = json.dumps(values, ensure_ascii=False, indent=2)
         (self._directory / name).write_text(text + "\n", encoding="utf-8")
+
+
+def manifest_of(
+    source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None, groups: Sequence[GroupRecord]
+) -> Manifest:
+    """Of ``source`` as this release quantised it; see :meth:`ArtifactWriter.finish`."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        glmquant_version=__version__,
+        source_name=source.path.name,
+        source_fingerprint=source.fingerprint,
+        family=source.config.family,
+        recipe=recipe,
+        calibration=calibration,
+        groups=tuple(groups),
+        libraries=library_versions(),
+    )
 
 
 def _index(shards: Sequence[Path]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import numpy as np
+
 from glmquant.store.direct_file import BLOCK_BYTES, DIRECT
 
 LARGE_BYTES: Final = 256 << 20
@@ -58,8 +60,8 @@ class FileReader:
             if error.errno != errno.EINVAL:
                 raise
             return os.preadv(self._cached, [view], at)  # blocks of another size: not directly, then
-        found = room[at - start : min(wanted, count)]
-        view[: len(found)] = found
+        found = np.frombuffer(room, np.uint8)[at - start : min(wanted, count)]
+        np.frombuffer(view, np.uint8)[: len(found)] = found  # as a memoryview would, but other threads run meanwhile
         return len(found)
 
     def _has_in_cache(self, at: int) -> bool:
