@@ -44,11 +44,23 @@ class Theirs:
     loader: str
 
 
-OURS = {
-    "fused, INT4 g128": ("fused", True, "transformers"),
-    "split, INT4 g128": ("split", True, "gptqmodel"),
-    "split, INT4 g128, head INT8 asymmetric (v2)": ("split", False, "gptqmodel"),
-}
+@dataclass(frozen=True)
+class Ours:
+    """A checkpoint that a recipe of ours makes, and what is to read it elsewhere."""
+
+    name: str
+    loader: str
+    layout: str = "split"
+    recipe: str = "int4-g128-gptq"
+    keeps_head: bool = True
+
+
+OURS = (
+    Ours("fused, INT4 g128", "transformers", layout="fused"),
+    Ours("split, INT4 g128", "gptqmodel"),
+    Ours("split, INT4 g128, head INT8 asymmetric (v2)", "gptqmodel", keeps_head=False),
+    Ours("split, bits and groups allocated", "gptqmodel", recipe="int4-auto-4.25"),
+)
 THEIRS = (
     Theirs("GPTQModel INT4 g128", "gptqmodel", {"bits": 4, "group_size": 128, "desc_act": False}, "gptqmodel"),
     Theirs(
@@ -90,22 +102,20 @@ class Bench:
         if not (self.work / "float").exists():
             gq.quantize(self.model, Recipe(version=1), out=self.work / "float")
         if not (self.work / "calibration").exists():
-            gq.calibrate(self.model, self._recipe(), out=self.work / "calibration")
+            gq.calibrate(self.model, self._recipe(OURS[0]), out=self.work / "calibration")
         tokens_SL = read_calibration(self.work / "calibration").samples.tokens_SL
         (self.work / "calibration.json").write_text(json.dumps(tokens_SL.tolist()))
         self.tokens_BT = tokens_SL[-4:, :64]
         (self.work / "tokens.json").write_text(json.dumps(self.tokens_BT.tolist()))
         self.float_BTV = logits_of(open_checkpoint(self.work / "float"), self.tokens_BT)
 
-    def ours(self, name: str) -> None:
-        layout, keeps_head, loader = OURS[name]
-        out = self._place("ours", name)
+    def ours(self, case: Ours) -> None:
+        out = self._place("ours", case.name)
         if not out.exists():
-            recipe = self._recipe(layout, keeps_head)
-            gq.quantize(self.model, recipe, self.work / "calibration", out=out)
+            gq.quantize(self.model, self._recipe(case), self.work / "calibration", out=out)
         expected = logits_of(open_checkpoint(out), self.tokens_BT)
-        got = self._elsewhere(loader, out)
-        self._row(f"ours: {name}", f"{loader} reads", distance(got, expected), expected)
+        got = self._elsewhere(case.loader, out)
+        self._row(f"ours: {case.name}", f"{case.loader} reads", distance(got, expected), expected)
 
     def theirs(self, case: Theirs) -> None:
         out = self._place("theirs", case.name)
@@ -126,10 +136,10 @@ class Bench:
             got = OnnxModel.open(bundle).forward(self.tokens_BT.numpy(), np.ones(tuple(self.tokens_BT.shape), np.int64))
             self._row(case.name, label, distance(torch.from_numpy(got), expected), expected)
 
-    def _recipe(self, layout: str = "fused", keeps_head: bool = True) -> Recipe:
+    def _recipe(self, case: Ours) -> Recipe:
         samples = {"calibration.num_samples": SAMPLES, "calibration.seq_len": LENGTH}
-        recipe = gq.load_recipe("int4-g128-gptq", samples | {"store.layout": layout})
-        rules = tuple(rule for rule in recipe.rules if rule.match != "lm_head" or not keeps_head)
+        recipe = gq.load_recipe(case.recipe, samples | {"store.layout": case.layout})
+        rules = tuple(rule for rule in recipe.rules if rule.match != "lm_head" or not case.keeps_head)
         return recipe.model_copy(update={"rules": rules})
 
     def _place(self, kind: str, name: str) -> Path:
@@ -208,8 +218,8 @@ def main() -> None:
     args.work = args.work.resolve()
     bench = Bench(args)
     bench.prepare()
-    for name in OURS:
-        bench.ours(name)
+    for checkpoint in OURS:
+        bench.ours(checkpoint)
     for case in THEIRS:
         bench.theirs(case)
     write_results(bench, args)
