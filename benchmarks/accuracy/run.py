@@ -160,7 +160,7 @@ def cases(args: argparse.Namespace) -> tuple[Case, ...]:
             (four, three, parts),
         ),
         Case("135m-even", "135M model, spread 0, English", args.even, args.english, (args.english,), (four,)),
-        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews), (four, three)),
+        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews), (four, three, parts)),
         Case("demo-zh", "Demo model, Chinese", demo, args.chinese, (chinese, english, reviews), (four, three)),
     )
 

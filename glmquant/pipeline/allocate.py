@@ -102,7 +102,13 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
     each_once = LinearConstraint(np.equal.outer(np.arange(len(groups)), owner).astype(float), 1, 1)
     within = LinearConstraint(sizes / most_bytes, -np.inf, 1)
     whole = np.ones_like(owner)
-    solved = milp(costs / costs.max(), constraints=[each_once, within], integrality=whole, bounds=Bounds(0, 1))
+    solved = milp(
+        costs / costs.max(),
+        constraints=[each_once, within],
+        integrality=whole,
+        bounds=Bounds(0, 1),
+        options={"presolve": False},  # with it HiGHS 1.12 sometimes prints to stdout, where results go
+    )
     assert solved.success, solved.message
     return {groups[n].name: spec for (n, spec), taken in zip(options, solved.x, strict=True) if taken > 0.5}
 

@@ -3,6 +3,7 @@
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,6 +67,20 @@ def test_no_other_choice_within_the_budget_loses_less(rows: list[int], share: fl
 def test_a_budget_too_small_says_how_much_is_needed() -> None:
     with pytest.raises(RecipeError, match=r"smallest alternatives take 0\.00"):
         choose([group(0, 32)], {"layers.0": dict.fromkeys(SPECS, 1.0)}, 100)
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """With its presolve HiGHS 1.12 prints three lines on this one."""
+    random = np.random.default_rng(4)
+    specs = [QuantSpec(2, 32), QuantSpec(4, 128), QuantSpec(4, 64), QuantSpec(4, 32), QuantSpec(8, 128)]
+    shapes = [(int(random.choice([576, 960, 3072])), int(random.choice([576, 1536]))) for _ in range(120)]
+    groups = [LinearGroup(str(number), ("m",), shape[:1], shape[1]) for number, shape in enumerate(shapes)]
+    errors = {
+        group.name: {spec: random.lognormal() * 4.0**-spec.bits * spec.group_size**0.3 for spec in specs}
+        for group in groups
+    }
+    choose(groups, errors, 5.25 / 8 * sum(group.rows * group.columns for group in groups))
+    assert capfd.readouterr() == ("", "")
 
 
 @torch.inference_mode()
