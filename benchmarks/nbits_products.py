@@ -44,7 +44,8 @@ def main() -> None:
         f"`python -m benchmarks.nbits_products`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}; "
         f"onnxruntime {ort.__version__}.",
         "",
-        f"A matrix of {SIZE} x {SIZE} at accuracy level 4, on one thread, by its processor time, from the cache where it fits.",
+        f"A matrix of {SIZE} x {SIZE} at accuracy level 4, on one thread, by its processor time, from the cache "
+        "where it fits.",
         "",
         "| bits | group | | bits a weight, stored | 1 token, ms | 128 tokens, ms |",
         "|--:|--:|---|--:|--:|--:|",

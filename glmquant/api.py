@@ -37,7 +37,7 @@ from glmquant.pipeline import quantize as quantization
 from glmquant.pipeline import summary
 from glmquant.pipeline.memory import forward_bytes, quantize_bytes, room_within
 from glmquant.pipeline.rates import quantize_rate, rate
-from glmquant.pipeline.rounded import RoundedCheckpoint, leaves_to_round
+from glmquant.pipeline.rounded import RoundedCheckpoint, rounds_on_export
 from glmquant.pipeline.work import forward_work
 from glmquant.progress import Progress, silent
 from glmquant.recipe.load import load_recipe, packaged_recipes
@@ -168,8 +168,8 @@ def export(
 ) -> OnnxBundle:
     """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section.
 
-    A float checkpoint is quantised on the way by the recipe's ``rules``, which may need no calibration samples then: no
-    GPTQ directory lies in between, and the bundle is the same.
+    What is not in GPTQ format is quantised on the way by the recipe's ``rules``, which may need no calibration samples
+    then: no GPTQ directory lies in between, and the bundle is the same. So are rows that the publisher quantised.
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantised key/value cache needs its ranges.
@@ -183,7 +183,10 @@ def export(
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     key_values = calibration.key_values if calibration is not None else None
-    source = RoundedCheckpoint(checkpoint, recipe) if leaves_to_round(checkpoint, recipe) else checkpoint
+    rounds = rounds_on_export(checkpoint, recipe)
+    if rounds and checkpoint.is_quantized:
+        log.info("the rows that the publisher quantised are quantised anew by the recipe's rules")
+    source = RoundedCheckpoint(checkpoint, recipe) if rounds else checkpoint
 
     def tell(done: int, total: int) -> None:
         progress("exporting", done, total)

@@ -36,7 +36,11 @@ from tests.paths import contents
 FAMILIES = {
     "THUDM/chatglm2": "chatglm2", "THUDM/codegeex2": "codegeex2", "THUDM/chatglm3": "chatglm3", "THUDM/glm-4": "glm-4",
 }  # fmt: skip
-RECIPE = {"rules": [{"match": "*", "spec": {"bits": 8, "group_size": 16}}], "export.accuracy_level": 0}
+RECIPE = {
+    "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 16}}],
+    "export.accuracy_level": 0,
+    "fit.equalize": True,
+}
 
 
 def native(release: Release, to: Path) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glmquant.core.packing import pack_bits, pack_blocks, pack_zero_points
 from glmquant.core.qtensor import QuantTensor, spread
-from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.weights_file import WeightsFile
@@ -80,7 +80,7 @@ class PackedWriter:
 
     def linear(self, name: str, weight: QuantTensor) -> PackedMatrix:
         spec, (rows, columns) = weight.spec, weight.shape
-        size = block_size(spec)
+        size = block_size(spec, columns)
         codes_NBC = pack_blocks(weight.codes_NK, spec.bits, size, spec.middle)
         scales_NB = per_block(weight.scales_NG, spec, columns)
         zeros_NB = None if spec.symmetric else per_block(weight.zeros_NG, spec, columns)
@@ -114,7 +114,7 @@ class PackedWriter:
             rows,
             columns,
             spec.bits,
-            block_size(spec),
+            block_size(spec, columns),
         )
 
 
@@ -171,7 +171,7 @@ class BlockedWriter:
             self._file.add(f"{name}_scales", cast(f"{name}_scales", scales_BN, self._dtype)),
             None if zeros_BN is None else self._codes(f"{name}_zeros", zeros_BN, spec),
             axis=0,
-            block_size=block_size(spec),
+            block_size=block_size(spec, columns),
         )
 
     def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> BlockedMatrix:
@@ -194,7 +194,7 @@ class BlockedWriter:
             self._file.add(f"{name}_scales", cast(f"{name}_scales", torch.cat(scales), self._dtype)),
             None if spec.symmetric else self._file.add(f"{name}_zeros", torch.cat(zeros)),
             axis=1,
-            block_size=block_size(spec),
+            block_size=block_size(spec, columns),
         )
 
     def _codes(self, name: str, codes: Tensor, spec: QuantSpec) -> ir.ExternalTensor:
@@ -249,14 +249,19 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return converted
 
 
-def block_size(spec: QuantSpec) -> int:
-    """The operator's block for a spec's groups: the group itself, or a part of one that is too wide."""
-    return COMMON_BLOCK if spec.group_size == WHOLE_ROW or spec.group_size > WIDEST_BLOCK else spec.group_size
+def block_size(spec: QuantSpec, columns: int) -> int:
+    """The operator's block for a spec's groups: the group itself, or a part of one that is too wide.
+
+    A row of a single group gets the same, whatever its spec calls the group: on disk the two are not told apart.
+    """
+    if spec.num_groups(columns) == 1 or spec.group_size > WIDEST_BLOCK:
+        return COMMON_BLOCK
+    return spec.group_size
 
 
 def per_block(values_NG: Tensor, spec: QuantSpec, columns: int) -> Tensor:
     """Each group's value, once for every block of the group: ``[N, B]``."""
-    size = block_size(spec)
+    size = block_size(spec, columns)
     return spread(values_NG, -(-spec.width(columns) // size), -(-columns // size)).contiguous()
 
 

@@ -160,7 +160,7 @@ def store_model(
     cache_bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> StoredModel:
-    """Writes every tensor of a model, holding one block of it, and the one read meanwhile, at a time.
+    """Writes every tensor of a model, holding one block of it, and what ``source`` makes meanwhile, at a time.
 
     Args:
         embedding: how to quantise the token embedding; None keeps it float.

@@ -15,7 +15,7 @@ from glmquant.store.checkpoint import Checkpoint
 
 
 def float_block(checkpoint: Checkpoint, layer: int, plans: Mapping[str, GroupPlan], fit: FitOptions) -> Block:
-    """A block as its publisher computes with it: rows the publisher quantised are expanded."""
+    """A block as its publisher computes with it, published rows expanded; evened where ``fit.equalize``."""
     block = checkpoint.block(layer)
     if checkpoint.is_quantized:
         block = block.floating(getattr(torch, checkpoint.config.float_dtype))
@@ -26,7 +26,7 @@ def float_block(checkpoint: Checkpoint, layer: int, plans: Mapping[str, GroupPla
 
 
 def float_head(checkpoint: Checkpoint, plan: GroupPlan, fit: FitOptions) -> tuple[Tensor, Linear]:
-    """The last norm's gain and ``lm_head``, quantised by ``plan`` afterwards."""
+    """The last norm's gain and ``lm_head``; evened where ``fit.equalize`` and ``plan`` quantises it."""
     norm_D, linear = checkpoint.final_norm(), checkpoint.lm_head()
     return equalize_norm(norm_D, linear) if fit.equalize and plan.spec is not None else (norm_D, linear)
 

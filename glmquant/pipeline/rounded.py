@@ -20,15 +20,16 @@ from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord, Manifest
 
 
-def leaves_to_round(checkpoint: Checkpoint, recipe: Recipe) -> bool:
-    """Whether the recipe has rules for linears that the checkpoint holds in float."""
+def rounds_on_export(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether the recipe has rules to quantise by, and the checkpoint is not in GPTQ format yet."""
     return checkpoint.quantization != "gptq" and any(rule.spec is not None for rule in recipe.rules)
 
 
 class RoundedCheckpoint:
     """A checkpoint whose linears are quantised by a recipe's rules, a block at a time, as it is asked for.
 
-    It gives export what a directory that :func:`glmquant.pipeline.quantize.quantize` wrote would give.
+    It gives export what a directory that :func:`glmquant.pipeline.quantize.quantize` wrote would give; shapes that
+    cannot be packed in GPTQ's words are no hindrance here.
 
     Args:
         checkpoint: float, or with its publisher's own int4 or int8 rows.
@@ -43,10 +44,10 @@ class RoundedCheckpoint:
         fitted = next((name for name, plan in self._plans.items() if plan.needs_hessian), None)
         if fitted is not None or recipe.allocate is not None:
             raise CalibrationError(
-                "the recipe needs calibration samples, and the checkpoint is not quantised yet",
+                "the recipe is to be fitted to calibration samples, which `export` does not do",
                 where="allocate" if fitted is None else f"the rule for {fitted}",
-                expected="rules of kind rtn, which `export` itself can follow",
-                fix="export what `glmquant quantize` writes; or --set rules=[] to export the checkpoint in float",
+                expected="methods that need no samples, such as rtn",
+                fix="export what `glmquant quantize` writes; without a recipe, `export` takes the checkpoint as it is",
             )
         self._records: dict[str, GroupRecord] = {}
         self._coming: Iterator[tuple[int, Block]] = iter(())
@@ -75,7 +76,9 @@ class RoundedCheckpoint:
         return self._head[1]
 
     def classification_head(self) -> ClassificationHead:
-        return self._checkpoint.classification_head()
+        """As it would be stored: without a bias of zeros."""
+        head = self._checkpoint.classification_head()
+        return head if head.is_biased else replace(head, bias_L=None)
 
     def manifest(self) -> Manifest:
         """Of a bundle made of every block."""
@@ -87,6 +90,8 @@ class RoundedCheckpoint:
         if found is None or found[0] != layer:
             self._coming = blocks_ahead(self._read, range(layer, self._checkpoint.config.num_hidden_layers))
             found = next(self._coming)
+        if layer == self._checkpoint.config.num_hidden_layers - 1:
+            self._coming = iter(())
         return found[1]
 
     def _read(self, layer: int) -> Block:

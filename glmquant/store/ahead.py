@@ -18,8 +18,7 @@ def blocks_ahead(load: Callable[[int], T], layers: Iterable[int]) -> Iterator[tu
         pending = [(layer, reader.submit(load, layer)) for layer in islice(coming, 1)]
         while pending:
             layer, loading = pending.pop()
-            block = loading.result()
+            held = [loading.result()]
             del loading
             pending += [(after, reader.submit(load, after)) for after in islice(coming, 1)]
-            yield layer, block
-            del block
+            yield layer, held.pop()  # a variable would keep it while the caller works

@@ -67,7 +67,7 @@ def test_packed_matrix_is_the_quantised_one(
 
 
 def test_blocks_are_no_wider_than_the_kernels_take() -> None:
-    sizes = {group: block_size(QuantSpec(4, group)) for group in (16, 128, 256, 512, 4096, -1)}
+    sizes = {group: block_size(QuantSpec(4, group), 8192) for group in (16, 128, 256, 512, 4096, -1)}
     assert sizes == {16: 16, 128: 128, 256: 256, 512: 128, 4096: 128, -1: 128}
 
 

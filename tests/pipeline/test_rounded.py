@@ -1,15 +1,21 @@
 """A float checkpoint exported by rules of kind rtn gives the bundle that quantising it first would give."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from glmquant import api, assets
 from glmquant.errors import CalibrationError
+from glmquant.glm.block import Block
+from glmquant.pipeline import rounded
+from glmquant.pipeline.prepare import float_block
 from glmquant.recipe.load import load_recipe
+from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.manifest import MANIFEST
-from tests.classifiers import golden_classifier
+from tests.classifiers import HEAD_SHARD, golden_classifier
 from tests.paths import CHATGLM2, contents
 from tests.store.test_quantized_checkpoints import published, row_quantized, write
 
@@ -34,22 +40,53 @@ def both_ways(model: Path, directory: Path, rules: Any, **overrides: Any) -> tup
 @pytest.mark.parametrize("profile", ["ort", "standard"])
 def test_the_bundle_is_the_same(tmp_path: Path, profile: str, equalize: bool) -> None:
     rules = [{"match": "lm_head", "spec": {"bits": 8, "group_size": 64}}, *MIXED]
-    options = {"export.profile": profile, "fit.equalize": equalize}
+    options = {"export.profile": profile, "fit.equalize": equalize, "export.embedding": {"bits": 8, "group_size": 32}}
     directly, in_two_steps = both_ways(CHATGLM2, tmp_path, rules, **options)
     assert directly == in_two_steps
     assert MANIFEST in directly
 
 
-def test_the_bundle_of_published_rows_is_the_same(tmp_path: Path) -> None:
-    source = write(tmp_path / "source", row_quantized(published(), 8), quantization_bit=8)
-    directly, in_two_steps = both_ways(source, tmp_path, MIXED)
+def test_a_single_wide_group_is_the_same(tmp_path: Path) -> None:
+    rules = [{"match": "*.o_proj", "spec": {"bits": 4, "group_size": 256}}, *MIXED]
+    directly, in_two_steps = both_ways(CHATGLM2, tmp_path, rules)
     assert directly == in_two_steps
 
 
-def test_the_bundle_of_a_classifier_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_bundle_of_published_rows_is_the_same(tmp_path: Path, bits: int, caplog: pytest.LogCaptureFixture) -> None:
+    source = write(tmp_path / "source", row_quantized(published(), bits), quantization_bit=bits)
+    with caplog.at_level("INFO"):
+        directly, in_two_steps = both_ways(source, tmp_path, MIXED, **{"fit.equalize": True})
+    assert directly == in_two_steps
+    assert "quantised anew" in caplog.text
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_bundle_of_a_classifier_is_the_same(tmp_path: Path, biased: bool) -> None:
     model = golden_classifier(tmp_path, "chatglm2-tiny", ("bad", "good", "so-so"))
-    directly, in_two_steps = both_ways(model, tmp_path, MIXED)
+    if not biased:
+        head = torch.load(model / HEAD_SHARD)
+        torch.save(head | {"classifier_head.bias": torch.zeros_like(head["classifier_head.bias"])}, model / HEAD_SHARD)
+    directly, in_two_steps = both_ways(model, tmp_path, MIXED, **{"fit.equalize": True})
     assert directly == in_two_steps
+
+
+def test_a_float_block_goes_once_it_is_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[Block]] = []
+
+    def remembered(*arguments: Any) -> Block:
+        block = float_block(*arguments)
+        read.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr(rounded, "float_block", remembered)
+    recipe = load_recipe(None, {"rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
+    source = rounded.RoundedCheckpoint(open_checkpoint(CHATGLM2), recipe)
+    layers = source.config.num_hidden_layers
+    for layer in range(layers):
+        source.block(layer)
+        assert [each() for each in read[: layer + 1]] == [None] * (layer + 1)
+    assert len(read) == layers
 
 
 def test_a_recipe_that_keeps_everything_exports_the_checkpoint_as_it_is(tmp_path: Path) -> None:
@@ -59,10 +96,20 @@ def test_a_recipe_that_keeps_everything_exports_the_checkpoint_as_it_is(tmp_path
     assert contents(tmp_path / "kept") == contents(tmp_path / "plain")
 
 
-@pytest.mark.parametrize("recipe", ["int4-g128-gptq", "int4-auto-4.25"])
-def test_rules_that_need_samples_are_refused(tmp_path: Path, recipe: str) -> None:
-    with pytest.raises(CalibrationError, match="needs calibration samples"):
-        api.export(assets.DEMO_MODEL, load_recipe(recipe), out=tmp_path / "onnx")
+ALLOCATED = {
+    "rules": [{"match": "layers.*", "spec": MIXED[2]["spec"], "alternatives": [{"bits": 8, "group_size": 32}]}],
+    "allocate": {"average_bits": 6},
+}
+FITTED = {"rules": [{**MIXED[2], "method": {"kind": "gptq"}}]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "where"), [(FITTED, "rule for layers.0.self_attn.qkv_proj"), (ALLOCATED, "allocate")]
+)
+def test_rules_that_need_samples_are_refused(tmp_path: Path, recipe: dict[str, Any], where: str) -> None:
+    with pytest.raises(CalibrationError, match="calibration samples") as refused:
+        api.export(assets.DEMO_MODEL, load_recipe(None, recipe), out=tmp_path / "onnx")
+    assert where in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 
