@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from glmquant import assets
+from glmquant.core.device import device_named, memory_of
 from glmquant.core.products import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet
 from glmquant.data.labelled import read_labelled
@@ -83,13 +84,18 @@ PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
 
 def inspect(
-    model: str | Path, recipe: Recipe | None = None, *, predict: bool = False, memory_limit: int | None = None
+    model: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    predict: bool = False,
+    memory_limit: int | None = None,
+    device: str = "cpu",
 ) -> summary.ModelSummary:
     """What a checkpoint is, and what ``recipe`` would make of it; no weight is read.
 
     Args:
         predict: also measure this machine, to say what time, memory and disk the recipe will take.
-        memory_limit: as in :func:`calibrate`, for the prediction.
+        memory_limit, device: as in :func:`calibrate`, for the prediction.
     """
     checkpoint = open_model(model, recipe)
     found = summary.summarise(checkpoint, recipe)
@@ -97,7 +103,8 @@ def inspect(
         return found
     from glmquant.pipeline.forecast import forecast
 
-    return replace(found, forecast=forecast(checkpoint, recipe, summary.stored_bytes(found, recipe), memory_limit))
+    stored = summary.stored_bytes(found, recipe)
+    return replace(found, forecast=forecast(checkpoint, recipe, stored, memory_limit, device_named(device)))
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
@@ -114,6 +121,7 @@ def calibrate(
     text: Sequence[str | Path] | str | Path | None = None,
     out: str | Path,
     memory_limit: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Calibration:
     """Samples text as the recipe says and records the ranges of the float model's activations on it.
@@ -123,10 +131,12 @@ def calibrate(
         out: directory to write.
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
+        device: what computes, ``cpu``, ``cuda`` or ``cuda:N``; activations stay in the processor's memory.
     """
+    where = device_named(device)
     checkpoint = open_model(model, recipe)
     samples = sample_texts(checkpoint, recipe, file_names(text))
-    return _calibrate(checkpoint, samples, recipe, Path(out), memory_limit, progress)
+    return _calibrate(checkpoint, samples, recipe, Path(out), memory_limit, where, progress)
 
 
 def quantize(
@@ -136,21 +146,25 @@ def quantize(
     *,
     out: str | Path,
     memory_limit: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Checkpoint:
     """Quantises a float checkpoint by the recipe's rules into a directory in GPTQ format.
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
-        memory_limit: as in :func:`calibrate`.
+        memory_limit, device: as in :func:`calibrate`.
     """
+    where = device_named(device)
     checkpoint = open_model(model, recipe)
     samples = samples_of(calibration)
     if samples is not None:
         require_own_tokens(samples, checkpoint)
-    dtype = dtype_for(recipe.calibration.precision)
-    room = room_within(memory_limit, quantize_bytes(checkpoint.config, recipe, dtype), Path(out).resolve().parent)
-    with output_directory(Path(out), resume_key=resume_key(checkpoint, recipe, samples)) as partial:
+    dtype = dtype_for(recipe.calibration.precision, where)
+    needed = quantize_bytes(checkpoint.config, recipe, dtype)
+    room = room_within(memory_limit, needed, Path(out).resolve().parent, device=where)
+    key = resume_key(checkpoint, recipe, samples, device=where)
+    with output_directory(Path(out), resume_key=key) as partial, memory_of(where):
         started = time.monotonic()
         done = quantization.quantize(checkpoint, recipe, samples, partial, progress, room=room, dtype=dtype)
         log.info(quantize_rate(checkpoint, recipe, samples, done, time.monotonic() - started))
@@ -216,6 +230,7 @@ def check(
     cache: str | Path | None = None,
     out: str | Path | None = None,
     memory_limit: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> AccuracyReport:
     """Measures a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
@@ -227,12 +242,14 @@ def check(
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
             nothing.
-        memory_limit: as in :func:`calibrate`, for the float checkpoint's pass; what the bundle needs is its runtime's.
+        memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
+            on the processor, as it ships.
     """
     from glmquant.accuracy.bundle import check_bundle
     from glmquant.accuracy.report import with_regression
     from glmquant.accuracy.write import write_report
 
+    where = device_named(device)
     recipe = recipe or load_recipe(None)
     path = bundle_path(bundle)
     checkpoint = open_model(baseline, recipe)
@@ -240,11 +257,14 @@ def check(
     earlier = read_report(against) if isinstance(against, str | Path) else against
     kept = None if cache is None else Path(cache)
 
-    room = room_within(memory_limit, forward_bytes(checkpoint.config, torch.float32))
+    room = room_within(memory_limit, forward_bytes(checkpoint.config, torch.float32), device=where)
 
     def measured() -> AccuracyReport:
         description = recipe.description or None
-        report = check_bundle(path, checkpoint, options, recipe=description, cache=kept, room=room, progress=progress)
+        with memory_of(where):
+            report = check_bundle(
+                path, checkpoint, options, recipe=description, cache=kept, room=room, progress=progress
+            )
         return report if earlier is None else with_regression(report, earlier, options.against)
 
     if out is None:
@@ -296,6 +316,7 @@ def run(
     against: AccuracyReport | str | Path | None = None,
     out: str | Path,
     memory_limit: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> AccuracyReport:
     """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
@@ -306,11 +327,12 @@ def run(
     What an earlier, unfinished run with the same inputs finished is not done again.
 
     Args:
-        memory_limit: as in :func:`calibrate`.
+        memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.onnx_export.save import check_supported
     from glmquant.train.directory import examples_to_train_on, train_for_run
 
+    where = device_named(device)
     checkpoint = open_model(model, recipe)
     check_supported(checkpoint.config, recipe.export)
     labelled = examples_to_train_on(checkpoint, recipe)
@@ -328,9 +350,10 @@ def run(
     if not (recipe.check.text or recipe.check.tasks or labelled):
         log.info("the recipe names nothing to check on: using the packaged held-out text")
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
-    for needed in _needs(checkpoint, recipe):  # what would stop a later stage stops the run here
+    for needed in _needs(checkpoint, recipe, where):  # what would stop a later stage stops the run here
         room_within(memory_limit, needed)
-    with output_directory(Path(out), resume_key=resume_key(checkpoint, recipe, samples, labelled)) as partial:
+    key = resume_key(checkpoint, recipe, samples, labelled, device=where)
+    with output_directory(Path(out), resume_key=key) as partial:
         if labelled is not None:
             checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
         if not is_finished(partial / "quantized"):
@@ -340,11 +363,12 @@ def run(
                 samples,
                 out=partial / "quantized",
                 memory_limit=memory_limit,
+                device=device,
                 progress=progress,
             )
         ranges = partial / "calibration" if needs_ranges else None
         if samples is not None and ranges is not None and not is_finished(ranges):
-            _calibrate(checkpoint, samples, recipe, ranges, memory_limit, progress)
+            _calibrate(checkpoint, samples, recipe, ranges, memory_limit, where, progress)
         if not is_finished(partial / "onnx"):
             export(partial / "quantized", recipe, ranges, out=partial / "onnx", progress=progress)
         if is_finished(partial / "report"):
@@ -356,6 +380,7 @@ def run(
             against=against,
             out=partial / "report",
             memory_limit=memory_limit,
+            device=device,
             progress=progress,
         )
 
@@ -439,11 +464,13 @@ def _calibrate(
     recipe: Recipe,
     out: Path,
     memory_limit: int | None,
+    device: torch.device,
     progress: Progress,
 ) -> Calibration:
-    dtype = dtype_for(recipe.calibration.precision)
-    room = room_within(memory_limit, forward_bytes(checkpoint.config, dtype), out.resolve().parent)
-    with output_directory(out) as partial:
+    dtype = dtype_for(recipe.calibration.precision, device)
+    needed = forward_bytes(checkpoint.config, dtype)
+    room = room_within(memory_limit, needed, out.resolve().parent, device=device)
+    with output_directory(out) as partial, memory_of(device):
         started = time.monotonic()
         calibration = calibration_pass.calibrate(checkpoint, samples, progress, room=room, dtype=dtype)
         work = forward_work(checkpoint.config, checkpoint.config.num_hidden_layers, samples.tokens_SL.numel())
@@ -452,7 +479,7 @@ def _calibrate(
     return calibration
 
 
-def _needs(checkpoint: Checkpoint, recipe: Recipe) -> tuple[int, int]:
+def _needs(checkpoint: Checkpoint, recipe: Recipe, device: torch.device) -> tuple[int, int]:
     """Bytes that quantising and the check's float pass need."""
-    dtype = dtype_for(recipe.calibration.precision)
+    dtype = dtype_for(recipe.calibration.precision, device)
     return quantize_bytes(checkpoint.config, recipe, dtype), forward_bytes(checkpoint.config, torch.float32)

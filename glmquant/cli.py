@@ -22,6 +22,7 @@ from glmquant.options import (
     CalibrationOption,
     Ci,
     Data,
+    Device,
     Inconclusive,
     Json,
     MaxNewTokens,
@@ -102,12 +103,13 @@ def run(
     ci: Ci = False,
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantise, export and check in one go; with --train-data, train a classifier before."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
 
 
 @app.command()
@@ -122,6 +124,7 @@ def inspect(
         bool, typer.Option(help="With a recipe: measure this machine, and say what time, memory and disk it will take.")
     ] = True,
     memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is, how big, what a recipe would make of it, and what that would take."""
@@ -139,7 +142,7 @@ def inspect(
     from glmquant.terminal import describe
 
     chosen = api.load_recipe(recipe, _overrides(overrides)) if recipe else None
-    summary = api.inspect(model, chosen, predict=predict, memory_limit=memory_limit)
+    summary = api.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
     if as_json:
         _print_json(summary.to_dict())
     else:
@@ -154,6 +157,7 @@ def calibrate(
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Sample calibration text and record the ranges of every linear's inputs."""
@@ -161,7 +165,7 @@ def calibrate(
 
     with _progress(quiet) as progress:
         chosen = api.load_recipe(recipe, _overrides(overrides))
-        api.calibrate(model, chosen, text=data, out=out, memory_limit=memory_limit, progress=progress)
+        api.calibrate(model, chosen, text=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
     print(out)
 
 
@@ -173,6 +177,7 @@ def quantize(
     calibration: CalibrationOption = None,
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Quantise a checkpoint into a directory in GPTQ format."""
@@ -180,7 +185,7 @@ def quantize(
 
     with _progress(quiet) as progress:
         chosen = api.load_recipe(recipe, _overrides(overrides))
-        api.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, progress=progress)
+        api.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
     print(out)
 
 
@@ -222,6 +227,7 @@ def check(
     ci: Ci = False,
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX bundle against the float checkpoint. Exit code 0 passed, 1 missed a limit, 3 inconclusive."""
@@ -239,6 +245,7 @@ def check(
             cache=cache,
             out=report,
             memory_limit=memory_limit,
+            device=device,
             progress=progress,
         )
     _print_report(result, as_json, inconclusive, report if ci else None)
@@ -392,12 +399,15 @@ def _run(
     against: Path | None = None,
     inconclusive: str | None = None,
     memory_limit: int | None = None,
+    device: str = "cpu",
 ) -> None:
     from glmquant import api
 
     chosen = api.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet, ci) as progress:
-        report = api.run(model, chosen, against=against, out=out, memory_limit=memory_limit, progress=progress)
+        report = api.run(
+            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+        )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
     _print_report(report, as_json, inconclusive, out / "report" if ci else None)

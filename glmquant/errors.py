@@ -53,5 +53,9 @@ class CheckError(GlmQuantError):
     """Evaluation data, or a comparison, from which no verdict can follow."""
 
 
+class DeviceError(GlmQuantError):
+    """A device to compute on that is not there, or has too little memory."""
+
+
 class OutputError(GlmQuantError):
     """An output directory that cannot be written: not empty, not writable, or the disk is full."""

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from glmquant import assets
 from glmquant.core.products import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
@@ -81,11 +83,16 @@ def require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
 
 
 def resume_key(
-    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, labelled: LabelledSet | None = None
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    samples: CalibrationSet | None,
+    labelled: LabelledSet | None = None,
+    *,
+    device: torch.device,
 ) -> str:
     """sha256 of all that decides what an unfinished run would write."""
     data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
-    computed_in = [version("torch"), str(dtype_for(recipe.calibration.precision))]
+    computed_in = [version("torch"), device.type, str(dtype_for(recipe.calibration.precision, device))]
     inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

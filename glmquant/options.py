@@ -36,6 +36,9 @@ MemoryLimit = Annotated[
         help="Keep activations on the disk where the process would hold more, e.g. 4GB.",
     ),
 ]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="What computes: cpu, cuda, or one GPU of several, cuda:1.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[list[Path] | None, typer.Option("--text", help="UTF-8 text or JSONL to measure perplexity on.")]

@@ -290,6 +290,22 @@ def test_a_provider_that_is_missing_is_told(tmp_path: Path, capsys: pytest.Captu
     assert_refused(capsys, tmp_path, "CUDA")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["calibrate", CHATGLM2, "--out"],
+        ["quantize", CHATGLM2, "--recipe", "int8-rtn", "--out"],
+        ["run", "int8-rtn", "--model", CHATGLM2, "--out"],
+        ["check", CHATGLM2, "--baseline", CHATGLM2, "--report"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_gpu_that_is_missing_is_told(verb: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant(*verb, tmp_path / "out", "--device", "cuda", "--quiet") == 2
+    assert_refused(capsys, tmp_path, "--device cuda")
+
+
 def test_inspect_reads_headers_only_and_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert glmquant("inspect", CHATGLM2, "--recipe", "int4-g128-gptq", "--json") == 0
     values = json.loads(capsys.readouterr().out)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glmquant.accuracy.baseline_cache import BaselineCache
 from glmquant.accuracy.source import Logits, Query
+from glmquant.core.device import CPU
 from glmquant.core.products import float32_products
 from glmquant.core.strips import over_strips
 from glmquant.data.sequences import length_batches
@@ -29,7 +30,7 @@ class BaselineSource:
 
     All sequences go through a block while the next one loads. Memory: a block in float32, two as stored, the hidden
     states of all sequences as far as ``room`` goes, then the head as stored and one query's logits. With a ``cache``,
-    the blocks run once for the same queries and checkpoint.
+    the blocks run once for the same queries and checkpoint. ``room.device`` computes.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class BaselineSource:
             return
         rows = self._rows(queries)
         config = self._model.config
-        gain_D, head = self._model.final_norm(), self._model.lm_head()
+        device = self._room.device
+        with torch.inference_mode():
+            gain_D, head = self._model.final_norm().to(device), self._model.lm_head().to(device)
         for index in range(len(queries)):
-            with torch.inference_mode(), float32_products(exact=True):
-                answer = _logits(head, rms_norm(rows[index], gain_D, config.rms_norm_eps))
-            yield answer.numpy()
+            with torch.inference_mode(), float32_products(device, exact=True):
+                answer = _logits(head, rms_norm(rows[index].to(device), gain_D, config.rms_norm_eps))
+            yield answer.to(CPU).numpy()
 
     def _rows(self, queries: Sequence[Query]) -> list[Tensor]:
         rows = self._cache.read(queries) if self._cache else None
@@ -64,14 +67,14 @@ class BaselineSource:
         """Each query's last hidden states, ``[R, D]``, before the final norm."""
         config = self._model.config
         batches = length_batches([len(query.tokens) for query in queries], TOKENS_AT_ONCE)
-        layers = range(config.num_hidden_layers)
-        with torch.inference_mode(), float32_products(exact=True):
+        layers, device = range(config.num_hidden_layers), self._room.device
+        with torch.inference_mode(), float32_products(device, exact=True):
             hidden = self._embed(queries, batches)
             for layer, stored in blocks_ahead(self._model.block, layers):
-                block = stored.floating()
+                block = stored.to(device).floating()
                 for states in hidden:
                     # Padding is on the right, where causal attention never looks.
-                    rope = rotary(config, torch.arange(states.shape[1]).unsqueeze(0))
+                    rope = rotary(config, torch.arange(states.shape[1], device=device).unsqueeze(0))
                     states.write(states.all, block_forward(states.read(states.all), block, config, rope))
                 self._progress("baseline, block by block", layer + 1, len(layers))
                 del stored, block
@@ -80,7 +83,7 @@ class BaselineSource:
                 states = hidden.pop(0)
                 for x_TD, index in zip(states.read(states.all), batch, strict=True):
                     length = len(queries[index].tokens)
-                    rows[index] = x_TD[length - queries[index].num_logits : length].clone()
+                    rows[index] = x_TD[length - queries[index].num_logits : length].to(CPU, copy=True)
                 states.close()
         return rows
 
@@ -108,10 +111,10 @@ def _logits(head: Linear, x_RD: Tensor) -> Tensor:
     """``[R, V]``; the head is converted to float32 some rows at a time, since in one piece it would be the largest
     thing in memory."""
     vocabulary, columns = head.weight.shape
-    logits_RV = torch.empty(len(x_RD), vocabulary)
+    logits_RV = torch.empty(len(x_RD), vocabulary, device=x_RD.device)
 
     def fill(part: slice) -> None:
         logits_RV[:, part] = head.rows(part)(x_RD)
 
-    over_strips(fill, vocabulary, columns)
+    over_strips(fill, vocabulary, columns, x_RD.device)
     return logits_RV

@@ -57,39 +57,42 @@ class QuantTensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights the codes stand for, ``[N, K]``."""
         rows, columns = self.shape
-        out_NK = torch.empty(rows, columns, dtype=dtype)
+        out_NK = torch.empty(rows, columns, dtype=dtype, device=self.codes_NK.device)
 
         def fill(part: slice) -> None:
             groups_NGW = in_groups(self.codes_NK[part], self.spec).float()
             groups_NGW.sub_(self.zeros_NG[part].unsqueeze(-1)).mul_(self.scales_NG[part].unsqueeze(-1))
             out_NK[part] = groups_NGW.flatten(1)[:, :columns]
 
-        over_strips(fill, rows, columns)
+        over_strips(fill, rows, columns, out_NK.device)
         return out_NK
+
+    def to(self, device: torch.device) -> "QuantTensor":
+        """The same tensor on a device."""
+        return QuantTensor(self.codes_NK.to(device), self.scales_NG.to(device), self.zeros_NG.to(device), self.spec)
 
     def rows(self, start: int, stop: int) -> "QuantTensor":
         return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)
 
     @staticmethod
-    def from_strips(
-        rows: int, columns: int, spec: QuantSpec, quantized: "Callable[[slice], QuantTensor]"
-    ) -> "QuantTensor":
-        """Of ``quantized`` for each strip of rows."""
+    def from_strips(weight_NK: Tensor, spec: QuantSpec, quantized: "Callable[[Tensor], QuantTensor]") -> "QuantTensor":
+        """Of ``quantized`` for each strip of rows, in float32."""
+        (rows, columns), device = weight_NK.shape, weight_NK.device
         grouped = (rows, spec.num_groups(columns))
         whole = QuantTensor(
-            torch.empty(rows, columns, dtype=torch.uint8),
-            torch.empty(grouped),
-            torch.empty(grouped, dtype=torch.uint8),
+            torch.empty(rows, columns, dtype=torch.uint8, device=device),
+            torch.empty(grouped, device=device),
+            torch.empty(grouped, dtype=torch.uint8, device=device),
             spec,
         )
 
         def fill(part: slice) -> None:
-            strip = quantized(part)
+            strip = quantized(weight_NK[part].float())
             whole.codes_NK[part] = strip.codes_NK
             whole.scales_NG[part] = strip.scales_NG
             whole.zeros_NG[part] = strip.zeros_NG
 
-        over_strips(fill, rows, columns)
+        over_strips(fill, rows, columns, device)
         return whole
 
     @staticmethod

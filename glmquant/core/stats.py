@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glmquant.core.device import CPU
 from glmquant.core.products import float32_products
 
 STRIPS, SMALLEST_STRIP = 8, 256
@@ -34,8 +35,8 @@ class HessianAccumulator:
     The matrix is symmetric: only the blocks on and below its diagonal are computed, and mirrored at the end.
     """
 
-    def __init__(self, columns: int) -> None:
-        self._sum_KK = torch.zeros(columns, columns)
+    def __init__(self, columns: int, device: torch.device = CPU) -> None:
+        self._sum_KK = torch.zeros(columns, columns, device=device)
         self._num_tokens = 0
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
@@ -43,7 +44,7 @@ class HessianAccumulator:
         x_TK = x.flatten(0, -2).float()
         if weights is not None:
             x_TK = x_TK * weights.flatten().sqrt().unsqueeze(1)
-        with float32_products(exact=False):
+        with float32_products(x_TK.device, exact=False):
             for start, stop in _strips(x_TK.shape[1]):
                 self._sum_KK[start:stop, :stop].addmm_(x_TK[:, start:stop].T, x_TK[:, :stop])
         self._num_tokens += x_TK.shape[0]
@@ -59,8 +60,8 @@ class HessianAccumulator:
 class DriftAccumulator:
     """Adds up ``d xᵀ`` batch by batch: what a linear's output lacks, against its inputs; ``result`` gives the mean."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self._sum_NK = torch.zeros(rows, columns)
+    def __init__(self, rows: int, columns: int, device: torch.device = CPU) -> None:
+        self._sum_NK = torch.zeros(rows, columns, device=device)
         self._num_tokens = 0
 
     def add(self, lack: Tensor, x: Tensor, weights: Tensor | None = None) -> None:
@@ -68,7 +69,7 @@ class DriftAccumulator:
         lack_TN, x_TK = lack.flatten(0, -2).float(), x.flatten(0, -2).float()
         if weights is not None:
             lack_TN = lack_TN * weights.flatten().unsqueeze(1)
-        with float32_products(exact=False):
+        with float32_products(x_TK.device, exact=False):
             self._sum_NK.addmm_(lack_TN.T, x_TK)
         self._num_tokens += len(x_TK)
 
@@ -88,7 +89,7 @@ def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype 
     for start, stop in _strips(weight_NK.shape[1]):
         strip_PK = stats.hessian_KK[start:stop, :stop].to(dtype, copy=True)
         strip_PK[:, :start] *= 2
-        with float32_products(exact=True):
+        with float32_products(weight_NK.device, exact=True):
             pulled_NK = weight_NK[:, start:stop] @ strip_PK
         for pulled, weights in zip(pulled_NK.split(ROWS_AT_ONCE), weight_NK.split(ROWS_AT_ONCE), strict=True):
             total += float((pulled.float() * weights[:, :stop]).sum())
@@ -108,13 +109,16 @@ class InputRange:
     absmax_K: Tensor
     mean_square_K: Tensor
 
+    def to(self, device: torch.device) -> "InputRange":
+        return InputRange(self.absmax_K.to(device), self.mean_square_K.to(device))
+
 
 class RangeAccumulator:
     """Adds up absolute maxima and squares batch by batch; ``result`` gives an :class:`InputRange`."""
 
-    def __init__(self, columns: int) -> None:
-        self._absmax_K = torch.zeros(columns)
-        self._square_sum_K = torch.zeros(columns, dtype=torch.float64)
+    def __init__(self, columns: int, device: torch.device = CPU) -> None:
+        self._absmax_K = torch.zeros(columns, device=device)
+        self._square_sum_K = torch.zeros(columns, dtype=torch.float64, device=device)
         self._num_tokens = 0
 
     def add(self, x: Tensor) -> None:

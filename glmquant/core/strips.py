@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from glmquant.core.device import CPU
+
 STRIP_ELEMENTS = 1 << 19
 """2 MB of float32. Smaller ones spend their time between operations, larger ones leave the caches."""
 START_SECONDS = 60
@@ -22,15 +24,15 @@ _here = threading.local()
 _starting = threading.Lock()
 
 
-def over_strips(work: Callable[[slice], T], rows: int, columns: int) -> list[T]:
+def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: torch.device = CPU) -> list[T]:
     """``work`` of every strip of a matrix ``[rows, columns]``, in order; a single strip is the caller's own work.
 
     Where strips begin does not depend on how many cores there are. Within ``work``, strips of strips are taken one
-    after the other.
+    after the other, and so are all of a matrix on a GPU, which spreads each operation over its own cores.
     """
     step = max(1, STRIP_ELEMENTS // max(1, columns))
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    if len(parts) == 1 or getattr(_here, "in_strip", False):
+    if len(parts) == 1 or device.type != "cpu" or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
 

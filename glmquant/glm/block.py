@@ -7,7 +7,7 @@ Shape suffixes: B batch, T tokens, D hidden size, H query heads, C key/value hea
 M rows of the fused q, k, v.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,14 @@ class Linear:
     def floating(self, dtype: torch.dtype = torch.float32) -> "Linear":
         """The same layer with its weight as a float tensor, for repeated use."""
         return Linear(self.dense(dtype), self.bias_N)
+
+    def to(self, device: torch.device) -> "Linear":
+        """The same layer on a device: itself where it is there."""
+        return Linear(
+            self.weight.to(device),
+            None if self.bias_N is None else self.bias_N.to(device),
+            None if self.order_K is None else self.order_K.to(device),
+        )
 
     def rows(self, part: slice) -> "Linear":
         """The layer that gives these outputs alone."""
@@ -71,6 +79,11 @@ class Block:
             down_proj=self.down_proj.floating(dtype),
         )
 
+    def to(self, device: torch.device) -> "Block":
+        """The same block on a device."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
 
 @dataclass(frozen=True, eq=False)
 class Rotary:
@@ -81,7 +94,8 @@ class Rotary:
 
 
 def rotary(config: GlmConfig, positions_BT: Tensor) -> Rotary:
-    exponents_R = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+    pairs_R = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions_BT.device)
+    exponents_R = pairs_R / config.rotary_dim
     angles_BTR = (positions_BT.float() / config.position_divisor).unsqueeze(-1) / config.rope_theta**exponents_R
     return Rotary(angles_BTR.cos(), angles_BTR.sin())
 

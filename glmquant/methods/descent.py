@@ -37,7 +37,7 @@ def _descend_rows(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor,
     codes_KN = quantized.codes_NK.T.float().contiguous()
     scales_KN = spread(quantized.scales_NG, width, columns).T.contiguous()
     errors_KN = (weight_NK - quantized.dequantize()).T
-    with float32_products(exact=True):
+    with float32_products(hessian_KK.device, exact=True):
         pull_KN = torch.addmm(errors_KN, hessian_KK, errors_KN, beta=ridge)
     for _ in range(sweeps):
         for start in range(0, columns, PANEL_COLUMNS):
@@ -47,7 +47,7 @@ def _descend_rows(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor,
             moved_PN = _descend_panel(
                 codes_KN[panel], scales_KN[panel], pull_KN[panel].clone(), damped_PP, quantized.spec.max_code
             )
-            with float32_products(exact=True):
+            with float32_products(hessian_KK.device, exact=True):
                 pull_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
             pull_KN[panel].sub_(moved_PN, alpha=ridge)
     return codes_KN.T.to(torch.uint8).contiguous()

@@ -83,7 +83,7 @@ class Gptq:
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:
             return diagonal_K.argsort(descending=True, stable=True)
-        return torch.arange(len(diagonal_K))
+        return torch.arange(len(diagonal_K), device=diagonal_K.device)
 
 
 def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tensor:
@@ -122,7 +122,7 @@ def _factorise(matrix_KK: Tensor) -> int:
     for start in range(0, len(matrix_KK), STRIP_ROWS):
         stop = min(start + STRIP_ROWS, len(matrix_KK))
         done_KP, square_PP = matrix_KK[start:, :start], matrix_KK[start:stop, start:stop]
-        with float32_products(exact=True):
+        with float32_products(matrix_KK.device, exact=True):
             matrix_KK[start:, start:stop].addmm_(done_KP, matrix_KK[start:stop, :start].T, alpha=-1)
         corner_PP, failed_at = torch.linalg.cholesky_ex(square_PP)
         if failed_at:
@@ -142,7 +142,7 @@ def nearest_plane(
     ``factor_KK`` is in the order of ``order_K``; weights, grid and codes are in the layer's own. Rows do not depend on
     each other and go in slices that bound memory; in a slice, columns are kept as contiguous rows.
     """
-    codes_NK = torch.empty(weight_NK.shape, dtype=torch.uint8)
+    codes_NK = torch.empty(weight_NK.shape, dtype=torch.uint8, device=weight_NK.device)
     group_K = (order_K // spec.width(weight_NK.shape[1])).tolist()
     for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
@@ -156,7 +156,7 @@ def nearest_plane(
             max_code=spec.max_code,
             pull_KN=torch.zeros_like(weight_KN),
             errors_KN=torch.empty_like(weight_KN),
-            codes_KN=torch.empty(weight_KN.shape, dtype=torch.uint8),
+            codes_KN=torch.empty_like(weight_KN, dtype=torch.uint8),
         )
         rounding.columns(0, weight_KN.shape[0])
         codes_NK[rows, order_K] = rounding.codes_KN.T
@@ -186,7 +186,7 @@ class _Rounding:
         middle = (start + stop) // 2
         self.columns(middle, stop)
         pulling_KK, errors_KN = self.factor_KK[middle:stop, start:middle], self.errors_KN[middle:stop]
-        with float32_products(exact=True):
+        with float32_products(errors_KN.device, exact=True):
             self.pull_KN[start:middle].addmm_(pulling_KK.T, errors_KN)
         self.columns(start, middle)
 

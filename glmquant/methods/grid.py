@@ -37,7 +37,8 @@ def search_grid(
     def search(part: slice) -> tuple[Tensor, Tensor]:
         return _search_rows(weight_NK[part].float(), spec, importance_GW, shrinks)
 
-    parts = over_strips(search, *weight_NK.shape)
+    rows, columns = weight_NK.shape
+    parts = over_strips(search, rows, columns, weight_NK.device)
     return torch.cat([scales for scales, _ in parts]), torch.cat([zeros for _, zeros in parts])
 
 
@@ -63,7 +64,7 @@ def _search_rows(
     rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor, shrinks: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     groups_NGW = in_groups(rows_NK, spec)
-    best_NG = torch.full(groups_NGW.shape[:2], torch.inf)
+    best_NG = torch.full_like(groups_NGW[..., 0], torch.inf)
     best_scales_NG = torch.full_like(best_NG, SMALLEST_SCALE)
     best_zeros_NG = torch.full_like(best_NG, spec.middle)
     for shrink in shrinks:

@@ -19,10 +19,7 @@ class Rtn:
     needs_hessian: ClassVar[bool] = False
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
-        rows, columns = weight_NK.shape
-
-        def rounded(part: slice) -> QuantTensor:
-            rows_NK = weight_NK[part].float()
+        def rounded(rows_NK: Tensor) -> QuantTensor:
             return encode(rows_NK, *range_grid(rows_NK, spec), spec)
 
-        return QuantTensor.from_strips(rows, columns, spec, rounded)
+        return QuantTensor.from_strips(weight_NK, spec, rounded)

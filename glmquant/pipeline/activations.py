@@ -15,6 +15,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from glmquant.core.device import CPU
 from glmquant.errors import CalibrationError
 from glmquant.glm.block import Rotary, rotary
 from glmquant.glm.config import GlmConfig
@@ -27,10 +28,15 @@ class SampleTensor:
     """``[S, L, W]``, read and written some samples at a time.
 
     Where it lies in a file, that is read and written, never mapped: what a process holds is what it asked for.
+
+    Args:
+        device: where what is read is wanted; the values lie in the processor's memory or on the disk.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, file: BinaryIO | None = None) -> None:
-        self.shape, self.dtype, self._file = shape, dtype, file
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: torch.dtype, file: BinaryIO | None = None, device: torch.device = CPU
+    ) -> None:
+        self.shape, self.dtype, self._file, self._device = shape, dtype, file, device
         self._values = torch.empty(shape, dtype=dtype) if file is None else None
 
     @property
@@ -46,18 +52,18 @@ class SampleTensor:
         return self._file is not None
 
     def read(self, samples: slice) -> Tensor:
-        """``[samples, L, W]``: the tensor's own memory, or a copy of what the file holds."""
+        """``[samples, L, W]``: the tensor's own memory, or a copy for another device or of what the file holds."""
         if self._values is not None:
-            return self._values[samples]
+            return self._values[samples].to(self._device)
         out = torch.empty(samples.stop - samples.start, *self.shape[1:], dtype=self.dtype)
         self._transfer(os.preadv, out, samples)
-        return out
+        return out.to(self._device)
 
     def write(self, samples: slice, values: Tensor) -> None:
         if self._values is not None:
             self._values[samples] = values
         else:
-            self._transfer(os.pwritev, values.to(self.dtype).contiguous(), samples)
+            self._transfer(os.pwritev, values.to(CPU, self.dtype).contiguous(), samples)
 
     def _transfer(self, move: Callable[[int, list[memoryview], int], int], values: Tensor, samples: slice) -> None:
         assert self._file is not None
@@ -78,18 +84,21 @@ class Room:
     """Where activations may lie: in memory up to ``budget`` bytes, in files of ``directory`` beyond.
 
     The files have no name: nothing is left of them when the process ends, however it ends.
+
+    Attributes:
+        device: what computes with them.
     """
 
-    def __init__(self, budget: float = math.inf, directory: Path | None = None) -> None:
-        self._left, self._directory = budget, directory
+    def __init__(self, budget: float = math.inf, directory: Path | None = None, device: torch.device = CPU) -> None:
+        self._left, self._directory, self.device = budget, directory, device
 
     def tensor(self, shape: tuple[int, int, int], dtype: torch.dtype) -> SampleTensor:
         """A tensor that lasts as long as the run."""
         size = math.prod(shape) * dtype.itemsize
         if size <= self._left:
             self._left -= size
-            return SampleTensor(shape, dtype)
-        return SampleTensor(shape, dtype, tempfile.TemporaryFile(dir=self._directory, buffering=0))
+            return SampleTensor(shape, dtype, None, self.device)
+        return SampleTensor(shape, dtype, tempfile.TemporaryFile(dir=self._directory, buffering=0), self.device)
 
     @contextmanager
     def lent(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[SampleTensor]:
@@ -137,7 +146,7 @@ def unfilled(
 ) -> Activations:
     """Activations whose hidden states have yet to be written."""
     room = room or Room()
-    positions_1L = torch.arange(length).unsqueeze(0)
+    positions_1L = torch.arange(length, device=room.device).unsqueeze(0)
     hidden = room.tensor((samples, length, config.hidden_size), torch.float32)
     return Activations(hidden, rotary(config, positions_1L), room, dtype)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
+from glmquant.core.device import CPU
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, RecipeError
@@ -20,8 +22,18 @@ from glmquant.store.checkpoint import Checkpoint
 FOUND: Final = "allocation.state"
 
 
-def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, progress: Progress = silent) -> Recipe:
+def allocate(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    samples: CalibrationSet,
+    progress: Progress = silent,
+    *,
+    device: torch.device = CPU,
+) -> Recipe:
     """The recipe with a rule for each linear group in place of ``allocate``.
+
+    Args:
+        device: what computes.
 
     Raises:
         RecipeError: a budget that not even the smallest alternatives fit, or ``lm_head`` among the choices.
@@ -41,13 +53,21 @@ def allocate(checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet, pr
     most = budget_bytes(budget, taking_part)
     tokens_SL = samples.tokens_SL[:, :MEASURED_TOKENS]
     tokens_SL = tokens_SL[: max(1, MEASURED_TOKENS // tokens_SL.shape[1])]
-    errors = measure_sensitivities(checkpoint, choices, tokens_SL, evened=recipe.fit.equalize, progress=progress)
+    errors = measure_sensitivities(
+        checkpoint, choices, tokens_SL, evened=recipe.fit.equalize, device=device, progress=progress
+    )
     chosen = choose(taking_part, errors, most)
     return recipe.model_copy(update={"allocate": None, "rules": tuple(_rules(plans, chosen))})
 
 
 def allocated(
-    checkpoint: Checkpoint, recipe: Recipe, samples: CalibrationSet | None, directory: Path, progress: Progress
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    samples: CalibrationSet | None,
+    directory: Path,
+    progress: Progress,
+    *,
+    device: torch.device = CPU,
 ) -> Recipe:
     """The recipe as :func:`allocate` gives it, or as it did in an unfinished run that left ``directory``.
 
@@ -64,7 +84,7 @@ def allocated(
         )
     found = directory / FOUND
     if not found.exists():
-        resolved = allocate(checkpoint, recipe, samples, progress)
+        resolved = allocate(checkpoint, recipe, samples, progress, device=device)
         unfinished = found.with_suffix(".unfinished")
         unfinished.write_text(resolved.model_dump_json(), encoding="utf-8")
         os.replace(unfinished, found)

@@ -229,11 +229,13 @@ def _measure(
         rows_NK = weight_NK[part].float()
         return _square_sum(quantized.rows(part.start, part.stop).dequantize().sub_(rows_NK)), _square_sum(rows_NK)
 
-    lost_weight, whole_weight = map(sum, zip(*over_strips(square_sums, *weight_NK.shape), strict=True))
+    rows, columns = weight_NK.shape
+    sums = over_strips(square_sums, rows, columns, weight_NK.device)
+    lost_weight, whole_weight = map(sum, zip(*sums, strict=True))
     lost_output = whole_output = 0.0
     if stats is None:
         return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight))
-    for start in range(0, len(weight_NK), ROWS_AT_ONCE):
+    for start in range(0, rows, ROWS_AT_ONCE):
         rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
         whole_output += mean_square_output(rows_NK, stats, dtype)
         lost_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)

@@ -2,6 +2,7 @@
 
 import torch
 
+from glmquant.core.device import CPU
 from glmquant.core.stats import RangeAccumulator
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange
 from glmquant.errors import CheckpointError
@@ -26,7 +27,7 @@ def calibrate(
     """Statistics of the inputs of every linear group and of keys and values, one block in memory.
 
     Args:
-        room: where activations may lie.
+        room: where activations may lie, and the device that computes.
         dtype: of the operands of matrix products; hidden states stay in float32.
 
     Raises:
@@ -34,22 +35,23 @@ def calibrate(
         CalibrationError: token ids that are not the model's.
     """
     config = checkpoint.config
+    room = room or Room()
     activations = embed(samples.tokens_SL, checkpoint.embedding(), config, room, dtype)
-    ranges = {group.name: RangeAccumulator(group.columns) for group in linear_groups(config)}
+    ranges = {group.name: RangeAccumulator(group.columns, room.device) for group in linear_groups(config)}
     key_values = []
     layers = range(config.num_hidden_layers)
     for layer, block in blocks_ahead(checkpoint.block, layers):
         progress("calibrating", layer, len(layers))
-        stream = Stream(block, config, activations)
-        key_values.append(_observe(stream, block.floating(dtype), block_groups(config, layer), ranges))
+        stream = Stream(block.to(room.device), config, activations)
+        key_values.append(_observe(stream, stream.block.floating(dtype), block_groups(config, layer), ranges))
         _require_finite(activations, layer)
         del block, stream
-    norm_D = checkpoint.final_norm()
+    norm_D = checkpoint.final_norm().to(room.device)
     for batch in () if config.num_labels else activations.batches():
         hidden_BLD = activations.hidden.read(batch)
         ranges[head_group(config).name].add(rms_norm(hidden_BLD, norm_D, config.rms_norm_eps))
     progress("calibrating", len(layers), len(layers))
-    inputs = {name: accumulator.result() for name, accumulator in ranges.items()}
+    inputs = {name: accumulator.result().to(CPU) for name, accumulator in ranges.items()}
     return Calibration(samples, inputs, tuple(key_values))
 
 
@@ -58,7 +60,8 @@ def _observe(
 ) -> KeyValueRange:
     qkv_range, o_range, gate_up_range, down_range = (ranges[group.name] for group in groups)
     config = stream.config
-    keys, values = RangeAccumulator(config.key_value_rows), RangeAccumulator(config.key_value_rows)
+    device = stream.activations.room.device
+    keys, values = (RangeAccumulator(config.key_value_rows, device) for _ in range(2))
     for batch in stream.activations.batches():
         qkv_range.add(stream.qkv_input(batch))
         query, key, value = stream.heads(batch, block.qkv_proj)
@@ -72,7 +75,7 @@ def _observe(
         down_range.add(inner)
         stream.add_mlp(batch, block.down_proj(inner))
     shape = (config.num_key_value_heads, config.head_dim)
-    return KeyValueRange(keys.result().absmax_K.view(shape), values.result().absmax_K.view(shape))
+    return KeyValueRange(*(seen.result().absmax_K.to(CPU).view(shape) for seen in (keys, values)))
 
 
 def _require_finite(activations: Activations, layer: int) -> None:

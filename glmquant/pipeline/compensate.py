@@ -37,9 +37,11 @@ class LinearFit:
     def __init__(self, linear: Linear, compensate: float, *, by_inputs: bool) -> None:
         assert not isinstance(linear.weight, QuantTensor)
         rows, columns = linear.weight.shape
-        self._hessian = HessianAccumulator(columns)
+        self._hessian = HessianAccumulator(columns, linear.weight.device)
         self._compensate, self._by_inputs = compensate, by_inputs
-        self._drift = DriftAccumulator(columns if by_inputs else rows, columns) if compensate else None
+        self._drift = (
+            DriftAccumulator(columns if by_inputs else rows, columns, linear.weight.device) if compensate else None
+        )
 
     def add(self, x: Tensor, lack: Tensor | None = None, weights: Tensor | None = None) -> None:
         """``x`` ``[..., K]``; ``lack`` ``[..., K]`` or ``[..., N]``; ``weights`` ``[...]``."""
@@ -54,7 +56,7 @@ class LinearFit:
             return weight_NK, stats
         drift = self._drift.result()
         if self._by_inputs:
-            with float32_products(exact=False):
+            with float32_products(drift.device, exact=False):
                 drift = weight_NK.float() @ drift
         return compensated(weight_NK, stats, drift, self._compensate), stats
 
@@ -65,7 +67,7 @@ def compensated(weight_NK: Tensor, stats: LayerStats, drift_NK: Tensor, amount: 
     Raises:
         QuantizationError: inputs that are all zero.
     """
-    order_K = torch.arange(weight_NK.shape[1])
+    order_K = torch.arange(weight_NK.shape[1], device=weight_NK.device)
     factor_KK = cholesky_factor(stats.hessian_KK, order_K, DAMPING)
     correction_NK = torch.cholesky_solve(drift_NK.T, factor_KK).T
     return torch.add(weight_NK.float(), correction_NK, alpha=amount)

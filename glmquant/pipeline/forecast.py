@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from glmquant.core.device import CPU
 from glmquant.core.packing import pack_blocks
 from glmquant.core.products import dtype_for
 from glmquant.core.qtensor import QuantTensor
@@ -83,25 +84,32 @@ class _Probe:
 
 
 @torch.inference_mode()
-def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_limit: int | None = None) -> Forecast:
+def forecast(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    stored_bytes: int,
+    memory_limit: int | None = None,
+    device: torch.device = CPU,
+) -> Forecast:
     """What ``quantize`` (with what it measures to allocate bits) and ``export``, and the samples' float pass where the
     cache is quantised, will take.
 
     Args:
         stored_bytes: of the quantised linears, as the recipe makes them.
+        device: what is to compute.
 
     Raises:
         RecipeError: a rule that matches nothing.
         OutputError: a memory limit that one block exceeds.
     """
     config, options = checkpoint.config, recipe.calibration
-    dtype = dtype_for(options.precision)
+    dtype = dtype_for(options.precision, device)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     samples = options.num_samples if any(plan.needs_hessian for plan in plans.values()) else 0
     tokens, layers = samples * options.seq_len, range(config.num_hidden_layers)
     streams = 2 if recipe.fit.compensate else 1
     held = held_bytes()  # before the measurements below, which a run has no part of
-    probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0)
+    probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0, device)
     written = stored_bytes + _kept_bytes(config)
 
     def stage(name: str, seconds: float, needed: int, active: int, work: int) -> StageForecast:
@@ -119,13 +127,13 @@ def forecast(checkpoint: Checkpoint, recipe: Recipe, stored_bytes: int, memory_l
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
     stages = [stage("quantize", seconds, needed, active, quantize_work(config, recipe, layers, tokens))]
     if recipe.allocate:
-        seconds = len(layers) * _allocate_second(config, recipe) + read
+        seconds = len(layers) * _allocate_second(config, recipe, device) + read
         stages.insert(0, stage("allocate", seconds, allocate_bytes(config), 0, 0))
     if recipe.export.kv_cache != "float":
         tokens = options.num_samples * options.seq_len
         needed, work = forward_bytes(config, dtype), forward_work(config, len(layers), tokens)
         active = activation_bytes(config, options.num_samples, options.seq_len, dtype)
-        stages.insert(0, stage("calibrate", work * _second_an_operation(config, dtype), needed, active, work))
+        stages.insert(0, stage("calibrate", work * _second_an_operation(config, dtype, device), needed, active, work))
     packing = written * (probe.read + probe.pack + probe.write)
     stages.append(stage("export", packing, forward_bytes(config, torch.float32) // 2, 0, 0))
     return Forecast(tuple(stages), 2 * written + 2 * active, _how(probe, tokens, dtype))
@@ -136,7 +144,7 @@ def _kept_bytes(config: GlmConfig) -> int:
     return 2 * config.vocab_size * config.hidden_size
 
 
-def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len: int) -> _Probe:
+def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len: int, device: torch.device) -> _Probe:
     config = checkpoint.config
     names, plans = [group.name for group in block_groups(config, 0)], resolve_rules(recipe.rules, linear_groups(config))
     streams: list[Activations] = []
@@ -145,7 +153,7 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
         tokens = samples * seq_len
         for _ in range(2 if recipe.fit.compensate else 1):
-            streams.append(unfilled(samples, seq_len, config, Room(), dtype))
+            streams.append(unfilled(samples, seq_len, config, Room(device=device), dtype))
             for batch in streams[-1].batches():
                 streams[-1].hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))
     block = _random_block(config)
@@ -153,23 +161,26 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
     activations, reference = (*streams, None, None)[:2]
     if recipe.fit.equalize:
         block = equalize(block, config)
-    done, outcomes = quantize_block(block, names, plans, config, activations, fit=recipe.fit, reference=reference)
+    done, outcomes = quantize_block(
+        block.to(device), names, plans, config, activations, fit=recipe.fit, reference=reference
+    )
     seconds = time.monotonic() - started
     fixed = sum(outcome.seconds for outcome in outcomes)
     a_token = max(0.0, seconds - fixed) / tokens if tokens else 0.0
-    return _Probe(fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done))
+    return _Probe(fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
 
 
-def _allocate_second(config: GlmConfig, recipe: Recipe) -> float:
+def _allocate_second(config: GlmConfig, recipe: Recipe, device: torch.device) -> float:
     """Of measuring one block's sensitivities."""
     plans = resolve_rules(recipe.rules, linear_groups(config))
     blocks = [block_groups(config, layer) for layer in range(config.num_hidden_layers)]
     groups = max(blocks, key=lambda groups: sum(len(plans[group.name].choices) for group in groups))
     length = min(MEASURED_TOKENS, recipe.calibration.seq_len)
-    activations = unfilled(min(recipe.calibration.num_samples, MEASURED_TOKENS // length), length, config)
+    samples = min(recipe.calibration.num_samples, MEASURED_TOKENS // length)
+    activations = unfilled(samples, length, config, Room(device=device))
     for batch in activations.batches():
         activations.hidden.write(batch, _random(batch.stop - batch.start, length, config.hidden_size))
-    block = _random_block(config).floating()
+    block = _random_block(config).to(device).floating()
     choices = {group.name: plans[group.name].choices for group in groups}
     started = time.monotonic()
     block_sensitivities(Stream(block, config, activations), groups, choices)
@@ -191,11 +202,12 @@ def _random_block(config: GlmConfig) -> Block:
     return block
 
 
-def _second_an_operation(config: GlmConfig, dtype: torch.dtype) -> float:
-    weight, x = _random(config.hidden_size, config.hidden_size).to(dtype), _random(2048, config.hidden_size).to(dtype)
-    torch.nn.functional.linear(x, weight)
+def _second_an_operation(config: GlmConfig, dtype: torch.dtype, device: torch.device) -> float:
+    weight = _random(config.hidden_size, config.hidden_size).to(device, dtype)
+    x = _random(2048, config.hidden_size).to(device, dtype)
+    torch.nn.functional.linear(x, weight)[0, 0].item()
     started = time.monotonic()
-    torch.nn.functional.linear(x, weight)
+    torch.nn.functional.linear(x, weight)[0, 0].item()  # a GPU is done when a value of the result is here
     return (time.monotonic() - started) / (2 * x.numel() * config.hidden_size)
 
 

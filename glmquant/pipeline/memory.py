@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from glmquant.core.device import CPU
 from glmquant.core.strips import STRIP_ELEMENTS
 from glmquant.errors import OutputError
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
@@ -26,13 +27,21 @@ SHARE_OF_MACHINE: Final = 0.75
 """Of the physical memory, where no limit is stated."""
 
 
-def room_within(limit: int | None, needed: int, directory: Path | None = None, *, held: int | None = None) -> Room:
+def room_within(
+    limit: int | None,
+    needed: int,
+    directory: Path | None = None,
+    *,
+    held: int | None = None,
+    device: torch.device = CPU,
+) -> Room:
     """Room for the activations of a pass that itself needs ``needed`` bytes.
 
     Args:
         limit: bytes the process may hold; None for three quarters of the machine's.
         directory: where activations go that do not fit.
         held: bytes without the pass; None for what this process has held so far.
+        device: what computes; its own memory, where it has any, is not counted.
 
     Raises:
         OutputError: the pass cannot stay within the limit, wherever its activations lie.
@@ -45,7 +54,7 @@ def room_within(limit: int | None, needed: int, directory: Path | None = None, *
             fix=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
         )
     whole = limit if limit is not None else SHARE_OF_MACHINE * physical_bytes()
-    return Room(max(0, whole - held - needed), directory)
+    return Room(max(0, whole - held - needed), directory, device)
 
 
 def held_bytes() -> int:

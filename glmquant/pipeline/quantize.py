@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from glmquant.core.device import CPU
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block, rms_norm
@@ -56,7 +57,8 @@ def quantize(
             fix="start from the original; to export this one as it is, use `glmquant export`",
         )
     config = checkpoint.config
-    recipe = allocated(checkpoint, recipe, samples, directory, progress)
+    room = room or Room()
+    recipe = allocated(checkpoint, recipe, samples, directory, progress, device=room.device)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     writer = ArtifactWriter(
         directory, config, {name: plan.spec for name, plan in plans.items()}, gate_up=recipe.store.layout
@@ -64,8 +66,8 @@ def quantize(
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plans, samples)
-    run = _Run(checkpoint, plans, recipe.fit, writer, SavedStates(directory))
-    streams = [] if needed is None else run.start(needed, room or Room(), dtype)
+    run = _Run(checkpoint, plans, recipe.fit, writer, SavedStates(directory), room)
+    streams = [] if needed is None else run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)
     writer.finish(
@@ -105,21 +107,22 @@ class _Run:
         fit: FitOptions,
         writer: ArtifactWriter,
         states: SavedStates,
+        room: Room,
     ) -> None:
         self._checkpoint, self._plans, self._fit = checkpoint, plans, fit
-        self._writer, self.states = writer, states
+        self._writer, self.states, self._room = writer, states, room
         self._config = checkpoint.config
         self._first = 0
 
-    def start(self, samples: CalibrationSet, room: Room, dtype: torch.dtype) -> list[Activations]:
+    def start(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
         """The samples before the first block, or before the one that an unfinished run would have come to."""
         streams, (count, length) = 2 if self._fit.compensate else 1, samples.tokens_SL.shape
-        found = self.states.load(streams, (count, length), self._config, room, dtype)
+        found = self.states.load(streams, (count, length), self._config, self._room, dtype)
         if found is not None:
             self._first = found[0]
             return found[1]
         embedding_VD = self._checkpoint.embedding()
-        return [embed(samples.tokens_SL, embedding_VD, self._config, room, dtype) for _ in range(streams)]
+        return [embed(samples.tokens_SL, embedding_VD, self._config, self._room, dtype) for _ in range(streams)]
 
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
@@ -134,9 +137,16 @@ class _Run:
                 progress("quantizing", layer, layers)
                 names = [group.name for group in block_groups(self._config, layer)]
                 done, outcomes = quantize_block(
-                    block, names, self._plans, self._config, activations, fit=self._fit, reference=reference
+                    block.to(self._room.device),
+                    names,
+                    self._plans,
+                    self._config,
+                    activations,
+                    fit=self._fit,
+                    reference=reference,
                 )
                 del block
+                done = done.to(CPU)
                 if written is not None:
                     written.result()
                 written = background.submit(self._write_block, layer, done, outcomes)
@@ -164,6 +174,7 @@ class _Run:
         name, dtype = head_group(self._config).name, torch.float32
         plan = self._plans[name]
         norm_D, linear = float_head(self._checkpoint, plan, self._fit)
+        norm_D, linear = norm_D.to(self._room.device), linear.to(self._room.device)
         seen = None
         if streams and plan.needs_hessian:
             seen, dtype = LinearFit(linear, self._fit.compensate, by_inputs=True), streams[0].dtype
@@ -171,7 +182,7 @@ class _Run:
                 x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
                 seen.add(x, wanted[0] - x if wanted else None)
         lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
-        self._writer.write_head(norm_D, lm_head, [outcome.record])
+        self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])
 
     def _normed(self, stream: Activations, batch: slice, norm_D: torch.Tensor) -> torch.Tensor:
         return rms_norm(stream.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(stream.dtype)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from glmquant.core.device import CPU
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import RangeAccumulator
@@ -28,7 +29,7 @@ from glmquant.glm.block import (
 from glmquant.glm.config import LinearGroup, block_groups
 from glmquant.glm.equalize import equalize
 from glmquant.methods.grid import SHRINKS, encode, search_grid
-from glmquant.pipeline.activations import embed
+from glmquant.pipeline.activations import Room, embed
 from glmquant.pipeline.stream import Stream
 from glmquant.progress import Progress, silent
 from glmquant.store.checkpoint import Checkpoint
@@ -48,22 +49,24 @@ def measure_sensitivities(
     tokens_SL: Tensor,
     *,
     evened: bool,
+    device: torch.device = CPU,
     progress: Progress = silent,
 ) -> Sensitivities:
     """For each group of ``choices``, by name, each spec's relative squared error; float32, one block in memory.
 
     Args:
+        device: what computes.
         evened: blocks are to be evened out (:func:`glmquant.glm.equalize.equalize`) before they are quantised.
 
     Raises:
         CalibrationError: token ids that are not the model's.
     """
     config = checkpoint.config
-    activations = embed(tokens_SL, checkpoint.embedding(), config)
+    activations = embed(tokens_SL, checkpoint.embedding(), config, Room(device=device))
     found: Sensitivities = {}
     for layer in range(config.num_hidden_layers):
         progress("measuring sensitivities", layer, config.num_hidden_layers)
-        block = checkpoint.block(layer).floating()
+        block = checkpoint.block(layer).to(device).floating()
         block = equalize(block, config) if evened else block
         found |= block_sensitivities(Stream(block, config, activations), block_groups(config, layer), choices)
         del block
@@ -136,16 +139,15 @@ def _relative(ours_BLD: Tensor, theirs_BLD: Tensor) -> Tensor:
 def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:
     weight_NK = linear.dense()
 
-    def rounded(part: slice) -> QuantTensor:
-        return encode(weight_NK[part], *search_grid(weight_NK[part], spec, importance_K, COARSE), spec)
+    def rounded(rows_NK: Tensor) -> QuantTensor:
+        return encode(rows_NK, *search_grid(rows_NK, spec, importance_K, COARSE), spec)
 
-    rows, columns = weight_NK.shape
-    return Linear(QuantTensor.from_strips(rows, columns, spec, rounded).dequantize(), linear.bias_N)
+    return Linear(QuantTensor.from_strips(weight_NK, spec, rounded).dequantize(), linear.bias_N)
 
 
 def _mean_square(inputs: Sequence[Tensor]) -> Tensor:
     """Of each column."""
-    seen = RangeAccumulator(inputs[0].shape[-1])
+    seen = RangeAccumulator(inputs[0].shape[-1], inputs[0].device)
     for x in inputs:
         seen.add(x)
     return seen.result().mean_square_K

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from glmquant.errors import GlmQuantError, OutputError
+from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
 MARKER: Final = ".glmquant-partial"
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -52,9 +52,14 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
         if _is_disk_full(error):
             fix = f"free some space; {_how_to_go_on(partial, resume_key)}"
             raise OutputError("the disk is full", where=partial, fix=fix) from error
-        if isinstance(error, GlmQuantError) and not _is_disk_full(error.__cause__):
+        if _is_bad_input(error):
             _remove(partial)
         raise
+
+
+def _is_bad_input(error: Exception) -> bool:
+    """Whether the same command would fail again: a device's memory may be free by then, and so may the disk's."""
+    return isinstance(error, GlmQuantError) and not (isinstance(error, DeviceError) or _is_disk_full(error.__cause__))
 
 
 def is_finished(out: Path) -> bool:
