@@ -5,13 +5,14 @@ Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from glmquant.core.spec import QuantSpec
-from glmquant.core.strips import over_strips
+from glmquant.core.strips import over_strips, strip_rows
 from glmquant.errors import QuantizationError
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
@@ -57,12 +58,18 @@ class QuantTensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights the codes stand for, ``[N, K]``."""
         rows, columns = self.shape
+
+        def values(part: slice) -> Tensor:
+            groups_NGW = in_groups(self.codes_NK[part], self.spec).float()
+            groups_NGW.sub_(self.zeros_NG[part].unsqueeze(-1)).mul_(self.scales_NG[part].unsqueeze(-1))
+            return groups_NGW.flatten(1)[:, :columns]
+
+        if rows <= strip_rows(columns):
+            return values(slice(0, rows)).to(dtype)
         out_NK = torch.empty(rows, columns, dtype=dtype, device=self.codes_NK.device)
 
         def fill(part: slice) -> None:
-            groups_NGW = in_groups(self.codes_NK[part], self.spec).float()
-            groups_NGW.sub_(self.zeros_NG[part].unsqueeze(-1)).mul_(self.scales_NG[part].unsqueeze(-1))
-            out_NK[part] = groups_NGW.flatten(1)[:, :columns]
+            out_NK[part] = values(part)
 
         over_strips(fill, rows, columns, out_NK.device)
         return out_NK
@@ -75,24 +82,32 @@ class QuantTensor:
         return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)
 
     @staticmethod
-    def from_strips(weight_NK: Tensor, spec: QuantSpec, quantized: "Callable[[Tensor], QuantTensor]") -> "QuantTensor":
-        """Of ``quantized`` for each strip of rows, in float32."""
-        (rows, columns), device = weight_NK.shape, weight_NK.device
+    def unfilled(rows: int, columns: int, spec: QuantSpec, device: torch.device) -> "QuantTensor":
+        """To be given its values by :meth:`fill`."""
         grouped = (rows, spec.num_groups(columns))
-        whole = QuantTensor(
+        return QuantTensor(
             torch.empty(rows, columns, dtype=torch.uint8, device=device),
             torch.empty(grouped, device=device),
             torch.empty(grouped, dtype=torch.uint8, device=device),
             spec,
         )
 
-        def fill(part: slice) -> None:
-            strip = quantized(weight_NK[part].float())
-            whole.codes_NK[part] = strip.codes_NK
-            whole.scales_NG[part] = strip.scales_NG
-            whole.zeros_NG[part] = strip.zeros_NG
+    def fill(self, part: slice, rows: "QuantTensor") -> None:
+        """Takes the values of ``rows`` for its own rows ``part``."""
+        self.codes_NK[part] = rows.codes_NK
+        self.scales_NG[part] = rows.scales_NG
+        self.zeros_NG[part] = rows.zeros_NG
 
-        over_strips(fill, rows, columns, device)
+    @staticmethod
+    def from_strips(weight_NK: Tensor, spec: QuantSpec, quantized: "Callable[[Tensor], QuantTensor]") -> "QuantTensor":
+        """Of ``quantized`` for each strip of rows, in float32."""
+        rows, columns = weight_NK.shape
+        whole = QuantTensor.unfilled(rows, columns, spec, weight_NK.device)
+
+        def fill(part: slice) -> None:
+            whole.fill(part, quantized(weight_NK[part].float()))
+
+        over_strips(fill, rows, columns, weight_NK.device)
         return whole
 
     @staticmethod
@@ -111,6 +126,18 @@ class QuantTensor:
         )
 
 
+class QuantMatrix(Protocol):
+    """What has quantised rows to give: a :class:`QuantTensor`, or a matrix quantised as its rows are asked for."""
+
+    @property
+    def spec(self) -> QuantSpec: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def rows(self, start: int, stop: int) -> QuantTensor: ...
+
+
 def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
     """``[N, K]`` as ``[N, G, W]``; a ragged last group is filled with zeros."""
     columns = x_NK.shape[1]
@@ -122,6 +149,8 @@ def in_groups(x_NK: Tensor, spec: QuantSpec) -> Tensor:
 
 def spread(values_NG: Tensor, width: int, columns: int) -> Tensor:
     """Repeats each group's value over its columns: ``[N, G]`` to ``[N, columns]``."""
+    if width == 1:
+        return values_NG[:, :columns]
     return values_NG.repeat_interleave(width, dim=1)[:, :columns]
 
 

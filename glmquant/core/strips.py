@@ -24,13 +24,18 @@ _here = threading.local()
 _starting = threading.Lock()
 
 
+def strip_rows(columns: int) -> int:
+    """Rows of a strip of a matrix with so many columns."""
+    return max(1, STRIP_ELEMENTS // max(1, columns))
+
+
 def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: torch.device = CPU) -> list[T]:
     """``work`` of every strip of a matrix ``[rows, columns]``, in order; a single strip is the caller's own work.
 
     Where strips begin does not depend on how many cores there are. Within ``work``, strips of strips are taken one
     after the other, and so are all of a matrix on a GPU, which spreads each operation over its own cores.
     """
-    step = max(1, STRIP_ELEMENTS // max(1, columns))
+    step = strip_rows(columns)
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if len(parts) == 1 or device.type != "cpu" or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]

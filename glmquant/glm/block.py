@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from glmquant.core.qtensor import QuantTensor
+from glmquant.core.qtensor import QuantMatrix, QuantTensor
 from glmquant.glm.config import GlmConfig
 
 
@@ -25,13 +25,14 @@ class Linear:
     meets input ``order_K[k]``.
     """
 
-    weight: Tensor | QuantTensor
+    weight: Tensor | QuantMatrix
     bias_N: Tensor | None = None
     order_K: Tensor | None = None
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight as a float tensor ``[N, K]``, its columns in the order of the inputs."""
-        weight_NK = self.weight.dequantize(dtype) if isinstance(self.weight, QuantTensor) else self.weight.to(dtype)
+        weight = self.weight
+        weight_NK = weight.to(dtype) if isinstance(weight, Tensor) else _whole(weight).dequantize(dtype)
         return weight_NK if self.order_K is None else weight_NK[:, self.order_K.argsort()]
 
     def floating(self, dtype: torch.dtype = torch.float32) -> "Linear":
@@ -40,8 +41,9 @@ class Linear:
 
     def to(self, device: torch.device) -> "Linear":
         """The same layer on a device: itself where it is there."""
+        weight = self.weight
         return Linear(
-            self.weight.to(device),
+            (weight if isinstance(weight, Tensor) else _whole(weight)).to(device),
             None if self.bias_N is None else self.bias_N.to(device),
             None if self.order_K is None else self.order_K.to(device),
         )
@@ -49,11 +51,15 @@ class Linear:
     def rows(self, part: slice) -> "Linear":
         """The layer that gives these outputs alone."""
         weight = self.weight
-        some = weight.rows(part.start, part.stop) if isinstance(weight, QuantTensor) else weight[part]
+        some = weight[part] if isinstance(weight, Tensor) else weight.rows(part.start, part.stop)
         return Linear(some, None if self.bias_N is None else self.bias_N[part], self.order_K)
 
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.dense(x.dtype), None if self.bias_N is None else self.bias_N.to(x.dtype))
+
+
+def _whole(weight: QuantMatrix) -> QuantTensor:
+    return weight.rows(0, weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from glmquant.core.stats import LayerStats
 class Method(Protocol):
     """A frozen dataclass whose fields are the method's options, named as in a recipe.
 
-    ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics.
+    ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics. A method
+    that needs none quantises each row by itself: it may be given any of a matrix's rows, in float32.
     """
 
     kind: ClassVar[str]

@@ -46,8 +46,15 @@ def encode(weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSp
     """Rounds every weight to the nearest code of its group."""
     groups_NGW = in_groups(weight_NK, spec)
     codes_NGW = (groups_NGW / scales_NG.unsqueeze(-1)).round_().add_(zeros_NG.unsqueeze(-1)).clamp_(0, spec.max_code)
-    codes_NK = codes_NGW.to(torch.uint8).flatten(1)[:, : weight_NK.shape[1]].contiguous()
+    codes_NK = whole_bytes(codes_NGW, spec).flatten(1)[:, : weight_NK.shape[1]].contiguous()
     return QuantTensor(codes_NK, scales_NG, zeros_NG.to(torch.uint8), spec)
+
+
+def whole_bytes(codes: Tensor, spec: QuantSpec) -> Tensor:
+    """Codes from float to uint8, by way of types that torch converts to with vector instructions."""
+    if spec.max_code <= torch.iinfo(torch.int8).max:
+        return codes.to(torch.int8).view(torch.uint8)
+    return codes.to(torch.int32).to(torch.uint8)
 
 
 def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:

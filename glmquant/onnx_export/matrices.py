@@ -4,7 +4,7 @@ Shape suffixes: N output rows, K input columns, G groups along K, B blocks along
 D hidden size, P part of a dimension.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from glmquant.core.packing import pack_bits, pack_blocks, pack_zero_points
-from glmquant.core.qtensor import QuantTensor, spread
+from glmquant.core.qtensor import QuantMatrix, QuantTensor, spread
 from glmquant.core.spec import QuantSpec
+from glmquant.core.strips import over_strips, strip_rows
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.weights_file import WeightsFile
@@ -22,7 +23,9 @@ from glmquant.recipe.schema import ExportOptions
 
 WIDEST_BLOCK = 256  # the widest block right at every bit width in ONNX Runtime's CPU kernels
 COMMON_BLOCK = 128  # the fastest; wider groups repeat their scale over blocks of this size
-PIECE_ELEMENTS = 16 * 2**20  # of a large matrix converted at once
+PIECE_ELEMENTS = 8 * 2**20
+"""Of a large matrix converted at once. The C library keeps the memory of pieces this small for the next one; that of
+larger ones goes back to the system, and a new page costs more than what is written to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class IntegerMatrix:
 class MatrixWriter(Protocol):
     """Writes quantised matrices in a profile's layout."""
 
-    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | BlockedMatrix | IntegerMatrix: ...
+    def linear(self, name: str, weight: QuantMatrix) -> PackedMatrix | BlockedMatrix | IntegerMatrix: ...
 
     def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix | BlockedMatrix:
         """Rounded to nearest with ``spec``, some rows at a time."""
@@ -78,43 +81,61 @@ class PackedWriter:
         self._file = file
         self._dtype = dtype
 
-    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix:
+    def linear(self, name: str, weight: QuantMatrix) -> PackedMatrix:
         spec, (rows, columns) = weight.spec, weight.shape
         size = block_size(spec, columns)
-        codes_NBC = pack_blocks(weight.codes_NK, spec.bits, size, spec.middle)
-        scales_NB = per_block(weight.scales_NG, spec, columns)
-        zeros_NB = None if spec.symmetric else per_block(weight.zeros_NG, spec, columns)
+
+        def packed(codes_PK: Tensor) -> Tensor:
+            return pack_blocks(codes_PK, spec.bits, size, spec.middle)
+
+        return self._matrix(name, weight, packed, (rows, -(-columns // size), size * spec.bits // 8))
+
+    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix:
+        rows, columns = weight_VD.shape
+
+        def packed(codes_PD: Tensor) -> Tensor:
+            return pack_bits(codes_PD, spec.bits)
+
+        return self._matrix(name, _Rounded(weight_VD, spec), packed, (rows, -(-columns * spec.bits // 8)))
+
+    def _matrix(
+        self, name: str, weight: QuantMatrix, pack: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+    ) -> PackedMatrix:
+        """Strips of rows are asked for, packed and cast where they are; codes go to the file some strips at a time.
+
+        Args:
+            pack: codes of some rows to the bytes of these rows.
+            shape: of all bytes.
+        """
+        spec, (rows, columns) = weight.spec, weight.shape
+        size = block_size(spec, columns)
+        blocks = -(-columns // size)
+        scales_NB = torch.empty(rows, blocks, dtype=self._dtype)
+        zeros_NB = None if spec.symmetric else torch.empty(rows, -(-blocks * spec.bits // 8), dtype=torch.uint8)
+
+        def pieces() -> Iterator[Tensor]:
+            for piece in row_pieces(rows, columns):
+                packed = torch.empty(piece.stop - piece.start, *shape[1:], dtype=torch.uint8)
+
+                def fill(part: slice, first: int = piece.start, packed: Tensor = packed) -> None:
+                    whole = slice(first + part.start, first + part.stop)
+                    strip = weight.rows(whole.start, whole.stop)
+                    packed[part] = pack(strip.codes_NK)
+                    scales_NB[whole] = cast(f"{name}_scales", per_block(strip.scales_NG, spec, columns), self._dtype)
+                    if zeros_NB is not None:
+                        zeros_NB[whole] = pack_zero_points(per_block(strip.zeros_NG, spec, columns), spec.bits)
+
+                over_strips(fill, len(packed), columns)
+                yield packed
+
         return PackedMatrix(
-            self._file.add(name, codes_NBC),
-            self._file.add(f"{name}_scales", cast(f"{name}_scales", scales_NB, self._dtype)),
-            None if zeros_NB is None else self._file.add(f"{name}_zeros", pack_zero_points(zeros_NB, spec.bits)),
+            self._file.add_pieces(name, torch.uint8, shape, pieces()),
+            self._file.add(f"{name}_scales", scales_NB),
+            None if zeros_NB is None else self._file.add(f"{name}_zeros", zeros_NB),
             rows,
             columns,
             spec.bits,
             size,
-        )
-
-    def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix:
-        rows, columns = weight_VD.shape
-        scales: list[Tensor] = []
-        zeros: list[Tensor] = []
-
-        def packed_pieces() -> Iterator[Tensor]:
-            for quantised in rounded_pieces(weight_VD, spec):
-                scales.append(per_block(quantised.scales_NG, spec, columns))
-                zeros.append(pack_zero_points(per_block(quantised.zeros_NG, spec, columns), spec.bits))
-                yield pack_bits(quantised.codes_NK, spec.bits)
-
-        shape = (rows, -(-columns * spec.bits // 8))
-        codes = self._file.add_pieces(name, torch.uint8, shape, packed_pieces())
-        return PackedMatrix(
-            codes,
-            self._file.add(f"{name}_scales", cast(f"{name}_scales", torch.cat(scales), self._dtype)),
-            None if spec.symmetric else self._file.add(f"{name}_zeros", torch.cat(zeros)),
-            rows,
-            columns,
-            spec.bits,
-            block_size(spec, columns),
         )
 
 
@@ -132,8 +153,8 @@ class IntegerWriter:
     def embedding(self, name: str, weight_VD: Tensor, spec: QuantSpec) -> PackedMatrix:
         return self._packed.embedding(name, weight_VD, spec)
 
-    def linear(self, name: str, weight: QuantTensor) -> PackedMatrix | IntegerMatrix:
-        spec, (_, columns) = weight.spec, weight.shape
+    def linear(self, name: str, weight: QuantMatrix) -> PackedMatrix | IntegerMatrix:
+        spec, (rows, columns) = weight.spec, weight.shape
         if spec.bits != 8:
             return self._packed.linear(name, weight)
         if not spec.symmetric or spec.width(columns) < columns:
@@ -143,9 +164,10 @@ class IntegerWriter:
                 expected="8-bit linears with one scale a row: group_size: -1, symmetric: true",
                 fix="quantise with such a spec, or export with export.dynamic_int8=false",
             )
-        scales_N = weight.scales_NG[:, 0].float()
+        whole = weight.rows(0, rows)
+        scales_N = whole.scales_NG[:, 0].float()
         return IntegerMatrix(
-            self._file.add(name, _signed(weight.codes_NK.T, spec).contiguous()),
+            self._file.add(name, _signed(whole.codes_NK.T, spec).contiguous()),
             self._file.add(f"{name}_scales", scales_N.contiguous()),
         )
 
@@ -161,13 +183,14 @@ class BlockedWriter:
         self._file = file
         self._dtype = dtype
 
-    def linear(self, name: str, weight: QuantTensor) -> BlockedMatrix:
-        spec, (_, columns) = weight.spec, weight.shape
+    def linear(self, name: str, weight: QuantMatrix) -> BlockedMatrix:
+        spec, (rows, columns) = weight.spec, weight.shape
         _require_standard(name, spec)
-        scales_BN = per_block(weight.scales_NG, spec, columns).T
-        zeros_BN = None if spec.symmetric else per_block(weight.zeros_NG, spec, columns).T
+        whole = weight.rows(0, rows)
+        scales_BN = per_block(whole.scales_NG, spec, columns).T
+        zeros_BN = None if spec.symmetric else per_block(whole.zeros_NG, spec, columns).T
         return BlockedMatrix(
-            self._codes(name, weight.codes_NK.T, spec),
+            self._codes(name, whole.codes_NK.T, spec),
             self._file.add(f"{name}_scales", cast(f"{name}_scales", scales_BN, self._dtype)),
             None if zeros_BN is None else self._codes(f"{name}_zeros", zeros_BN, spec),
             axis=0,
@@ -232,8 +255,31 @@ def _require_standard(name: str, spec: QuantSpec) -> None:
 
 
 def rounded_pieces(weight_VD: Tensor, spec: QuantSpec) -> Iterator[QuantTensor]:
-    for piece_PD in weight_VD.split(piece_rows(weight_VD.shape[1])):
-        yield Rtn().quantize(piece_PD, spec, None)
+    rows, columns = weight_VD.shape
+    for piece in row_pieces(rows, columns):
+        yield Rtn().quantize(weight_VD[piece], spec, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounded:
+    """A :class:`glmquant.core.qtensor.QuantMatrix` of float rows, rounded to nearest as they are asked for."""
+
+    weight_NK: Tensor
+    spec: QuantSpec
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.weight_NK.shape
+        return rows, columns
+
+    def rows(self, start: int, stop: int) -> QuantTensor:
+        return Rtn().quantize(self.weight_NK[start:stop], self.spec, None)
+
+
+def row_pieces(rows: int, columns: int) -> Iterator[slice]:
+    """Parts of a matrix to be converted at once: some whole strips each."""
+    step = strip_rows(columns) * max(1, piece_rows(columns) // strip_rows(columns))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,12 +6,12 @@ C key/value heads, E head size.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
 from glmquant.glm.block import Block, Linear, rotary
@@ -94,10 +94,10 @@ class WeightWriter:
 
     def linear(self, name: str, layer: Linear) -> StoredLinear:
         weight: StoredMatrix
-        if isinstance(layer.weight, QuantTensor):
-            weight = self._matrices.linear(f"{name}.weight", layer.weight)
-        else:
+        if isinstance(layer.weight, Tensor):
             weight = self._transposed(f"{name}.weight", layer.weight)
+        else:
+            weight = self._matrices.linear(f"{name}.weight", layer.weight)
         bias = None if layer.bias_N is None else self.float_tensor(f"{name}.bias", layer.bias_N)
         order = None if layer.order_K is None else self._file.add(f"{name}.order", layer.order_K.int())
         return StoredLinear(name, weight, bias, order)
@@ -160,7 +160,7 @@ def store_model(
     cache_bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> StoredModel:
-    """Writes every tensor of a model, holding one block of it, and what ``source`` makes meanwhile, at a time.
+    """Writes every tensor of a model, holding one part of it and the next at a time: embedding, a block, or head.
 
     Args:
         embedding: how to quantise the token embedding; None keeps it float.
@@ -170,21 +170,33 @@ def store_model(
         progress: called with blocks done and blocks in all.
     """
     config = source.config
-    stored_embedding = writer.embedding(source.embedding(), embedding)
-    cos_cache, sin_cache = writer.rotary_caches(config, length)
+    layers = config.num_hidden_layers
     blocks = []
-    layers = range(config.num_hidden_layers)
-    for layer, block in blocks_ahead(source.block, layers):
-        blocks.append(writer.block(layer, block))
-        del block
-        if progress is not None:
-            progress(layer + 1, len(layers))
+    for number, part in blocks_ahead(partial(_part, source), range(-1, layers + 1)):
+        if isinstance(part, Tensor):
+            stored_embedding = writer.embedding(part, embedding)
+            cos_cache, sin_cache = writer.rotary_caches(config, length)
+        elif isinstance(part, Block):
+            blocks.append(writer.block(number, part))
+            if progress is not None:
+                progress(number + 1, layers)
+        else:
+            final_norm = writer.float_tensor("norm.weight", source.final_norm())
+            head = writer.linear("score" if config.num_labels else "lm_head", part)
+        del part
     return StoredModel(
         stored_embedding,
         cos_cache,
         sin_cache,
         tuple(blocks),
-        writer.float_tensor("norm.weight", source.final_norm()),
-        writer.linear("score" if config.num_labels else "lm_head", source.lm_head()),
+        final_norm,
+        head,
         tuple(writer.cache_scales(layer, seen, cache_bits) for layer, seen in enumerate(key_values)),
     )
+
+
+def _part(source: ModelSource, number: int) -> Tensor | Block | Linear:
+    """The embedding before the blocks, the head after them."""
+    if number < 0:
+        return source.embedding()
+    return source.block(number) if number < source.config.num_hidden_layers else source.lm_head()

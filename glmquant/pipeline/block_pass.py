@@ -21,6 +21,7 @@ from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig
 from glmquant.pipeline.activations import Activations, SampleTensor
 from glmquant.pipeline.compensate import LinearFit, without_bias
+from glmquant.pipeline.rowwise import RowwiseMatrix, Squares, ratio, relative, square_sums
 from glmquant.pipeline.stream import Stream
 from glmquant.recipe.plan import GroupPlan
 from glmquant.recipe.schema import FitOptions
@@ -68,14 +69,19 @@ def quantize_linear(
     """
     if plan.spec is None or plan.method is None:
         return linear, GroupOutcome(name, plan)
-    if isinstance(linear.weight, QuantTensor):
+    if not isinstance(linear.weight, Tensor):
         raise QuantizationError(
             "the linear is quantised already", where=name, expected="a float checkpoint", fix="start from the original"
         )
     started = time.monotonic()
-    weight_NK, stats = (linear.weight, None) if seen is None else seen.result(linear.weight)
-    quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-    outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
+    if seen is None:
+        squares: Squares = {}
+        quantized = RowwiseMatrix(linear.weight, plan.spec, plan.method, squares).rows(0, len(linear.weight))
+        outcome = GroupOutcome(name, plan, relative(squares))
+    else:
+        weight_NK, stats = seen.result(linear.weight)
+        quantized = plan.method.quantize(weight_NK, plan.spec, stats)
+        outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
     return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -218,35 +224,17 @@ class _Half:
 
 
 def _measure(
-    name: str,
-    plan: GroupPlan,
-    weight_NK: Tensor,
-    quantized: QuantTensor,
-    stats: LayerStats | None,
-    dtype: torch.dtype,
+    name: str, plan: GroupPlan, weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats, dtype: torch.dtype
 ) -> GroupOutcome:
-    def square_sums(part: slice) -> tuple[float, float]:
-        rows_NK = weight_NK[part].float()
-        return _square_sum(quantized.rows(part.start, part.stop).dequantize().sub_(rows_NK)), _square_sum(rows_NK)
+    def squares(part: slice) -> tuple[int, tuple[float, float]]:
+        return part.start, square_sums(weight_NK[part].float(), quantized.rows(part.start, part.stop))
 
     rows, columns = weight_NK.shape
-    sums = over_strips(square_sums, rows, columns, weight_NK.device)
-    lost_weight, whole_weight = map(sum, zip(*sums, strict=True))
+    weight_error = relative(dict(over_strips(squares, rows, columns, weight_NK.device)))
     lost_output = whole_output = 0.0
-    if stats is None:
-        return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight))
     for start in range(0, rows, ROWS_AT_ONCE):
         rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
         whole_output += mean_square_output(rows_NK, stats, dtype)
         lost_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
         lost_output += mean_square_output(lost_NK, stats, dtype)
-    return GroupOutcome(name, plan, _ratio(lost_weight, whole_weight), _ratio(lost_output, whole_output))
-
-
-def _square_sum(x: Tensor) -> float:
-    flat = x.flatten()
-    return float(torch.dot(flat, flat))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
+    return GroupOutcome(name, plan, weight_error, ratio(lost_output, whole_output))

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from glmquant.core.products import float32_products
-from glmquant.core.qtensor import QuantTensor
 from glmquant.core.stats import DriftAccumulator, HessianAccumulator, LayerStats
 from glmquant.glm.block import Linear
 from glmquant.methods.gptq import cholesky_factor
@@ -35,7 +34,7 @@ class LinearFit:
     """
 
     def __init__(self, linear: Linear, compensate: float, *, by_inputs: bool) -> None:
-        assert not isinstance(linear.weight, QuantTensor)
+        assert isinstance(linear.weight, Tensor)
         rows, columns = linear.weight.shape
         self._hessian = HessianAccumulator(columns, linear.weight.device)
         self._compensate, self._by_inputs = compensate, by_inputs

@@ -1,6 +1,5 @@
 """A float checkpoint quantised on the way to its ONNX bundle: no GPTQ directory is written and read in between."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,11 +9,11 @@ from glmquant.errors import CalibrationError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, block_groups, head_group, linear_groups
-from glmquant.pipeline.block_pass import quantize_block, quantize_linear
+from glmquant.pipeline.block_pass import GroupOutcome
 from glmquant.pipeline.prepare import float_block, float_head
-from glmquant.recipe.plan import resolve_rules
+from glmquant.pipeline.rowwise import RowwiseMatrix, Squares, relative
+from glmquant.recipe.plan import GroupPlan, resolve_rules
 from glmquant.recipe.schema import Recipe
-from glmquant.store.ahead import blocks_ahead
 from glmquant.store.artifact import manifest_of
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord, Manifest
@@ -26,7 +25,7 @@ def rounds_on_export(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 
 
 class RoundedCheckpoint:
-    """A checkpoint whose linears are quantised by a recipe's rules, a block at a time, as it is asked for.
+    """A checkpoint whose linears are quantised by a recipe's rules, some rows at a time, as they are asked for.
 
     It gives export what a directory that :func:`glmquant.pipeline.quantize.quantize` wrote would give; shapes that
     cannot be packed in GPTQ's words are no hindrance here.
@@ -49,8 +48,7 @@ class RoundedCheckpoint:
                 expected="methods that need no samples, such as rtn",
                 fix="export what `glmquant quantize` writes; without a recipe, `export` takes the checkpoint as it is",
             )
-        self._records: dict[str, GroupRecord] = {}
-        self._coming: Iterator[tuple[int, Block]] = iter(())
+        self._squares: dict[str, Squares] = {}
 
     @property
     def config(self) -> GlmConfig:
@@ -62,12 +60,17 @@ class RoundedCheckpoint:
         return self._checkpoint.embedding()
 
     def block(self, layer: int) -> Block:
-        """Where blocks are asked for in turn, the next one is read while this one is rounded."""
+        """Its linears are quantised as their rows are asked for."""
         config = self._checkpoint.config
-        names = [group.name for group in block_groups(config, layer)]
-        rounded, outcomes = quantize_block(self._float_block(layer), names, self._plans, config, None)
-        self._records |= {outcome.name: outcome.record for outcome in outcomes}
-        return rounded
+        block = float_block(self._checkpoint, layer, self._plans, self._recipe.fit)
+        qkv, o, gate_up, down = (group.name for group in block_groups(config, layer))
+        return replace(
+            block,
+            qkv_proj=self._on_demand(qkv, block.qkv_proj),
+            o_proj=self._on_demand(o, block.o_proj),
+            gate_up_proj=self._on_demand(gate_up, block.gate_up_proj),
+            down_proj=self._on_demand(down, block.down_proj),
+        )
 
     def final_norm(self) -> Tensor:
         return self._checkpoint.final_norm() if self._checkpoint.config.num_labels else self._head[0]
@@ -81,26 +84,28 @@ class RoundedCheckpoint:
         return head if head.is_biased else replace(head, bias_L=None)
 
     def manifest(self) -> Manifest:
-        """Of a bundle made of every block."""
-        records = [self._records[name] for name in self._plans]
-        return manifest_of(self._checkpoint, recipe=self._recipe.identity(), calibration=None, groups=records)
+        """Of a bundle made of every row of every block."""
+        return manifest_of(
+            self._checkpoint,
+            recipe=self._recipe.identity(),
+            calibration=None,
+            groups=[self._record(name, plan) for name, plan in self._plans.items()],
+        )
 
-    def _float_block(self, layer: int) -> Block:
-        found = next(self._coming, None)
-        if found is None or found[0] != layer:
-            self._coming = blocks_ahead(self._read, range(layer, self._checkpoint.config.num_hidden_layers))
-            found = next(self._coming)
-        if layer == self._checkpoint.config.num_hidden_layers - 1:
-            self._coming = iter(())
-        return found[1]
+    def _record(self, name: str, plan: GroupPlan) -> GroupRecord:
+        error = None if plan.spec is None else relative(self._squares[name])
+        return GroupOutcome(name, plan, error).record
 
-    def _read(self, layer: int) -> Block:
-        return float_block(self._checkpoint, layer, self._plans, self._recipe.fit)
+    def _on_demand(self, name: str, linear: Linear) -> Linear:
+        plan = self._plans[name]
+        if plan.spec is None or plan.method is None:
+            return linear
+        assert isinstance(linear.weight, Tensor)
+        self._squares[name] = {}
+        return replace(linear, weight=RowwiseMatrix(linear.weight, plan.spec, plan.method, self._squares[name]))
 
     @cached_property
     def _head(self) -> tuple[Tensor, Linear]:
         name = head_group(self._checkpoint.config).name
         norm_D, linear = float_head(self._checkpoint, self._plans[name], self._recipe.fit)
-        lm_head, outcome = quantize_linear(name, linear, self._plans[name], None)
-        self._records[name] = outcome.record
-        return norm_D, lm_head
+        return norm_D, self._on_demand(name, linear)

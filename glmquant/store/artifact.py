@@ -15,7 +15,6 @@ from typing import Any, Final, Literal
 from torch import Tensor
 
 from glmquant import __version__
-from glmquant.core.qtensor import QuantTensor
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import ClassificationHead
@@ -161,14 +160,14 @@ class ArtifactWriter:
 
     def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
         weight, bias_N = linear.weight, linear.bias_N
-        spec = weight.spec if isinstance(weight, QuantTensor) else None
+        spec = None if isinstance(weight, Tensor) else weight.spec
         assert spec == self._plan[group.name], f"{group.name} is not quantised as planned"
         tensors: dict[str, Tensor] = {}
         for module, start, stop in self._modules(group):
-            if isinstance(weight, QuantTensor):
-                parts = encode(weight.rows(start, stop), self._version, name=module)
-            else:
+            if isinstance(weight, Tensor):
                 parts = {"weight": weight[start:stop]}
+            else:
+                parts = encode(weight.rows(start, stop), self._version, name=module)
             if bias_N is not None:
                 parts["bias"] = bias_N[start:stop]
             tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in parts.items()}

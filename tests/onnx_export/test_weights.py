@@ -130,6 +130,7 @@ def test_pieces_of_a_large_embedding_are_the_whole(tmp_path, monkeypatch) -> Non
     with WeightsFile(tmp_path / "whole") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     monkeypatch.setattr("glmquant.onnx_export.matrices.PIECE_ELEMENTS", 32 * 7)
+    monkeypatch.setattr("glmquant.core.strips.STRIP_ELEMENTS", 32 * 3)
     with WeightsFile(tmp_path / "pieces") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()

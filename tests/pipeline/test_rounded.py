@@ -46,6 +46,14 @@ def test_the_bundle_is_the_same(tmp_path: Path, profile: str, equalize: bool) ->
     assert MANIFEST in directly
 
 
+@pytest.mark.parametrize("profile", ["ort", "standard"])
+def test_the_bundle_is_the_same_in_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
+    monkeypatch.setattr("glmquant.core.strips.STRIP_ELEMENTS", 1000)
+    monkeypatch.setattr("glmquant.onnx_export.matrices.PIECE_ELEMENTS", 5000)
+    directly, in_two_steps = both_ways(CHATGLM2, tmp_path, MIXED, **{"export.profile": profile})
+    assert directly == in_two_steps
+
+
 def test_a_single_wide_group_is_the_same(tmp_path: Path) -> None:
     rules = [{"match": "*.o_proj", "spec": {"bits": 4, "group_size": 256}}, *MIXED]
     directly, in_two_steps = both_ways(CHATGLM2, tmp_path, rules)
