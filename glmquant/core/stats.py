@@ -12,8 +12,8 @@ from torch import Tensor
 from glmquant.core.device import CPU
 from glmquant.core.products import float32_products
 
-STRIPS, SMALLEST_STRIP = 8, 256
-ROWS_AT_ONCE = 256
+STRIPS, SMALLEST_STRIP = 8, 128
+ELEMENTS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,9 @@ def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype 
         strip_PK[:, :start] *= 2
         with float32_products(weight_NK.device, exact=True):
             pulled_NK = weight_NK[:, start:stop] @ strip_PK
-        for pulled, weights in zip(pulled_NK.split(ROWS_AT_ONCE), weight_NK.split(ROWS_AT_ONCE), strict=True):
-            total += float((pulled.float() * weights[:, :stop]).sum())
+        rows = max(1, ELEMENTS_AT_ONCE // stop)
+        for pulled, weights in zip(pulled_NK.split(rows), weight_NK[:, :stop].split(rows), strict=True):
+            total += float((pulled.float() * weights).sum())
     return total
 
 

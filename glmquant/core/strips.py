@@ -45,23 +45,44 @@ def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: tor
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):
             return work(part)
 
+    return list(_strip_pool().map(in_thread, parts))
+
+
+def lone_worker(name: str) -> ThreadPoolExecutor:
+    """A thread for work beside the caller's, which computes alone, too.
+
+    Threads of OpenMP that such work would start never end, and where there are more of them than cores, none waits at a
+    barrier but sleeps there: the caller's small operations then take twice as long.
+    """
+    _strip_pool()  # it takes its size from the thread that asks first, which must not be the new one
     with _starting:
-        pool = _pool()
-    return list(pool.map(in_thread, parts))
+        return _lone_workers(1, name, lambda: None)
+
+
+def _strip_pool() -> ThreadPoolExecutor:
+    with _starting:
+        return _pool()
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    def in_strip() -> None:
+        _here.in_strip = True
+
+    return _lone_workers(torch.get_num_threads(), "strip", in_strip)
+
+
+def _lone_workers(count: int, name: str, initialize: Callable[[], None]) -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
-    started = threading.Barrier(threads + 1, timeout=START_SECONDS)
+    started = threading.Barrier(count + 1, timeout=START_SECONDS)
 
     def alone() -> None:
         torch.get_num_threads()  # a thread takes the number of the process when it first asks, and would do so later
         torch.set_num_threads(1)
-        _here.in_strip = True
+        initialize()
 
-    pool = ThreadPoolExecutor(threads, "strip", initializer=alone)
-    for _ in range(threads):
+    pool = ThreadPoolExecutor(count, name, initializer=alone)
+    for _ in range(count):
         pool.submit(started.wait)
     started.wait()
     torch.set_num_threads(threads)  # a thread's number is its own, but threads to come take the last one set

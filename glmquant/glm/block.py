@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn import functional
+from torch.nn.functional import linear, silu
 
 from glmquant.core.qtensor import QuantMatrix, QuantTensor
+from glmquant.glm.attention import attend
 from glmquant.glm.config import GlmConfig
 
 
@@ -119,9 +121,8 @@ def positions_and_mask(attention_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 def rms_norm(x_BTD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv:1910.07467, eq. 4), computed in float32."""
-    x32 = x_BTD.float()
-    normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
-    return (normed * gain_D.float()).to(x_BTD.dtype)
+    normed = functional.rms_norm(x_BTD.float(), gain_D.shape, gain_D.float(), eps)
+    return normed.to(x_BTD.dtype)
 
 
 def rotate(x_BTHE: Tensor, rope: Rotary) -> Tensor:
@@ -140,13 +141,6 @@ def split_heads(qkv_BTM: Tensor, config: GlmConfig, rope: Rotary) -> tuple[Tenso
     heads = (x.unflatten(-1, (-1, config.head_dim)) for x in (q, k, v))
     query, key, value = heads
     return rotate(query, rope), rotate(key, rope), value
-
-
-def attend(query_BTHE: Tensor, key_BTCE: Tensor, value_BTCE: Tensor, mask: Tensor | None) -> Tensor:
-    """Causal grouped-query attention; without a mask every token is real. Gives ``[B, T, H * E]``."""
-    q, k, v = (x.transpose(1, 2) for x in (query_BTHE, key_BTCE, value_BTCE))
-    context = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-    return context.transpose(1, 2).flatten(-2)
 
 
 def attention_input(x_BTD: Tensor, block: Block, config: GlmConfig) -> Tensor:

@@ -54,13 +54,15 @@ def _descend_rows(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor,
 
 
 def _descend_panel(codes_PN: Tensor, scales_PN: Tensor, pull_PN: Tensor, hessian_PP: Tensor, max_code: int) -> Tensor:
-    """Changes ``codes_PN`` in place; gives by how much each weight moved."""
-    moved_PN = torch.zeros_like(codes_PN)
-    for column in range(len(codes_PN)):
-        code_N, scale_N = codes_PN[column], scales_PN[column]
-        step_N = (pull_PN[column] / (hessian_PP[column, column] * scale_N)).round_()
-        better_N = (code_N + step_N).clamp_(0, max_code)
-        moved_PN[column] = (better_N - code_N).mul_(scale_N)
-        codes_PN[column] = better_N
-        pull_PN.addr_(hessian_PP[:, column], moved_PN[column], alpha=-1)
+    """Changes ``codes_PN`` in place, and ``pull_PN`` as far as it takes; gives by how much each weight moved."""
+    moved_PN = torch.empty_like(codes_PN)
+    rate_PN = 1 / (hessian_PP.diagonal().unsqueeze(1) * scales_PN)
+    columns = zip(*(x.unbind() for x in (codes_PN, pull_PN, rate_PN, scales_PN, moved_PN)), strict=True)
+    for column, (code_N, pull_N, rate_N, scale_N, moved_N) in enumerate(columns):
+        better_N = torch.addcmul(code_N, pull_N, rate_N).round_().clamp_(0, max_code)
+        torch.sub(better_N, code_N, out=moved_N).mul_(scale_N)
+        code_N.copy_(better_N)
+        later = column + 1
+        if later < len(codes_PN):
+            pull_PN[later:].addr_(hessian_PP[later:, column], moved_N, alpha=-1)
     return moved_PN

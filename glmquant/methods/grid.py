@@ -21,7 +21,7 @@ def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Symmetric: ``scale = absmax / (2 ** (bits - 1) - 1)``. Asymmetric: the range is widened to hold zero, which gets a
     code of its own.
     """
-    return _fit_range(in_groups(weight_NK, spec), spec, 1.0)
+    return _grid_over(*_range(in_groups(weight_NK, spec), spec), spec, 1.0)
 
 
 def search_grid(
@@ -57,12 +57,20 @@ def whole_bytes(codes: Tensor, spec: QuantSpec) -> Tensor:
     return codes.to(torch.int32).to(torch.uint8)
 
 
-def _fit_range(groups_NGW: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
+def _range(groups_NGW: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Of each group, ``[N, G]``: what its codes must reach down and up to."""
     if spec.symmetric:
         absmax_NG = groups_NGW.abs().amax(-1)
-        scales_NG = storable(absmax_NG * (shrink / (spec.middle - 1)))
+        return -absmax_NG, absmax_NG
+    return groups_NGW.amin(-1).clamp(max=0), groups_NGW.amax(-1).clamp(min=0)
+
+
+def _grid_over(low_NG: Tensor, high_NG: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
+    """Scales and zero points of a range that is shrunk first."""
+    if spec.symmetric:
+        scales_NG = storable(high_NG * (shrink / (spec.middle - 1)))
         return scales_NG, torch.full_like(scales_NG, spec.middle)
-    low_NG, high_NG = groups_NGW.amin(-1).clamp(max=0) * shrink, groups_NGW.amax(-1).clamp(min=0) * shrink
+    low_NG, high_NG = low_NG * shrink, high_NG * shrink
     scales_NG = storable((high_NG - low_NG) / spec.max_code)
     return scales_NG, (-low_NG / scales_NG).round().clamp(0, spec.max_code)
 
@@ -71,15 +79,21 @@ def _search_rows(
     rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor, shrinks: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     groups_NGW = in_groups(rows_NK, spec)
-    best_NG = torch.full_like(groups_NGW[..., 0], torch.inf)
+    low_NG, high_NG = _range(groups_NGW, spec)
+    best_NG = torch.full_like(high_NG, torch.inf)
     best_scales_NG = torch.full_like(best_NG, SMALLEST_SCALE)
     best_zeros_NG = torch.full_like(best_NG, spec.middle)
+    work_NGW = torch.empty_like(groups_NGW)
     for shrink in shrinks:
-        scales_NG, zeros_NG = _fit_range(groups_NGW, spec, shrink)
-        scales, zeros = scales_NG.unsqueeze(-1), zeros_NG.unsqueeze(-1)
-        codes_NGW = (groups_NGW / scales).round_().add_(zeros).clamp_(0, spec.max_code)
-        errors_NGW = codes_NGW.sub_(zeros).mul_(scales).sub_(groups_NGW).square_()
-        error_NG = torch.einsum("ngw,gw->ng", errors_NGW, importance_GW)
+        scales_NG, zeros_NG = _grid_over(low_NG, high_NG, spec, shrink)
+        scales = scales_NG.unsqueeze(-1)
+        steps_NGW = torch.div(groups_NGW, scales, out=work_NGW).round_()
+        if spec.symmetric:
+            steps_NGW.clamp_(-spec.middle, spec.max_code - spec.middle)
+        else:
+            zeros = zeros_NG.unsqueeze(-1)
+            steps_NGW.add_(zeros).clamp_(0, spec.max_code).sub_(zeros)
+        error_NG = steps_NGW.mul_(scales).sub_(groups_NGW).square_().mul_(importance_GW).sum(-1)
         better_NG = error_NG < best_NG
         best_NG = torch.where(better_NG, error_NG, best_NG)
         best_scales_NG = torch.where(better_NG, scales_NG, best_scales_NG)

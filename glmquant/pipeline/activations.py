@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class SampleTensor:
         self, shape: tuple[int, int, int], dtype: torch.dtype, file: BinaryIO | None = None, device: torch.device = CPU
     ) -> None:
         self.shape, self.dtype, self._file, self._device = shape, dtype, file, device
+        self._in_use: Future[None] | None = None
         self._values = torch.empty(shape, dtype=dtype) if file is None else None
 
     @property
@@ -52,14 +54,25 @@ class SampleTensor:
         return self._file is not None
 
     def read(self, samples: slice) -> Tensor:
-        """``[samples, L, W]``: the tensor's own memory, or a copy for another device or of what the file holds."""
+        """``[samples, L, W]`` on the device; where that is the processor, as :meth:`stored`."""
+        return self.stored(samples).to(self._device)
+
+    def stored(self, samples: slice) -> Tensor:
+        """``[samples, L, W]``: the tensor's own memory, or a copy of what the file holds."""
         if self._values is not None:
-            return self._values[samples].to(self._device)
+            return self._values[samples]
         out = torch.empty(samples.stop - samples.start, *self.shape[1:], dtype=self.dtype)
         self._transfer(os.preadv, out, samples)
-        return out.to(self._device)
+        return out
+
+    def keep_until(self, done: Future[None]) -> None:
+        """The values stay as they are until then: a write waits."""
+        self._in_use = done
 
     def write(self, samples: slice, values: Tensor) -> None:
+        if self._in_use is not None:
+            self._in_use.result()
+            self._in_use = None
         if self._values is not None:
             self._values[samples] = values
         else:

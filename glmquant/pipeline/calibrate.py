@@ -6,7 +6,8 @@ from glmquant.core.device import CPU
 from glmquant.core.stats import RangeAccumulator
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block, attend, rms_norm
+from glmquant.glm.attention import attend
+from glmquant.glm.block import Block, rms_norm
 from glmquant.glm.config import LinearGroup, block_groups, head_group, linear_groups
 from glmquant.pipeline.activations import Activations, Room, embed
 from glmquant.pipeline.stream import Stream

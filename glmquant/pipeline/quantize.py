@@ -1,12 +1,13 @@
 """Quantising a checkpoint block by block into a directory from which a killed run goes on."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 
 from glmquant.core.device import CPU
+from glmquant.core.strips import lone_worker
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block, rms_norm
@@ -131,7 +132,7 @@ class _Run:
             todo = [layer for layer in range(layers) if not self._writer.has_block(layer)]
         else:
             todo = list(range(self._first, layers))
-        with ThreadPoolExecutor(1) as background:
+        with lone_worker("writer") as background:
             written: Future[None] | None = None
             for layer, block in blocks_ahead(self._float_block, todo):
                 progress("quantizing", layer, layers)
@@ -149,18 +150,20 @@ class _Run:
                 done = done.to(CPU)
                 if written is not None:
                     written.result()
-                written = background.submit(self._write_block, layer, done, outcomes)
-                if streams:
-                    written.result()
-                    self.states.save(streams, layer + 1)
+                written = background.submit(self._keep, layer, done, outcomes, streams)
+                for stream in streams:
+                    stream.hidden.keep_until(written)
             if written is not None:
                 written.result()
         progress("quantizing", layers, layers)
         return todo
 
     @torch.inference_mode()  # which is a thread's own
-    def _write_block(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome]) -> None:
+    def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> None:
+        """Puts a finished block on the disk, and then what the next one starts from."""
         self._writer.write_block(layer, block, [outcome.record for outcome in outcomes])
+        if streams:
+            self.states.save(streams, layer + 1)
 
     def _float_block(self, layer: int) -> Block:
         return float_block(self._checkpoint, layer, self._plans, self._fit)

@@ -16,11 +16,11 @@ from glmquant.core.device import CPU
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import RangeAccumulator
+from glmquant.glm.attention import attend
 from glmquant.glm.block import (
     Linear,
     add_attention,
     add_mlp,
-    attend,
     attention_input,
     gate,
     mlp_input,

@@ -8,7 +8,6 @@ from typing import Final
 
 import torch
 
-from glmquant.core.device import CPU
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import GlmConfig
 from glmquant.pipeline.activations import Activations, Room, unfilled
@@ -36,7 +35,7 @@ class SavedStates:
         with unfinished.open("wb") as file:
             for activations in streams:
                 for batch in activations.batches():
-                    file.write(byte_view(activations.hidden.read(batch).to(CPU)))
+                    file.write(byte_view(activations.hidden.stored(batch)))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self._path(layer))

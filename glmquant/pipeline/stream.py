@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from glmquant.glm.attention import attend
 from glmquant.glm.block import (
     Block,
     Linear,
     add_attention,
     add_mlp,
-    attend,
     attention_input,
     gate,
     mlp_input,

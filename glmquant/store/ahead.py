@@ -1,9 +1,10 @@
 """Reading the next block while this one is worked on."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from glmquant.core.strips import lone_worker
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ def blocks_ahead(load: Callable[[int], T], layers: Iterable[int]) -> Iterator[tu
     Two are in memory if the caller lets go of one before it asks for the next: ``del block`` at the end of the loop.
     """
     coming = iter(layers)
-    with ThreadPoolExecutor(1) as reader:
+    with lone_worker("reader") as reader:
         pending = [(layer, reader.submit(load, layer)) for layer in islice(coming, 1)]
         while pending:
             layer, loading = pending.pop()
