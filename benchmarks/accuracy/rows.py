@@ -163,6 +163,7 @@ ELSEWHERE = (
     RTN,
     GPTQ,
     BEST,
+    auto(5.5),  # of the size of Q4_K_M
     gptqmodel(4),
     autoround(100),
     llama("Q4_K_M"),
