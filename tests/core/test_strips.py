@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmquant.core import strips
-from glmquant.core.strips import over_strips
+from glmquant.core.strips import lone_worker, over_strips
 
 
 @given(rows=st.integers(0, 300), columns=st.integers(1, 50), elements=st.integers(1, 400))
@@ -76,3 +77,14 @@ def test_an_error_in_a_strip_reaches_the_caller(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(ValueError, match="strip five"):
         over_strips(fail, 8, 1)
+
+
+def test_a_lone_worker_leaves_the_threads_of_others_alone() -> None:
+    before = torch.get_num_threads()
+    with lone_worker("beside") as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == before
+        names = pool.submit(over_strips, lambda part: threading.current_thread().name, 64, 1).result()
+    assert len(names) == 1  # a matrix this small is one strip
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == before

@@ -1,3 +1,4 @@
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,31 @@ def test_a_file_holds_what_memory_holds(tmp_path: Path, dtype: torch.dtype) -> N
             tensor.write(samples, values[samples])
         assert torch.equal(tensor.read(slice(1, 4)), values[1:4])
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("budget", [0, 1000])
+def test_a_write_waits_until_the_values_are_saved(tmp_path: Path, budget: int) -> None:
+    saved = Future[None]()
+    tensor = Room(budget, tmp_path).tensor((1, 2, 2), torch.float32)
+    tensor.write(tensor.all, torch.zeros(1, 2, 2))
+    tensor.keep_until(saved)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(tensor.write, tensor.all, torch.ones(1, 2, 2))
+        with pytest.raises(TimeoutError):
+            writing.result(timeout=0.2)
+        assert not tensor.read(tensor.all).any()
+        saved.set_result(None)
+        writing.result()
+    assert tensor.read(tensor.all).all()
+
+
+def test_what_went_wrong_with_saving_stops_the_next_write() -> None:
+    failed = Future[None]()
+    failed.set_exception(OSError("disk full"))
+    tensor = Room().tensor((1, 2, 2), torch.float32)
+    tensor.keep_until(failed)
+    with pytest.raises(OSError, match="disk full"):
+        tensor.write(tensor.all, torch.ones(1, 2, 2))
 
 
 def test_room_is_given_back() -> None:
