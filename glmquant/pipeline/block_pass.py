@@ -69,20 +69,30 @@ def quantize_linear(
     """
     if plan.spec is None or plan.method is None:
         return linear, GroupOutcome(name, plan)
+    weight_NK = require_float(name, linear)
+    started = time.monotonic()
+    if seen is None:
+        squares: Squares = {}
+        quantized = RowwiseMatrix(weight_NK, plan.spec, plan.method, squares).rows(0, len(weight_NK))
+        outcome = GroupOutcome(name, plan, relative(squares))
+    else:
+        weight_NK, stats = seen.result(weight_NK)
+        quantized = plan.method.quantize(weight_NK, plan.spec, stats)
+        outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
+    return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
+
+
+def require_float(name: str, linear: Linear) -> Tensor:
+    """The linear's weight ``[N, K]``.
+
+    Raises:
+        QuantizationError: it is quantised already.
+    """
     if not isinstance(linear.weight, Tensor):
         raise QuantizationError(
             "the linear is quantised already", where=name, expected="a float checkpoint", fix="start from the original"
         )
-    started = time.monotonic()
-    if seen is None:
-        squares: Squares = {}
-        quantized = RowwiseMatrix(linear.weight, plan.spec, plan.method, squares).rows(0, len(linear.weight))
-        outcome = GroupOutcome(name, plan, relative(squares))
-    else:
-        weight_NK, stats = seen.result(linear.weight)
-        quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-        outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
-    return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
+    return linear.weight
 
 
 def quantize_block(

@@ -9,7 +9,7 @@ from glmquant.errors import CalibrationError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, block_groups, head_group, linear_groups
-from glmquant.pipeline.block_pass import GroupOutcome
+from glmquant.pipeline.block_pass import GroupOutcome, require_float
 from glmquant.pipeline.prepare import float_block, float_head
 from glmquant.pipeline.rowwise import RowwiseMatrix, Squares, relative
 from glmquant.recipe.plan import GroupPlan, resolve_rules
@@ -100,9 +100,9 @@ class RoundedCheckpoint:
         plan = self._plans[name]
         if plan.spec is None or plan.method is None:
             return linear
-        assert isinstance(linear.weight, Tensor)
         self._squares[name] = {}
-        return replace(linear, weight=RowwiseMatrix(linear.weight, plan.spec, plan.method, self._squares[name]))
+        weight_NK = require_float(name, linear)
+        return replace(linear, weight=RowwiseMatrix(weight_NK, plan.spec, plan.method, self._squares[name]))
 
     @cached_property
     def _head(self) -> tuple[Tensor, Linear]:
