@@ -19,12 +19,14 @@ def gptq_codes(
     spec: QuantSpec,
     hessian_KK: Tensor,
     damping: float,
+    relative_damping: float,
     order_K: Tensor,
 ) -> Tensor:
     """GPTQ as its paper writes it (arXiv:2210.17323, Algorithm 1), column by column in float64."""
     rows, columns = weight_NK.shape
     damped = hessian_KK.double()[order_K][:, order_K].clone()
     damped += damping * hessian_KK.double().diagonal().mean() * torch.eye(columns)
+    damped += relative_damping * hessian_KK.double().diagonal()[order_K].diag()
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     remaining = weight_NK.double()[:, order_K].clone()
     codes = torch.zeros(rows, columns, dtype=torch.uint8)

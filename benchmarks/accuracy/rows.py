@@ -116,8 +116,9 @@ def auto(bits: float) -> Row:
     return ours(f"allocated, {bits} bits on average", "int4-auto-4.25", allocate__average_bits=bits)
 
 
+DAMPED = blocks(4, "gptq", damping=0.1, relative_damping=0.5)
 EVEN = {"fit__equalize": True}
-COMPENSATED = {"fit__compensate": 1.0}
+COMPENSATED = {"fit__compensate": 0.5}
 RELATIVE = {"fit__token_weights": "relative"}
 
 FOUR_BITS = (
@@ -151,24 +152,31 @@ ABLATION = (
     ours("RTN, equalised", rules=blocks(4, "rtn"), **EVEN),
     GPTQ,
     ours("GPTQ, equalised", rules=blocks(4, "gptq"), **EVEN),
+    ours("GPTQ, damped", rules=DAMPED),
     ours("GPTQ, compensated", rules=blocks(4, "gptq"), **COMPENSATED),
     ours("GPTQ, descent", rules=blocks(4, "gptq", descent=3)),
-    ours("GPTQ, equalised, descent", rules=blocks(4, "gptq", descent=3), **EVEN),
+    FAST,  # equalised and damped
     ours("GPTQ, equalised, compensated", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED),
-    ours("GPTQ, equalised, compensated, relative", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED, **RELATIVE),
-    BEST,
+    ours("GPTQ, equalised, damped, compensated", rules=DAMPED, **EVEN, **COMPENSATED),
+    ours("GPTQ, equalised, damped, compensated in full", rules=DAMPED, **EVEN, fit__compensate=1.0),
+    ours("GPTQ, equalised, damped, compensated, relative", rules=DAMPED, **EVEN, **COMPENSATED, **RELATIVE),
+    BEST,  # and three sweeps of descent
 )
 
 ELSEWHERE = (
     RTN,
     GPTQ,
+    FAST,
     BEST,
     auto(5.5),  # of the size of Q4_K_M
     gptqmodel(4),
     autoround(100),
     llama("Q4_K_M"),
+    auto(3.0),
+    gptqmodel(3),
+    autoround(100, bits=3),
 )
-"""Rows of :data:`FOUR_BITS` that are evaluated on text of another language and kind, too."""
+"""Rows of :data:`FOUR_BITS` and :data:`THREE_BITS` that are evaluated on text of another language and kind, too."""
 
 SECTIONS = {
     "Four bits": FOUR_BITS,

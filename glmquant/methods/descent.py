@@ -17,39 +17,42 @@ PANEL_COLUMNS = 64
 ROWS_AT_ONCE = 2048
 
 
-def descend(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge: float, sweeps: int) -> QuantTensor:
+def descend(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge_K: Tensor, sweeps: int) -> QuantTensor:
     """``quantized`` with better codes, after ``sweeps`` passes over all columns; scales and zero points stay.
 
     Args:
         hessian_KK: float32, not damped.
-        ridge: what damping adds to its diagonal, above zero.
+        ridge_K: what damping adds to its diagonal, above zero.
     """
     parts = []
     for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
         rows = quantized.rows(start, start + ROWS_AT_ONCE)
-        parts.append(_descend_rows(weight_NK[start : start + ROWS_AT_ONCE].float(), rows, hessian_KK, ridge, sweeps))
+        parts.append(_descend_rows(weight_NK[start : start + ROWS_AT_ONCE].float(), rows, hessian_KK, ridge_K, sweeps))
     codes_NK = torch.cat(parts)
     return QuantTensor(codes_NK, quantized.scales_NG, quantized.zeros_NG, quantized.spec)
 
 
-def _descend_rows(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge: float, sweeps: int) -> Tensor:
+def _descend_rows(
+    weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge_K: Tensor, sweeps: int
+) -> Tensor:
     columns, width = weight_NK.shape[1], quantized.spec.width(weight_NK.shape[1])
     codes_KN = quantized.codes_NK.T.float().contiguous()
     scales_KN = spread(quantized.scales_NG, width, columns).T.contiguous()
     errors_KN = (weight_NK - quantized.dequantize()).T
+    ridge_K1 = ridge_K.unsqueeze(1)
     with float32_products(hessian_KK.device, exact=True):
-        pull_KN = torch.addmm(errors_KN, hessian_KK, errors_KN, beta=ridge)
+        pull_KN = torch.addmm(errors_KN * ridge_K1, hessian_KK, errors_KN)
     for _ in range(sweeps):
         for start in range(0, columns, PANEL_COLUMNS):
             panel = slice(start, min(start + PANEL_COLUMNS, columns))
             damped_PP = hessian_KK[panel, panel].clone()
-            damped_PP.diagonal().add_(ridge)
+            damped_PP.diagonal().add_(ridge_K[panel])
             moved_PN = _descend_panel(
                 codes_KN[panel], scales_KN[panel], pull_KN[panel].clone(), damped_PP, quantized.spec.max_code
             )
             with float32_products(hessian_KK.device, exact=True):
                 pull_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
-            pull_KN[panel].sub_(moved_PN, alpha=ridge)
+            pull_KN[panel].addcmul_(moved_PN, ridge_K1[panel], value=-1)
     return codes_KN.T.to(torch.uint8).contiguous()
 
 

@@ -31,6 +31,7 @@ from glmquant.methods.grid import range_grid, search_grid
 LEAF_COLUMNS = 32
 STRIP_ROWS = 256
 ROWS_AT_ONCE = 2048
+MOST_RELATIVE_DAMPING = 10
 MOST_SWEEPS = 20
 
 
@@ -40,12 +41,16 @@ class Gptq:
 
     Attributes:
         damping: added to the Hessian's diagonal, as a fraction of its mean (§3.3, step 3).
+        relative_damping: added to each of its elements, as a fraction of that element (as in Marquardt 1963,
+            doi:10.1137/0111030). Sizes of inputs then count as measured and correlations between them for less, which
+            keeps codes from being fitted to correlations of the calibration text that other text does not have.
         act_order: round the columns with the largest inputs first.
         search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
         descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.descent`).
     """
 
     damping: float = 0.01
+    relative_damping: float = 0.0
     act_order: bool = True
     search_scales: bool = True
     descent: int = 0
@@ -56,6 +61,12 @@ class Gptq:
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
             raise RecipeError(f"damping is {self.damping}", where="method.damping", expected="above 0, at most 1")
+        if not 0 <= self.relative_damping <= MOST_RELATIVE_DAMPING:
+            raise RecipeError(
+                f"relative_damping is {self.relative_damping}",
+                where="method.relative_damping",
+                expected=f"0 to {MOST_RELATIVE_DAMPING}",
+            )
         if not 0 <= self.descent <= MOST_SWEEPS:
             raise RecipeError(
                 f"descent is {self.descent}", where="method.descent", expected=f"0 to {MOST_SWEEPS} sweeps"
@@ -72,13 +83,13 @@ class Gptq:
         diagonal_K = stats.hessian_KK.diagonal()
         grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK.float(), spec)
         last_to_first_K = self._rounding_order(diagonal_K).flip(0)
-        factor_KK = cholesky_factor(stats.hessian_KK, last_to_first_K, self.damping)
+        ridge_K = ridge(stats.hessian_KK, self.damping, self.relative_damping)
+        factor_KK = cholesky_factor(stats.hessian_KK, ridge_K, last_to_first_K)
         codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
         quantized = QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
         if not self.descent:
             return quantized
-        ridge = self.damping * float(diagonal_K.mean())
-        return descend(weight_NK, quantized, stats.hessian_KK, ridge, self.descent)
+        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.descent)
 
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:
@@ -86,23 +97,33 @@ class Gptq:
         return torch.arange(len(diagonal_K), device=diagonal_K.device)
 
 
-def cholesky_factor(hessian_KK: Tensor, order_K: Tensor, damping: float) -> Tensor:
-    """The lower Cholesky factor of the damped Hessian with rows and columns in ``order_K``.
+def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> Tensor:
+    """``[K]``: what damping adds to the Hessian's diagonal.
 
     Raises:
-        QuantizationError: the inputs are all zero, or the matrix is not positive definite.
+        QuantizationError: the inputs are all zero, or not finite.
     """
-    mean = hessian_KK.diagonal().mean()
+    diagonal_K = hessian_KK.diagonal()
+    mean = diagonal_K.mean()
     if not mean > 0:
         raise QuantizationError(
             "a linear's calibration inputs are all zero or not finite",
             expected="inputs that vary",
             fix="check the model",
         )
+    return damping * mean + relative_damping * diagonal_K
+
+
+def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Tensor:
+    """The lower Cholesky factor of ``hessian_KK + diag(ridge_K)`` with rows and columns in ``order_K``.
+
+    Raises:
+        QuantizationError: the matrix is not positive definite.
+    """
     factor_KK = hessian_KK.index_select(0, order_K)
     for rows in factor_KK.split(STRIP_ROWS):
         rows.copy_(rows.index_select(1, order_K))
-    factor_KK.diagonal().add_(damping * mean)
+    factor_KK.diagonal().add_(ridge_K[order_K])
     failed_at = _factorise(factor_KK)
     if failed_at:
         raise QuantizationError(

@@ -12,7 +12,8 @@ from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, in_groups, storab
 from glmquant.core.spec import QuantSpec
 from glmquant.core.strips import over_strips
 
-SHRINKS = tuple(1 - step / 40 for step in range(25))
+SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+REFINEMENTS = (0.05, 0.025)
 
 
 def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -25,9 +26,14 @@ def range_grid(weight_NK: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 
 
 def search_grid(
-    weight_NK: Tensor, spec: QuantSpec, importance_K: Tensor, shrinks: Sequence[float] = SHRINKS
+    weight_NK: Tensor,
+    spec: QuantSpec,
+    importance_K: Tensor,
+    shrinks: Sequence[float] = SHRINKS,
+    refinements: Sequence[float] = REFINEMENTS,
 ) -> tuple[Tensor, Tensor]:
-    """Scales and zero points ``[N, G]`` with the smallest weighted rounding error among shrunken ranges.
+    """Scales and zero points ``[N, G]`` with the smallest weighted rounding error among shrunken ranges: of
+    ``shrinks``, then on both sides of each group's best by each of ``refinements``.
 
     The error of a group is ``Σ importance_k (w_k - q_k)²``: with ``importance_K`` the diagonal of the Hessian, the
     output error that rounding alone would cause if inputs were uncorrelated.
@@ -35,7 +41,7 @@ def search_grid(
     importance_GW = in_groups(importance_K.unsqueeze(0), spec)[0]
 
     def search(part: slice) -> tuple[Tensor, Tensor]:
-        return _search_rows(weight_NK[part].float(), spec, importance_GW, shrinks)
+        return _search_rows(weight_NK[part].float(), spec, importance_GW, shrinks, refinements)
 
     rows, columns = weight_NK.shape
     parts = over_strips(search, rows, columns, weight_NK.device)
@@ -65,8 +71,8 @@ def _range(groups_NGW: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return groups_NGW.amin(-1).clamp(max=0), groups_NGW.amax(-1).clamp(min=0)
 
 
-def _grid_over(low_NG: Tensor, high_NG: Tensor, spec: QuantSpec, shrink: float) -> tuple[Tensor, Tensor]:
-    """Scales and zero points of a range that is shrunk first."""
+def _grid_over(low_NG: Tensor, high_NG: Tensor, spec: QuantSpec, shrink: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Scales and zero points of a range that is shrunk first; ``shrink`` may be ``[N, G]``."""
     if spec.symmetric:
         scales_NG = storable(high_NG * (shrink / (spec.middle - 1)))
         return scales_NG, torch.full_like(scales_NG, spec.middle)
@@ -76,26 +82,50 @@ def _grid_over(low_NG: Tensor, high_NG: Tensor, spec: QuantSpec, shrink: float) 
 
 
 def _search_rows(
-    rows_NK: Tensor, spec: QuantSpec, importance_GW: Tensor, shrinks: Sequence[float]
+    rows_NK: Tensor,
+    spec: QuantSpec,
+    importance_GW: Tensor,
+    shrinks: Sequence[float],
+    refinements: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    groups_NGW = in_groups(rows_NK, spec)
-    low_NG, high_NG = _range(groups_NGW, spec)
-    best_NG = torch.full_like(high_NG, torch.inf)
-    best_scales_NG = torch.full_like(best_NG, SMALLEST_SCALE)
-    best_zeros_NG = torch.full_like(best_NG, spec.middle)
-    work_NGW = torch.empty_like(groups_NGW)
+    search = _Search(in_groups(rows_NK, spec), spec, importance_GW)
     for shrink in shrinks:
-        scales_NG, zeros_NG = _grid_over(low_NG, high_NG, spec, shrink)
-        scales = scales_NG.unsqueeze(-1)
-        steps_NGW = torch.div(groups_NGW, scales, out=work_NGW).round_()
+        search.offer(torch.full_like(search.shrink_NG, shrink))
+    for step in refinements:
+        around_NG = search.shrink_NG
+        search.offer(around_NG - step)
+        search.offer(around_NG + step)
+    return search.scales_NG, search.zeros_NG
+
+
+class _Search:
+    """The best grid so far of each group, and by how much its range is shrunk."""
+
+    def __init__(self, groups_NGW: Tensor, spec: QuantSpec, importance_GW: Tensor) -> None:
+        self._groups_NGW, self._spec, self._importance_GW = groups_NGW, spec, importance_GW
+        self._low_NG, self._high_NG = _range(groups_NGW, spec)
+        self._work_NGW = torch.empty_like(groups_NGW)
+        self._error_NG = torch.full_like(self._high_NG, torch.inf)
+        self.shrink_NG = torch.ones_like(self._error_NG)
+        self.scales_NG = torch.full_like(self._error_NG, SMALLEST_SCALE)
+        self.zeros_NG = torch.full_like(self._error_NG, spec.middle)
+
+    def offer(self, shrink_NG: Tensor) -> None:
+        scales_NG, zeros_NG = _grid_over(self._low_NG, self._high_NG, self._spec, shrink_NG)
+        error_NG = self._error(scales_NG, zeros_NG)
+        better_NG = error_NG < self._error_NG
+        self._error_NG = torch.where(better_NG, error_NG, self._error_NG)
+        self.shrink_NG = torch.where(better_NG, shrink_NG, self.shrink_NG)
+        self.scales_NG = torch.where(better_NG, scales_NG, self.scales_NG)
+        self.zeros_NG = torch.where(better_NG, zeros_NG, self.zeros_NG)
+
+    def _error(self, scales_NG: Tensor, zeros_NG: Tensor) -> Tensor:
+        """Weighted, of rounding to that grid."""
+        scales, spec = scales_NG.unsqueeze(-1), self._spec
+        steps_NGW = torch.div(self._groups_NGW, scales, out=self._work_NGW).round_()
         if spec.symmetric:
             steps_NGW.clamp_(-spec.middle, spec.max_code - spec.middle)
         else:
             zeros = zeros_NG.unsqueeze(-1)
             steps_NGW.add_(zeros).clamp_(0, spec.max_code).sub_(zeros)
-        error_NG = steps_NGW.mul_(scales).sub_(groups_NGW).square_().mul_(importance_GW).sum(-1)
-        better_NG = error_NG < best_NG
-        best_NG = torch.where(better_NG, error_NG, best_NG)
-        best_scales_NG = torch.where(better_NG, scales_NG, best_scales_NG)
-        best_zeros_NG = torch.where(better_NG, zeros_NG, best_zeros_NG)
-    return best_scales_NG, best_zeros_NG
+        return steps_NGW.mul_(scales).sub_(self._groups_NGW).square_().mul_(self._importance_GW).sum(-1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from glmquant.core.products import float32_products
 from glmquant.core.stats import DriftAccumulator, HessianAccumulator, LayerStats
 from glmquant.glm.block import Linear
-from glmquant.methods.gptq import cholesky_factor
+from glmquant.methods.gptq import cholesky_factor, ridge
 
 DAMPING = 0.1
 
@@ -67,7 +67,7 @@ def compensated(weight_NK: Tensor, stats: LayerStats, drift_NK: Tensor, amount: 
         QuantizationError: inputs that are all zero.
     """
     order_K = torch.arange(weight_NK.shape[1], device=weight_NK.device)
-    factor_KK = cholesky_factor(stats.hessian_KK, order_K, DAMPING)
+    factor_KK = cholesky_factor(stats.hessian_KK, ridge(stats.hessian_KK, DAMPING), order_K)
     correction_NK = torch.cholesky_solve(drift_NK.T, factor_KK).T
     return torch.add(weight_NK.float(), correction_NK, alpha=amount)
 

@@ -28,14 +28,14 @@ from glmquant.glm.block import (
 )
 from glmquant.glm.config import LinearGroup, block_groups
 from glmquant.glm.equalize import equalize
-from glmquant.methods.grid import SHRINKS, encode, search_grid
+from glmquant.methods.grid import encode, search_grid
 from glmquant.pipeline.activations import Room, embed
 from glmquant.pipeline.stream import Stream
 from glmquant.progress import Progress, silent
 from glmquant.store.checkpoint import Checkpoint
 
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-COARSE = SHRINKS[::6]
+COARSE = (1.0, 0.85, 0.7, 0.55, 0.4)
 MEASURED_TOKENS = 1024
 """Of the calibration samples: enough to compare, and a block is passed through some twenty times."""
 
@@ -140,7 +140,7 @@ def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:
     weight_NK = linear.dense()
 
     def rounded(rows_NK: Tensor) -> QuantTensor:
-        return encode(rows_NK, *search_grid(rows_NK, spec, importance_K, COARSE), spec)
+        return encode(rows_NK, *search_grid(rows_NK, spec, importance_K, COARSE, ()), spec)
 
     return Linear(QuantTensor.from_strips(weight_NK, spec, rounded).dequantize(), linear.bias_N)
 

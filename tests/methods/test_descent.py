@@ -6,25 +6,26 @@ from glmquant.core.spec import QuantSpec
 from glmquant.errors import RecipeError
 from glmquant.methods import Gptq
 from glmquant.methods.descent import descend
+from glmquant.methods.gptq import ridge
 from tests.methods.test_gptq import SPECS, layer
 from tests.reference import output_error
 
 DAMPING = 0.01
 
 
-def ridge_of(hessian_KK: torch.Tensor) -> float:
-    return DAMPING * float(hessian_KK.diagonal().mean())
+def ridge_of(hessian_KK: torch.Tensor) -> torch.Tensor:
+    return ridge(hessian_KK, DAMPING, 0.2)
 
 
 def objective(weight_NK: torch.Tensor, quantized: QuantTensor, hessian_KK: torch.Tensor) -> float:
-    damped_KK = hessian_KK + ridge_of(hessian_KK) * torch.eye(len(hessian_KK))
+    damped_KK = hessian_KK + ridge_of(hessian_KK).diag()
     return output_error(weight_NK, quantized.dequantize(), damped_KK)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_sweep_lowers_the_error_gptq_left(spec: QuantSpec) -> None:
     weight, stats = layer()
-    quantized = Gptq(damping=DAMPING).quantize(weight, spec, stats)
+    quantized = Gptq(damping=DAMPING, relative_damping=0.2).quantize(weight, spec, stats)
     before = objective(weight, quantized, stats.hessian_KK)
     once = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 1)
     often = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 5)
@@ -52,7 +53,7 @@ def test_it_does_as_the_update_written_out() -> None:
     weight, stats = layer(rows=4, columns=70)
     spec = QuantSpec(4, 32)
     quantized = Gptq().quantize(weight, spec, stats)
-    hessian = stats.hessian_KK.double() + ridge_of(stats.hessian_KK) * torch.eye(70, dtype=torch.float64)
+    hessian = stats.hessian_KK.double() + ridge_of(stats.hessian_KK).double().diag()
     scales, codes = spread(quantized.scales_NG, 32, 70).double(), quantized.codes_NK.double()
     for column in range(70):
         pull = ((weight - (codes - spec.middle) * scales) @ hessian)[:, column]
@@ -65,7 +66,7 @@ def test_it_does_as_the_update_written_out() -> None:
 def test_the_recipe_asks_for_it_by_sweeps() -> None:
     weight, stats = layer()
     spec = QuantSpec(4, 64)
-    plain, refined = (Gptq(descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3))
+    plain, refined = (Gptq(relative_damping=0.2, descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3))
     assert objective(weight, refined, stats.hessian_KK) < objective(weight, plain, stats.hessian_KK)
     with pytest.raises(RecipeError, match=r"method\.descent"):
         Gptq(descent=-1)

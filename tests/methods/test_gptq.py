@@ -27,16 +27,16 @@ def layer(rows: int = 24, columns: int = 200, tokens: int = 400) -> tuple[torch.
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize("act_order", [True, False])
-def test_codes_are_those_of_the_paper(spec: QuantSpec, act_order: bool) -> None:
+@pytest.mark.parametrize(("act_order", "relative_damping"), [(True, 0.0), (True, 0.5), (False, 0.0)])
+def test_codes_are_those_of_the_paper(spec: QuantSpec, act_order: bool, relative_damping: float) -> None:
     weight, stats = layer()
     stats = LayerStats(stats.hessian_KK.double(), stats.num_tokens)  # float64: no ties broken by rounding
     diagonal = stats.hessian_KK.diagonal()
     order = diagonal.argsort(descending=True, stable=True) if act_order else torch.arange(len(diagonal))
-    quantized = Gptq(damping=0.01, act_order=act_order, search_scales=False).quantize(
-        weight, spec, LayerStats(stats.hessian_KK.float(), stats.num_tokens)
-    )
-    expected = gptq_codes(weight, *range_grid(weight, spec), spec, stats.hessian_KK, 0.01, order)
+    method = Gptq(damping=0.01, relative_damping=relative_damping, act_order=act_order, search_scales=False)
+    quantized = method.quantize(weight, spec, LayerStats(stats.hessian_KK.float(), stats.num_tokens))
+    grid = range_grid(weight, spec)
+    expected = gptq_codes(weight, *grid, spec, stats.hessian_KK, 0.01, relative_damping, order)
     assert (quantized.codes_NK == expected).float().mean() > 0.999
 
 
@@ -48,18 +48,36 @@ def test_output_error_is_smaller_than_that_of_rounding(spec: QuantSpec) -> None:
     assert gptq < 0.7 * plain
 
 
+def weighted_error(
+    weight: torch.Tensor, spec: QuantSpec, importance: torch.Tensor, grid: tuple[torch.Tensor, torch.Tensor]
+) -> float:
+    return float(((encode(weight, *grid, spec).dequantize() - weight).square() * importance).sum())
+
+
 def test_searched_scales_have_the_smaller_weighted_error() -> None:
     weight, stats = layer()
     spec = QuantSpec(4, 64, True)
     importance = stats.hessian_KK.diagonal()
-
-    def weighted_error(grid: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return ((encode(weight, *grid, spec).dequantize() - weight).square() * importance).sum()
-
     searched, full_range = (
-        weighted_error(g) for g in (search_grid(weight, spec, importance), range_grid(weight, spec))
+        weighted_error(weight, spec, importance, grid)
+        for grid in (search_grid(weight, spec, importance), range_grid(weight, spec))
     )
     assert searched < 0.95 * full_range
+
+
+@pytest.mark.parametrize("spec", [*SPECS, QuantSpec(2, 64, False), QuantSpec(8, 128, True)], ids=str)
+def test_the_search_is_as_good_as_one_of_all_fine_steps(spec: QuantSpec) -> None:
+    weight, stats = layer()
+    importance = stats.hessian_KK.diagonal()
+    all_fine_steps = [1 - step / 40 for step in range(25)]
+    refined, exhaustive = (
+        weighted_error(weight, spec, importance, grid)
+        for grid in (
+            search_grid(weight, spec, importance),
+            search_grid(weight, spec, importance, all_fine_steps, refinements=()),
+        )
+    )
+    assert refined < 1.005 * exhaustive
 
 
 def test_uncorrelated_inputs_leave_plain_rounding() -> None:
@@ -91,3 +109,22 @@ def test_an_indefinite_hessian_is_refused_not_rounded() -> None:
 def test_damping_out_of_range_is_refused(damping: float) -> None:
     with pytest.raises(RecipeError, match=r"method\.damping"):
         Gptq(damping=damping)
+
+
+@pytest.mark.parametrize("relative_damping", [-0.1, 11])
+def test_relative_damping_out_of_range_is_refused(relative_damping: float) -> None:
+    with pytest.raises(RecipeError, match=r"method\.relative_damping"):
+        Gptq(relative_damping=relative_damping)
+
+
+def test_the_more_relative_damping_the_nearer_to_rounding_each_weight_alone() -> None:
+    weight, stats = layer()
+    spec = QuantSpec(4, 64, True)
+    nearest = encode(weight, *search_grid(weight, spec, stats.hessian_KK.diagonal()), spec)
+    same = [
+        (Gptq(relative_damping=damping).quantize(weight, spec, stats).codes_NK == nearest.codes_NK).float().mean()
+        for damping in (0.0, 1.0, 10.0)
+    ]
+    assert same == sorted(same)
+    assert same[0] < 0.7
+    assert same[-1] > 0.85
