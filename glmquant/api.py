@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from glmquant import assets
-from glmquant.core.device import device_named, memory_of
+from glmquant.core.device import CPU, device_named, memory_of
 from glmquant.core.products import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet
 from glmquant.data.labelled import read_labelled
@@ -104,7 +104,9 @@ def inspect(
     from glmquant.pipeline.forecast import forecast
 
     stored = summary.stored_bytes(found, recipe)
-    return replace(found, forecast=forecast(checkpoint, recipe, stored, memory_limit, device_named(device)))
+    where = device_named(device)
+    with memory_of(where):
+        return replace(found, forecast=forecast(checkpoint, recipe, stored, memory_limit, where))
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
@@ -355,6 +357,8 @@ def run(
     key = resume_key(checkpoint, recipe, samples, labelled, device=where)
     with output_directory(Path(out), resume_key=key) as partial:
         if labelled is not None:
+            if where != CPU:
+                log.warning("training computes on the processor, not on %s", where)
             checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
         if not is_finished(partial / "quantized"):
             quantize(

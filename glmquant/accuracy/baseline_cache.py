@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmquant.accuracy.source import Query
+from glmquant.core.device import CPU
 from glmquant.errors import CheckError, OutputError
 
 ROWS = "hidden"
@@ -25,16 +26,21 @@ MEASURED_WITH = ("glmquant", "torch")
 
 
 class BaselineCache:
-    """Files in a directory, named by what decides their content: checkpoint, queries, and the releases that computed.
+    """Files in a directory, named by what decides their content: checkpoint, queries, and what computed.
 
     Nothing is ever removed; deleting the directory is safe.
+
+    Args:
+        device: what computes, the processor or a GPU.
     """
 
-    def __init__(self, directory: Path, fingerprint: str) -> None:
-        self._directory, self._fingerprint = directory, fingerprint
+    def __init__(self, directory: Path, fingerprint: str, device: torch.device = CPU) -> None:
+        self._directory, self._fingerprint, self._device = directory, fingerprint, device
 
     def path(self, queries: Sequence[Query]) -> Path:
         digest = hashlib.sha256(self._fingerprint.encode())
+        if self._device != CPU:
+            digest.update(f"{self._device.type}\0".encode())
         for name in MEASURED_WITH:
             digest.update(f"{name} {version(name)}\0".encode())
         for query in queries:

@@ -1,5 +1,6 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from glmquant.accuracy.evaluate import evaluate
 from glmquant.accuracy.onnx_source import OnnxSource
 from glmquant.accuracy.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.accuracy.source import Logits, Query
+from glmquant.core.device import CPU
 from glmquant.glm.tokenizer import load_tokenizer
 from glmquant.pipeline.activations import Room
 from glmquant.progress import Progress
@@ -22,6 +24,8 @@ from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import MANIFEST, read_manifest
 
 MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
+
+log = logging.getLogger("glmquant.accuracy")
 
 
 def check_bundle(
@@ -39,19 +43,21 @@ def check_bundle(
     Args:
         recipe: its name or description, for the report.
         cache: where the baseline's answers are kept; a classifier's are never.
-        room: for the baseline's hidden states.
+        room: for the baseline's hidden states; a classifier's are computed on the processor.
 
     Raises:
         GlmQuantError: a bundle that cannot be opened, data that cannot be read, or nothing to compare.
     """
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
     if is_classifier(path):
+        if room.device != CPU:
+            log.warning("a classifier is checked on the processor, not on %s", room.device)
         classifier = OnnxClassifier.open(path)
         setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
         return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, checkpoint, info.accuracy_level, recipe)
-    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint)
+    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint, room.device)
     context = min(info.max_length, checkpoint.config.max_position_embeddings)
     baseline = BaselineSource(checkpoint, progress, kept, room)
     return evaluate(_OpenedWhenAsked(path), baseline, tokenizer, options, setting, progress, context)

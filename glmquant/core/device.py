@@ -48,5 +48,6 @@ def memory_of(device: torch.device) -> Iterator[None]:
         raise DeviceError(
             f"{device} has too little memory: {str(error).splitlines()[0]}",
             where=f"--device {device}",
-            fix="let other programs go from it and give the same command again, or compute on --device cpu",
+            fix="let other programs go from it and give the same command again, which goes on; "
+            "--device cpu starts anew",
         ) from error

@@ -64,7 +64,8 @@ def export_classifier(
 
     The graph takes ``input_ids`` and ``attention_mask``, int64 ``[B, S]`` with padding on either side, and gives
     ``logits`` ``[B, L]`` of each row's last real token. Optimum's ``ORTModelForSequenceClassification`` opens it. The
-    head stays float. Memory follows the larger of one block and the embedding; the same input gives the same bytes.
+    head stays float. Memory follows the embedding and one block, or two blocks: one is written while the
+    next is read. The same input gives the same bytes.
 
     Raises:
         ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantised

@@ -52,8 +52,8 @@ def export_bundle(
     ``model.onnx`` is for ONNX Runtime and Optimum, ``genai.onnx`` for onnxruntime-genai, which needs logits of each
     row's last token alone; both read ``model.onnx.data``.
 
-    Memory follows the largest of one block, the embedding and ``lm_head``. The same model and options give the same
-    bytes.
+    Memory follows the largest pair of neighbours among the embedding, the blocks and ``lm_head``: one is written while
+    the next is read. The same model and options give the same bytes.
 
     Args:
         key_values: ranges of each layer's keys and values, from a calibration; ``kv_cache: int8`` and ``int4`` need

@@ -123,7 +123,8 @@ def forecast(
     blocks = len(layers) * (probe.fixed + tokens * probe.a_token)
     state = len(layers) * 2 * streams * samples * options.seq_len * config.hidden_size * 4 * probe.write
     needed = quantize_bytes(config, recipe, dtype)
-    # Without samples, blocks are read and written while others are worked on.
+    # Without samples, blocks are read and written while others are worked on; with them, too, but only up to the next
+    # block's first change of the activations, which is not counted.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
     stages = [stage("quantize", seconds, needed, active, quantize_work(config, recipe, layers, tokens))]
     if recipe.allocate:

@@ -75,9 +75,9 @@ def forward_bytes(config: GlmConfig, dtype: torch.dtype) -> int:
 
 
 def quantize_bytes(config: GlmConfig, recipe: Recipe, dtype: torch.dtype) -> int:
-    """What quantising holds, activations apart: a block and the next one as stored (in float32 if evened), codes, and
-    for the linear at work its Hessian, that one's factor, and slices of rows; before that, what an allocation is
-    measured in."""
+    """What quantising holds, activations apart: a block and the next one as stored (in float32 if evened), codes, those
+    of the block before as they are written, and for the linear at work its Hessian, that one's factor, and slices of
+    rows; before that, what an allocation is measured in."""
     plans, layers = resolve_rules(recipe.rules, linear_groups(config)), range(config.num_hidden_layers)
     return max(
         _table_bytes(config),
@@ -114,7 +114,14 @@ def _quantized_block_bytes(
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
     needs_samples = any(plans[group.name].needs_hessian for group in groups)
     of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
-    return weights * of_block + _strips_bytes() + max(at_work) + (computing + samples if needs_samples else 0)
+    written = sum(_written_bytes(group, plans[group.name]) for group in groups)
+    return weights * of_block + written + _strips_bytes() + max(at_work) + (computing + samples if needs_samples else 0)
+
+
+def _written_bytes(group: LinearGroup, plan: GroupPlan) -> int:
+    """Codes, and what they are packed into."""
+    bits = 0 if plan.spec is None else 8 + max(spec.bits for spec in (plan.spec, *plan.alternatives))
+    return group.rows * group.columns * bits // 8
 
 
 def _hessian_bytes(group: LinearGroup, compensates: bool) -> int:

@@ -151,6 +151,7 @@ class _Run:
                 if written is not None:
                     written.result()
                 written = background.submit(self._keep, layer, done, outcomes, streams)
+                del done, outcomes  # so that they go once they are written
                 for stream in streams:
                     stream.hidden.keep_until(written)
             if written is not None:

@@ -1,7 +1,8 @@
 """An output directory that appears whole or not at all.
 
-Work goes on in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill, Ctrl-C
-or a full disk leaves ``OUT.partial``, from which the same command goes on where its inputs are the same.
+Work goes on in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill,
+Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command goes on where its inputs are the
+same.
 """
 
 import errno

@@ -79,12 +79,12 @@ def test_the_bundle_of_a_classifier_is_the_same(tmp_path: Path, biased: bool) ->
     assert directly == in_two_steps
 
 
-def test_a_float_block_goes_once_it_is_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[weakref.ref[Block]] = []
+def test_a_float_block_goes_with_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[Any]] = []
 
     def remembered(*arguments: Any) -> Block:
         block = float_block(*arguments)
-        read.append(weakref.ref(block))
+        read.append(weakref.ref(block.down_proj.weight))
         return block
 
     monkeypatch.setattr(rounded, "float_block", remembered)
@@ -92,7 +92,9 @@ def test_a_float_block_goes_once_it_is_rounded(tmp_path: Path, monkeypatch: pyte
     source = rounded.RoundedCheckpoint(open_checkpoint(CHATGLM2), recipe)
     layers = source.config.num_hidden_layers
     for layer in range(layers):
-        source.block(layer)
+        block = source.block(layer)
+        assert read[layer]() is not None
+        del block
         assert [each() for each in read[: layer + 1]] == [None] * (layer + 1)
     assert len(read) == layers
 
