@@ -159,9 +159,10 @@ def quantize(
     """
     where = device_named(device)
     checkpoint = open_model(model, recipe)
+    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
     samples = samples_of(calibration)
     if samples is not None:
-        require_own_tokens(samples, checkpoint)
+        require_own_tokens(samples, tokenizer, checkpoint)
     dtype = dtype_for(recipe.calibration.precision, where)
     needed = quantize_bytes(checkpoint.config, recipe, dtype)
     room = room_within(memory_limit, needed, Path(out).resolve().parent, device=where)
@@ -170,7 +171,7 @@ def quantize(
         started = time.monotonic()
         done = quantization.quantize(checkpoint, recipe, samples, partial, progress, room=room, dtype=dtype)
         log.info(quantize_rate(checkpoint, recipe, samples, done, time.monotonic() - started))
-        load_tokenizer(checkpoint.path, checkpoint.config).save(partial)
+        tokenizer.save(partial)
     return open_checkpoint(out)
 
 

@@ -17,7 +17,7 @@ from glmquant.core.products import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
 from glmquant.data.labelled import LabelledSet
 from glmquant.errors import CheckpointError
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
@@ -71,9 +71,9 @@ def samples_of(calibration: Calibration | CalibrationSet | str | Path | None) ->
     return calibration.samples if isinstance(calibration, Calibration) else calibration
 
 
-def require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError where ``samples`` are another tokenizer's."""
-    if samples.tokenizer != load_tokenizer(checkpoint.path, checkpoint.config).sha256:
+def require_own_tokens(samples: CalibrationSet, tokenizer: GlmTokenizer, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError where ``samples`` are not of ``tokenizer``, the checkpoint's."""
+    if samples.tokenizer != tokenizer.sha256:
         raise CheckpointError(
             "the calibration was made with another tokenizer",
             where=checkpoint.path,

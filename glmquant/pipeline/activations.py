@@ -31,15 +31,21 @@ class SampleTensor:
     Where it lies in a file, that is read and written, never mapped: what a process holds is what it asked for.
 
     Args:
+        place: bytes to lie in, at least as many as the values take; or a file.
         device: where what is read is wanted; the values lie in the processor's memory or on the disk.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], dtype: torch.dtype, file: BinaryIO | None = None, device: torch.device = CPU
+        self, shape: tuple[int, int, int], dtype: torch.dtype, place: Tensor | BinaryIO, device: torch.device = CPU
     ) -> None:
-        self.shape, self.dtype, self._file, self._device = shape, dtype, file, device
+        self.shape, self.dtype, self._device = shape, dtype, device
         self._in_use: Future[None] | None = None
-        self._values = torch.empty(shape, dtype=dtype) if file is None else None
+        self._values: Tensor | None = None
+        self._file: BinaryIO | None = None
+        if isinstance(place, Tensor):
+            self._values = place[: self.nbytes].view(dtype).view(shape)
+        else:
+            self._file = place
 
     @property
     def nbytes(self) -> int:
@@ -104,25 +110,36 @@ class Room:
 
     def __init__(self, budget: float = math.inf, directory: Path | None = None, device: torch.device = CPU) -> None:
         self._left, self._directory, self.device = budget, directory, device
+        self._spare: list[Tensor] = []
 
     def tensor(self, shape: tuple[int, int, int], dtype: torch.dtype) -> SampleTensor:
         """A tensor that lasts as long as the run."""
-        size = math.prod(shape) * dtype.itemsize
-        if size <= self._left:
-            self._left -= size
-            return SampleTensor(shape, dtype, None, self.device)
-        return SampleTensor(shape, dtype, tempfile.TemporaryFile(dir=self._directory, buffering=0), self.device)
+        return SampleTensor(shape, dtype, self._place(math.prod(shape) * dtype.itemsize), self.device)
 
     @contextmanager
     def lent(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[SampleTensor]:
-        """A tensor that lasts as long as the context."""
-        tensor = self.tensor(shape, dtype)
+        """A tensor that lasts as long as the context. Its memory is kept for the next: new pages take their time."""
+        place = self._place(math.prod(shape) * dtype.itemsize)
+        tensor = SampleTensor(shape, dtype, place, self.device)
         try:
             yield tensor
         finally:
             tensor.close()
-            if not tensor.on_disk:
-                self._left += tensor.nbytes
+            if isinstance(place, Tensor):
+                self._left += place.nbytes
+                self._spare.append(place)
+
+    def _place(self, size: int) -> Tensor | BinaryIO:
+        if size > self._left:
+            return tempfile.TemporaryFile(dir=self._directory, buffering=0)
+        fitting = [number for number, spare in enumerate(self._spare) if size <= spare.nbytes <= self._left]
+        if fitting:
+            place = self._spare.pop(fitting[0])
+        else:
+            self._spare.clear()
+            place = torch.empty(size, dtype=torch.uint8)
+        self._left -= place.nbytes
+        return place
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,35 @@ def test_room_is_given_back() -> None:
     assert not room.tensor((1, 5, 5), torch.float32).on_disk
 
 
+def test_memory_that_was_lent_is_lent_again() -> None:
+    room, places = Room(), set[int]()
+    for width in (8, 8, 4):
+        with room.lent((2, 3, width), torch.float32) as tensor:
+            tensor.write(tensor.all, torch.full((2, 3, width), float(width)))
+            assert bool((tensor.read(tensor.all) == width).all())
+            places.add(tensor.read(tensor.all).data_ptr())
+    assert len(places) == 1
+
+
+def test_two_tensors_at_a_time_never_share_memory() -> None:
+    room = Room()
+    for _ in range(2):
+        with room.lent((2, 3, 4), torch.float32) as first, room.lent((2, 3, 2), torch.bfloat16) as second:
+            first.write(first.all, torch.ones(2, 3, 4))
+            second.write(second.all, torch.zeros(2, 3, 2))
+            assert bool((first.read(first.all) == 1).all())
+
+
+def test_memory_kept_to_lend_again_stays_within_the_budget() -> None:
+    room = Room(100)
+    with room.lent((1, 5, 4), torch.float32), room.lent((1, 5, 1), torch.float32):
+        pass
+    with room.lent((1, 5, 1), torch.float32), room.lent((1, 5, 1), torch.float32) as second:
+        assert not second.on_disk  # each lies in one of the two places kept
+    with room.lent((1, 5, 5), torch.float32) as whole:
+        assert not whole.on_disk
+
+
 def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w+b", buffering=0) as file, pytest.raises(OSError, match="too early"):
         SampleTensor((2, 2, 2), torch.float32, file).read(slice(0, 1))
