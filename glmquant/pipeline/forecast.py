@@ -158,17 +158,19 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
             for batch in streams[-1].batches():
                 streams[-1].hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))
     block = _random_block(config)
-    started = time.monotonic()
     activations, reference = (*streams, None, None)[:2]
+    started = time.monotonic()
     if recipe.fit.equalize:
         block = equalize(block, config)
+    evened = time.monotonic() - started
+    started = time.monotonic()
     done, outcomes = quantize_block(
         block.to(device), names, plans, config, activations, fit=recipe.fit, reference=reference
     )
     seconds = time.monotonic() - started
     fixed = sum(outcome.seconds for outcome in outcomes)
     a_token = max(0.0, seconds - fixed) / tokens if tokens else 0.0
-    return _Probe(fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
+    return _Probe(evened + fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
 
 
 def _allocate_second(config: GlmConfig, recipe: Recipe, device: torch.device) -> float:
