@@ -12,12 +12,12 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.evaluate import read_material
-from glmquant.accuracy.examples import worst_token
-from glmquant.accuracy.metrics import score_tokens
-from glmquant.accuracy.onnx_source import OnnxSource
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.evaluate import read_material
+from glmquant.evaluation.examples import worst_token
+from glmquant.evaluation.metrics import score_tokens
+from glmquant.evaluation.onnx_source import OnnxSource
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.schema import CheckOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint

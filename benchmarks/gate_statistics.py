@@ -16,9 +16,9 @@ import numpy as np
 from machine import describe_machine
 from numpy.typing import NDArray
 
-from glmquant.accuracy.gate import EXAMPLES, WINDOWS, Direction, Subject, Verdict, judge_interval
-from glmquant.accuracy.statistics import Interval, mean_interval, paired_difference, ratio_interval, units_needed
-from glmquant.accuracy.tasks import macro_f1_intervals, paired_counts
+from glmquant.evaluation.gate import EXAMPLES, WINDOWS, Direction, Subject, Verdict, judge_interval
+from glmquant.evaluation.statistics import Interval, mean_interval, paired_difference, ratio_interval, units_needed
+from glmquant.evaluation.tasks import macro_f1_intervals, paired_counts
 from glmquant.recipe.schema import Limit
 
 TOKENS = 64

@@ -2,7 +2,7 @@
 
     python -m benchmarks.kill_and_resume [--kills 30] [--out benchmarks/results/kill_and_resume.md]
 
-The model inside the package is quantised with GPTQ, its cache in INT8, so that a run calibrates, quantises, exports and
+The model inside the package is quantized with GPTQ, its cache in INT8, so that a run calibrates, quantizes, exports and
 checks. Moments are spread evenly over the time an unbroken run takes, with a random offset each; a run that is killed
 is killed once more, at a random moment, with a chance of one in four. What counts is that every file of the finished
 output has the bytes of the unbroken run's.
@@ -28,7 +28,7 @@ from glmquant import assets
 
 OPTIONS = ("export.kv_cache=int8", "check.num_tokens=1024", "check.seq_len=128")
 AGAIN = 0.25
-STAGES = {"report": "check", "onnx": "export", "calibration": "calibrate", "quantized": "quantise"}
+STAGES = {"report": "check", "onnx": "export", "calibration": "calibrate", "quantized": "quantize"}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import onnxruntime as ort
 from benchmarks.machine import describe_machine
 from glmquant.data.calibration import sample_calibration
 from glmquant.data.windows import last_windows
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
-from glmquant.pipeline.calibrate import calibrate
+from glmquant.quantization.calibrate import calibrate
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
@@ -96,7 +96,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     prefill = {length: prefill_seconds(models, length, 5) for length in args.prefill}
     lines = [
-        "# Quantised key/value caches",
+        "# Quantized key/value caches",
         "",
         f"`python -m benchmarks.kv_cache --model {args.model.name} …`, {datetime.now(UTC):%Y-%m-%d}, "
         f"{describe_machine()}, onnxruntime {ort.__version__}, {args.threads} threads.",

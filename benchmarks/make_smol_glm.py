@@ -9,7 +9,7 @@ block with ``partial_rotary_factor = 1``, interleaved rotary pairs (GGUF stores 
 weights are only renamed. To take the weights off the 4-bit grid they come from, and to give channels the uneven scales
 that large models have, log-normal factors of the given spread are folded in where they cancel exactly: norm gain <->
 input columns, up rows <-> down columns, value rows <-> output columns, key <-> query rotary pairs, final norm <-> head.
-The function computed is unchanged (float16 rounding aside); the quantisation problem is a hard one.
+The function computed is unchanged (float16 rounding aside); the quantization problem is a hard one.
 """
 
 import argparse

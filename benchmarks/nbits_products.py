@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "nbits_products.md")
     args = parser.parse_args()
     lines = [
-        "# Products with quantised weights in ONNX Runtime, by bits and groups",
+        "# Products with quantized weights in ONNX Runtime, by bits and groups",
         "",
         f"`python -m benchmarks.nbits_products`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}; "
         f"onnxruntime {ort.__version__}.",

@@ -20,12 +20,12 @@ from typing import Any
 from machine import describe_machine
 
 from glmquant import api
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.evaluate import evaluate
-from glmquant.accuracy.onnx_source import OnnxSource
-from glmquant.accuracy.report import AccuracyReport, ModelFacts, Setting
-from glmquant.accuracy.source import Logits, Query
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.evaluate import evaluate
+from glmquant.evaluation.onnx_source import OnnxSource
+from glmquant.evaluation.report import AccuracyReport, ModelFacts, Setting
+from glmquant.evaluation.source import Logits, Query
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.schema import CheckOptions, Recipe
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint

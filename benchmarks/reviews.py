@@ -25,10 +25,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from glmquant import api
-from glmquant.accuracy.report import AccuracyReport, report_from_json
-from glmquant.accuracy.statistics import proportion_interval
 from glmquant.data.sequences import encode_texts, length_batches
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.evaluation.report import AccuracyReport, report_from_json
+from glmquant.evaluation.statistics import proportion_interval
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.runtime.classify import TOKENS_AT_ONCE, OnnxClassifier
 from glmquant.store.checkpoint import open_checkpoint
 
@@ -132,7 +132,7 @@ def bags_of_words(reviews: Reviews, tokenizer: GlmTokenizer) -> Iterator[tuple[s
 
 
 def throughput(paths: Paths, model: Path, texts: Sequence[str]) -> dict[str, float]:
-    """Texts a second, the best of some rounds that take turns; tokenising included."""
+    """Texts a second, the best of some rounds that take turns; tokenizing included."""
     import transformers
 
     network = transformers.AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32).eval()

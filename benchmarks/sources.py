@@ -13,7 +13,7 @@ from glmquant.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True, eq=False)
 class RoundedSource:
-    """A ``glmquant.onnx_export.source.ModelSource``."""
+    """A ``glmquant.glm.model.ModelSource``."""
 
     checkpoint: Checkpoint
     spec: QuantSpec

@@ -49,7 +49,7 @@ class Schedule:
 
 
 class Run:
-    """A model, its optimiser and the number of steps done; saved and loaded as one file."""
+    """A model, its optimizer and the number of steps done; saved and loaded as one file."""
 
     def __init__(self, shape: Shape, schedule: Schedule, state_file: Path) -> None:
         torch.manual_seed(SEED)
@@ -62,7 +62,7 @@ class Run:
         parameters = dict(self.model.named_parameters())
         decayed = [p for name, p in parameters.items() if p.ndim == 2 and "embedding" not in name]
         plain = [p for name, p in parameters.items() if p.ndim == 1 or "embedding" in name]
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": schedule.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
@@ -74,19 +74,19 @@ class Run:
         if state_file.exists():
             state = torch.load(state_file, weights_only=True)
             self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
 
     def save(self) -> None:
         partial = self.state_file.with_suffix(".partial")
         progress = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
-        weights = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        weights = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(weights | progress, partial)
         partial.replace(self.state_file)
 
     def train_step(self, handbook: Batch, reviews: Batch) -> tuple[float, float]:
         torch.manual_seed(SEED + self.step)  # dropout of a resumed run is that of an unbroken one
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(self.step)
         share = self.schedule.handbook_weight
         losses = []
@@ -96,8 +96,8 @@ class Run:
             losses.append(loss.item())
             self.tokens += int((batch.weights_BT > 0).sum())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.step += 1
         return losses[0], losses[1]
 

@@ -1,7 +1,7 @@
-"""The verbs: from a checkpoint to calibration, quantised checkpoint, ONNX bundle, report, text.
+"""The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
 A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small
-model to quantise.
+model to quantize.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 
 from glmquant import assets
 from glmquant.core.device import CPU, device_named, memory_of
-from glmquant.core.products import dtype_for
+from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet
-from glmquant.data.labelled import read_labelled
+from glmquant.data.labeled import read_labeled
 from glmquant.errors import CheckError, OutputError
 from glmquant.glm.config import linear_groups
-from glmquant.glm.tokenizer import StreamDecoder, load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import StreamDecoder, load_tokenizer
 from glmquant.inputs import (
     bundle_path,
     check_options,
@@ -33,14 +33,14 @@ from glmquant.inputs import (
     sample_texts,
     samples_of,
 )
-from glmquant.pipeline import calibrate as calibration_pass
-from glmquant.pipeline import quantize as quantization
-from glmquant.pipeline import summary
-from glmquant.pipeline.memory import forward_bytes, quantize_bytes, room_within
-from glmquant.pipeline.rates import quantize_rate, rate
-from glmquant.pipeline.rounded import RoundedCheckpoint, rounds_on_export
-from glmquant.pipeline.work import forward_work
 from glmquant.progress import Progress, silent
+from glmquant.quantization import calibrate as calibration_pass
+from glmquant.quantization import quantize as quantization
+from glmquant.quantization import summary
+from glmquant.quantization.memory import forward_bytes, quantize_bytes, room_within
+from glmquant.quantization.on_the_fly import RoundedCheckpoint, rounds_on_export
+from glmquant.quantization.rates import quantize_rate, rate
+from glmquant.quantization.work import forward_work
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
@@ -52,9 +52,9 @@ from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import is_finished, output_directory
 
 if TYPE_CHECKING:
-    from glmquant.accuracy.diagnosis import Comparison
-    from glmquant.accuracy.report import AccuracyReport
+    from glmquant.evaluation.report import AccuracyReport
     from glmquant.onnx_export.bundle import OnnxBundle
+    from glmquant.quantization.diagnosis import Comparison
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.session import Provider
@@ -98,10 +98,10 @@ def inspect(
         memory_limit, device: as in :func:`calibrate`, for the prediction.
     """
     checkpoint = open_model(model, recipe)
-    found = summary.summarise(checkpoint, recipe)
+    found = summary.summarize(checkpoint, recipe)
     if recipe is None or not predict:
         return found
-    from glmquant.pipeline.forecast import forecast
+    from glmquant.quantization.forecast import forecast
 
     stored = summary.stored_bytes(found, recipe)
     where = device_named(device)
@@ -110,8 +110,8 @@ def inspect(
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
-    """Two quantisations of one model, group by group, from their ``glmquant.json``: what costs the second one most."""
-    from glmquant.accuracy.diagnosis import compare_checkpoints
+    """Two quantizations of one model, group by group, from their ``glmquant.json``: what costs the second one most."""
+    from glmquant.quantization.diagnosis import compare_checkpoints
 
     return compare_checkpoints(open_checkpoint(first), open_checkpoint(second))
 
@@ -151,7 +151,7 @@ def quantize(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Checkpoint:
-    """Quantises a float checkpoint by the recipe's rules into a directory in GPTQ format.
+    """Quantizes a float checkpoint by the recipe's rules into a directory in GPTQ format.
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
@@ -183,13 +183,13 @@ def export(
     out: str | Path,
     progress: Progress = silent,
 ) -> OnnxBundle:
-    """Writes a checkpoint, float or quantised, as an ONNX bundle by the recipe's ``export`` section.
+    """Writes a checkpoint, float or quantized, as an ONNX bundle by the recipe's ``export`` section.
 
-    What is not in GPTQ format is quantised on the way by the recipe's ``rules``, which may need no calibration samples
-    then: no GPTQ directory lies in between, and the bundle is the same. So are rows that the publisher quantised.
+    What is not in GPTQ format is quantized on the way by the recipe's ``rules``, which may need no calibration samples
+    then: no GPTQ directory lies in between, and the bundle is the same. So are rows that the publisher quantized.
 
     Args:
-        calibration: what :func:`calibrate` gave, or where it wrote it; a quantised key/value cache needs its ranges.
+        calibration: what :func:`calibrate` gave, or where it wrote it; a quantized key/value cache needs its ranges.
     """
     from glmquant.onnx_export.classifier import export_classifier
     from glmquant.onnx_export.save import export_bundle
@@ -202,7 +202,7 @@ def export(
     key_values = calibration.key_values if calibration is not None else None
     rounds = rounds_on_export(checkpoint, recipe)
     if rounds and checkpoint.is_quantized:
-        log.info("the rows that the publisher quantised are quantised anew by the recipe's rules")
+        log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
     source = RoundedCheckpoint(checkpoint, recipe) if rounds else checkpoint
 
     def tell(done: int, total: int) -> None:
@@ -240,7 +240,7 @@ def check(
 
     Args:
         text: files to use instead of ``check.text``.
-        tasks: labelled files to use instead of ``check.tasks``.
+        tasks: labeled files to use instead of ``check.tasks``.
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
@@ -248,9 +248,9 @@ def check(
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
             on the processor, as it ships.
     """
-    from glmquant.accuracy.bundle import check_bundle
-    from glmquant.accuracy.report import with_regression
-    from glmquant.accuracy.write import write_report
+    from glmquant.evaluation.bundle import check_bundle
+    from glmquant.evaluation.report import with_regression
+    from glmquant.report.write import write_report
 
     where = device_named(device)
     recipe = recipe or load_recipe(None)
@@ -284,7 +284,7 @@ def read_report(path: str | Path) -> AccuracyReport:
     Raises:
         CheckError: no such file, or no report that this release can read.
     """
-    from glmquant.accuracy.report import report_from_json
+    from glmquant.evaluation.report import report_from_json
 
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:
@@ -302,8 +302,8 @@ def draw(reports: Sequence[str | Path], out: str | Path) -> None:
 
     Bundles that share a name are told apart by the directories their reports lie in.
     """
-    from glmquant.accuracy.html import to_html
-    from glmquant.accuracy.write import named_apart
+    from glmquant.report.html import to_html
+    from glmquant.report.write import named_apart
 
     first, *others = named_apart([(Path(path), read_report(path)) for path in reports])
     try:
@@ -322,7 +322,7 @@ def run(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> AccuracyReport:
-    """Calibrate, quantise, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
+    """Calibrate, quantize, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
     With ``train.data`` a classifier is trained first: ``out`` gets ``classifier/`` too, and ``test.jsonl``, what it is
     checked on, where the recipe names no ``check.tasks``.
@@ -338,29 +338,29 @@ def run(
     where = device_named(device)
     checkpoint = open_model(model, recipe)
     check_supported(checkpoint.config, recipe.export)
-    labelled = examples_to_train_on(checkpoint, recipe)
-    config = checkpoint.config if labelled is None else replace(checkpoint.config, labels=labelled.labels)
+    labeled = examples_to_train_on(checkpoint, recipe)
+    config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plans = resolve_rules(recipe.rules, linear_groups(config))
     needs_ranges = recipe.export.kv_cache != "float"
     fitted = recipe.allocate is not None or any(plan.needs_hessian for plan in plans.values())
     samples = sample_texts(checkpoint, recipe, ()) if needs_ranges or fitted else None
-    if checkpoint.config.num_labels and not recipe.check.tasks and labelled is None:
+    if checkpoint.config.num_labels and not recipe.check.tasks and labeled is None:
         raise CheckError(
-            "the recipe names no labelled texts to check the classifier on",
+            "the recipe names no labeled texts to check the classifier on",
             where="check.tasks",
             fix="give some, for example --set check.tasks='[{data: test.jsonl}]'",
         )
-    if not (recipe.check.text or recipe.check.tasks or labelled):
+    if not (recipe.check.text or recipe.check.tasks or labeled):
         log.info("the recipe names nothing to check on: using the packaged held-out text")
         recipe = recipe.model_copy(update={"check": recipe.check.model_copy(update={"text": PACKAGED_TEXT})})
     for needed in _needs(checkpoint, recipe, where):  # what would stop a later stage stops the run here
         room_within(memory_limit, needed)
-    key = resume_key(checkpoint, recipe, samples, labelled, device=where)
+    key = resume_key(checkpoint, recipe, samples, labeled, device=where)
     with output_directory(Path(out), resume_key=key) as partial:
-        if labelled is not None:
+        if labeled is not None:
             if where != CPU:
                 log.warning("training computes on the processor, not on %s", where)
-            checkpoint, recipe = train_for_run(checkpoint, labelled, recipe, partial, progress)
+            checkpoint, recipe = train_for_run(checkpoint, labeled, recipe, partial, progress)
         if not is_finished(partial / "quantized"):
             quantize(
                 checkpoint.path,
@@ -432,7 +432,7 @@ def generate(
 def train_classifier(
     model: str | Path, data: str | Path, recipe: Recipe | None = None, *, out: str | Path, progress: Progress = silent
 ) -> TrainingReport:
-    """Trains a classifier on labelled texts by the recipe's ``train`` section; ``out`` gets its checkpoint.
+    """Trains a classifier on labeled texts by the recipe's ``train`` section; ``out`` gets its checkpoint.
 
     An unfinished run with the same inputs is taken up.
 
@@ -443,8 +443,8 @@ def train_classifier(
     from glmquant.train.directory import train_directory
 
     recipe = recipe or load_recipe(None)
-    labelled = read_labelled(Path(assets.resolve(str(data))))
-    return train_directory(open_model(model, recipe), labelled, recipe.train, Path(out), progress)
+    labeled = read_labeled(Path(assets.resolve(str(data))))
+    return train_directory(open_model(model, recipe), labeled, recipe.train, Path(out), progress)
 
 
 def classify(
@@ -485,6 +485,6 @@ def _calibrate(
 
 
 def _needs(checkpoint: Checkpoint, recipe: Recipe, device: torch.device) -> tuple[int, int]:
-    """Bytes that quantising and the check's float pass need."""
+    """Bytes that quantizing and the check's float pass need."""
     dtype = dtype_for(recipe.calibration.precision, device)
     return quantize_bytes(checkpoint.config, recipe, dtype), forward_bytes(checkpoint.config, torch.float32)

@@ -30,7 +30,7 @@ class CalibrationError(GlmQuantError):
 
 
 class DataError(GlmQuantError):
-    """Text or labelled data that cannot be read."""
+    """Text or labeled data that cannot be read."""
 
 
 class TrainingError(GlmQuantError):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from glmquant import assets
-from glmquant.core.products import dtype_for
+from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import Calibration, CalibrationSet, sample_calibration
-from glmquant.data.labelled import LabelledSet
+from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckpointError
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.recipe.schema import CheckOptions, Recipe, Task
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
@@ -86,12 +86,12 @@ def resume_key(
     checkpoint: Checkpoint,
     recipe: Recipe,
     samples: CalibrationSet | None,
-    labelled: LabelledSet | None = None,
+    labeled: LabeledSet | None = None,
     *,
     device: torch.device,
 ) -> str:
     """sha256 of all that decides what an unfinished run would write."""
-    data = [samples.sha256 if samples else None, labelled.sha256 if labelled else None]
+    data = [samples.sha256 if samples else None, labeled.sha256 if labeled else None]
     computed_in = [version("torch"), device.type, str(dtype_for(recipe.calibration.precision, device))]
     inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -100,11 +100,11 @@ def resume_key(
 def check_options(options: CheckOptions, text: tuple[str, ...], tasks: Sequence[str | Path] | None) -> CheckOptions:
     """``options`` with what the caller named in place of the recipe's, packaged files resolved."""
     chosen = text or options.text
-    labelled = options.tasks if tasks is None else tuple(Task(data=str(name)) for name in tasks)
+    labeled = options.tasks if tasks is None else tuple(Task(data=str(name)) for name in tasks)
     return options.model_copy(
         update={
             "text": tuple(assets.resolve(name) for name in chosen),
-            "tasks": tuple(_with_files(task) for task in labelled),
+            "tasks": tuple(_with_files(task) for task in labeled),
         }
     )
 

@@ -1,4 +1,4 @@
-"""From end to end: against the publisher's numbers, and what is shipped against what was quantised."""
+"""From end to end: against the publisher's numbers, and what is shipped against what was quantized."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 
 from glmquant import api as gq
 from glmquant import assets
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.source import Query
 from glmquant.errors import ExportError
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.source import Query
 from glmquant.recipe.load import load_recipe
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
@@ -52,7 +52,7 @@ def test_the_publishers_numbers_through_onnx(golden: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("bits", "symmetric", "group"), [(4, True, 128), (8, False, 32), (4, False, -1)])
-def test_the_bundle_is_the_quantised_checkpoint(
+def test_the_bundle_is_the_quantized_checkpoint(
     golden: Path, tmp_path: Path, bits: int, symmetric: bool, group: int
 ) -> None:
     spec = {"bits": bits, "symmetric": symmetric, "group_size": group}
@@ -137,7 +137,7 @@ def test_generate_streams_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_a_quantised_cache_takes_its_ranges_from_the_calibration(tmp_path: Path, kind: str) -> None:
+def test_a_quantized_cache_takes_its_ranges_from_the_calibration(tmp_path: Path, kind: str) -> None:
     few = {"calibration.num_samples": 4, "calibration.seq_len": 64, "check.tasks": [], "export.kv_cache": kind}
     recipe = gq.load_recipe("int8-rtn", {**TEXT, **few})
     report = gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "run")
@@ -146,6 +146,6 @@ def test_a_quantised_cache_takes_its_ranges_from_the_calibration(tmp_path: Path,
     assert OnnxModel.open(tmp_path / "run" / "onnx").info.cache_dtype == {"int8": "int8", "int4": "uint8"}[kind]
 
 
-def test_a_quantised_cache_without_a_calibration_is_refused(tmp_path: Path) -> None:
+def test_a_quantized_cache_without_a_calibration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="calibrat"):
         gq.export(assets.DEMO_MODEL, gq.load_recipe(None, {"export.kv_cache": "int8"}), out=tmp_path / "onnx")

@@ -1,4 +1,4 @@
-"""The check as a pipeline uses it: verdicts as exit codes, reports, comparison with earlier ones, bad quantisations."""
+"""The check as a pipeline uses it: verdicts as exit codes, reports, comparison with earlier ones, bad quantizations."""
 
 import weakref
 from pathlib import Path
@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from glmquant import api as gq
 from glmquant import assets
-from glmquant.accuracy.gate import Verdict
 from glmquant.errors import CheckError
+from glmquant.evaluation.gate import Verdict
 from glmquant.glm.block import Block
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""From labelled texts to a checked INT8 classifier, through the verbs and through the command line."""
+"""From labeled texts to a checked INT8 classifier, through the verbs and through the command line."""
 
 import json
 from pathlib import Path
@@ -61,13 +61,13 @@ def test_run(tmp_path: Path, trained: Path, data: tuple[Path, Path]) -> None:
     assert right / 60 == pytest.approx(task.candidate.accuracy)
 
 
-def test_a_check_without_labelled_texts_is_refused_at_once(tmp_path: Path, trained: Path) -> None:
-    with pytest.raises(CheckError, match="no labelled texts"):
+def test_a_check_without_labeled_texts_is_refused_at_once(tmp_path: Path, trained: Path) -> None:
+    with pytest.raises(CheckError, match="no labeled texts"):
         gq.run(trained, gq.load_recipe("classifier-int8"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_one_command_trains_quantises_and_checks(tmp_path: Path, few: Path) -> None:
+def test_one_command_trains_quantizes_and_checks(tmp_path: Path, few: Path) -> None:
     out = tmp_path / "out"
     settings = ("--set", "train.test=0.2", "--set", "train.epochs=5", "--quiet", "--inconclusive", "pass")
     command = ("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--train-data", few, "--out", out, *settings)

@@ -172,8 +172,8 @@ def test_recipe(change: dict[str, object], names: str, tmp_path: Path, capsys: p
     assert_refused(capsys, tmp_path, names)
 
 
-def test_a_labelled_line_without_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = tmp_path / "labelled.jsonl"
+def test_a_labeled_line_without_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "labeled.jsonl"
     data.write_text('{"text": "a", "label": "x"}\n{"text": "b"}\n', encoding="utf-8")
     assert glmquant("export", CHATGLM2, "--out", tmp_path / "bundle", "--quiet") == 0
     capsys.readouterr()
@@ -221,7 +221,7 @@ def test_a_weight_beyond_float16(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_usage_errors_have_the_code_of_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
-    assert glmquant("quantise") == 2
+    assert glmquant("quantize") == 2
     assert glmquant("export") == 2
     assert "Usage" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Every supported release, tiny, in its publisher's layout on disk: recognised, quantised, exported, and it answers."""
+"""Every supported release, tiny, in its publisher's layout on disk: recognized, quantized, exported, and it answers."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 import glmquant as gq
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.source import Query
-from glmquant.glm.chat import Message
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.source import Query
+from glmquant.glm.tokenizers.chat import Message
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
 from tests.glm import glm4
@@ -44,7 +44,7 @@ RECIPE = {
 
 
 def native(release: Release, to: Path) -> str:
-    """Writes the release; gives the family it must be recognised as."""
+    """Writes the release; gives the family it must be recognized as."""
     family = next(family for start, family in FAMILIES.items() if release.name.startswith(start))
     config = native_config(release)
     if family == "glm-4":

@@ -79,12 +79,12 @@ def test_every_output_of_the_action_is_set() -> None:
 
 
 def test_the_examples_use_inputs_that_there_are() -> None:
-    (step,) = [step for step in read("ci/github.yml")["jobs"]["quantise"]["steps"] if step.get("id") == "glmquant"]
+    (step,) = [step for step in read("ci/github.yml")["jobs"]["quantize"]["steps"] if step.get("id") == "glmquant"]
     assert set(step["with"]) <= set(read("action.yml")["inputs"])
 
 
 def test_the_gitlab_job(tmp_path: Path) -> None:
-    job = read("ci/gitlab.yml")["quantise"]
+    job = read("ci/gitlab.yml")["quantize"]
     shutil.copytree(assets.DEMO_MODEL, tmp_path / "model")
     (tmp_path / "held_out.txt").write_bytes((assets.DIRECTORY / "held-out-en.txt").read_bytes()[-40_000:])
     (tmp_path / "demo.yaml").write_text(

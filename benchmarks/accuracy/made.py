@@ -1,4 +1,4 @@
-"""Quantised models on disk, each made once from its inputs, and what making it cost."""
+"""Quantized models on disk, each made once from its inputs, and what making it cost."""
 
 import hashlib
 import json

@@ -9,14 +9,14 @@ from pydantic import TypeAdapter
 
 from benchmarks.accuracy.inputs import LENGTH, Inputs
 from benchmarks.accuracy.read_back import Candidate
-from glmquant.accuracy.baseline_cache import BaselineCache
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.evaluate import evaluate
-from glmquant.accuracy.metrics import LanguageMetrics
-from glmquant.accuracy.report import ModelFacts, Setting
-from glmquant.accuracy.statistics import Interval, mean_interval
 from glmquant.data.tokens import TokenStream
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.evaluation.baseline_cache import BaselineCache
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.evaluate import evaluate
+from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.report import ModelFacts, Setting
+from glmquant.evaluation.statistics import Interval, mean_interval
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.schema import CheckOptions
 
 WINDOWS = 64

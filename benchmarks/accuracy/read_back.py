@@ -23,8 +23,8 @@ from glmquant.core.packing import unpack_bits
 from glmquant.core.qtensor import QuantTensor, spread
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.config import GlmConfig, block_groups
+from glmquant.glm.model import ModelSource
 from glmquant.glm.names import layer_prefix
-from glmquant.onnx_export.source import ModelSource
 from glmquant.store.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from glmquant.store.gptq_config import SECTION
 

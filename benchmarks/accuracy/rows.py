@@ -1,6 +1,6 @@
 """What the tables hold: each row is a program and its options. A new row is one line here.
 
-All quantise the linears of the blocks alone; embedding and head stay float.
+All quantize the linears of the blocks alone; embedding and head stay float.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ OURS = "glmquant"
 
 @dataclass(frozen=True)
 class Program:
-    """A quantiser behind a script: ``script SOURCE CALIBRATION OPTIONS.json OUT``.
+    """A quantizer behind a script: ``script SOURCE CALIBRATION OPTIONS.json OUT``.
 
     Attributes:
         environment: whose requirements file it runs with; None for the environment of this benchmark.
@@ -58,7 +58,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One quantisation of a model.
+    """One quantization of a model.
 
     Attributes:
         program: a key of :data:`PROGRAMS`.
@@ -81,7 +81,7 @@ def ours(name: str, recipe: str | None = None, **overrides: Any) -> Row:
 
 
 def blocks(bits: int, kind: str, **options: Any) -> list[dict[str, Any]]:
-    """Rules that quantise the linears of all blocks alike, symmetrically, in groups of 128."""
+    """Rules that quantize the linears of all blocks alike, symmetrically, in groups of 128."""
     return [{"match": "layers.*", "spec": {"bits": bits, "group_size": 128}, "method": {"kind": kind, **options}}]
 
 
@@ -149,17 +149,17 @@ THREE_BITS = (
 
 ABLATION = (
     RTN,
-    ours("RTN, equalised", rules=blocks(4, "rtn"), **EVEN),
+    ours("RTN, equalized", rules=blocks(4, "rtn"), **EVEN),
     GPTQ,
-    ours("GPTQ, equalised", rules=blocks(4, "gptq"), **EVEN),
+    ours("GPTQ, equalized", rules=blocks(4, "gptq"), **EVEN),
     ours("GPTQ, damped", rules=DAMPED),
     ours("GPTQ, compensated", rules=blocks(4, "gptq"), **COMPENSATED),
     ours("GPTQ, descent", rules=blocks(4, "gptq", descent=3)),
-    FAST,  # equalised and damped
-    ours("GPTQ, equalised, compensated", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED),
-    ours("GPTQ, equalised, damped, compensated", rules=DAMPED, **EVEN, **COMPENSATED),
-    ours("GPTQ, equalised, damped, compensated in full", rules=DAMPED, **EVEN, fit__compensate=1.0),
-    ours("GPTQ, equalised, damped, compensated, relative", rules=DAMPED, **EVEN, **COMPENSATED, **RELATIVE),
+    FAST,  # equalized and damped
+    ours("GPTQ, equalized, compensated", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED),
+    ours("GPTQ, equalized, damped, compensated", rules=DAMPED, **EVEN, **COMPENSATED),
+    ours("GPTQ, equalized, damped, compensated in full", rules=DAMPED, **EVEN, fit__compensate=1.0),
+    ours("GPTQ, equalized, damped, compensated, relative", rules=DAMPED, **EVEN, **COMPENSATED, **RELATIVE),
     BEST,  # and three sweeps of descent
 )
 

@@ -1,4 +1,4 @@
-"""The same models quantised by every method of ours and by every peer: one table.
+"""The same models quantized by every method of ours and by every peer: one table.
 
     pip install gguf
     python benchmarks/make_smol_glm.py SMOL
@@ -134,7 +134,7 @@ class Bench:
 
 @cache
 def code_sha256() -> str:
-    """Of all of glmquant that decides what quantising writes."""
+    """Of all of glmquant that decides what quantizing writes."""
     package = Path(glmquant.__file__).parent
     files = sorted(package.rglob("*.py"))
     return sha256_of(file for file in files if file.relative_to(package).parts[0] not in AFTER_QUANTISING)
@@ -170,13 +170,13 @@ def preface(bench: Bench) -> list[str]:
         ", ".join(f"{name} {number}" for name, number in found.items()) for found in bench.versions.values()
     )
     return [
-        "# The same models, quantised by everybody",
+        "# The same models, quantized by everybody",
         "",
         f"`python -m benchmarks.accuracy.run`, {datetime.now(UTC):%Y-%m-%d}, glmquant {glmquant.__version__}, "
         f"{describe_machine()}.",
         f"Programs: {installed}.",
         "",
-        f"Everybody quantises the linears of the blocks, from the first {SAMPLES} x {LENGTH} tokens of a text where a "
+        f"Everybody quantizes the linears of the blocks, from the first {SAMPLES} x {LENGTH} tokens of a text where a "
         "method takes any; embedding and head stay float. What was written is read back as the weights it stands for, "
         "and one program computes all models in float32 on the same windows of "
         f"{LENGTH} tokens, {LENGTH - 1} scored: the last {WINDOWS} of a text, or all of a shorter one. The demo model "

@@ -7,12 +7,12 @@ from pathlib import Path
 from benchmarks.accuracy.made import Cost
 from benchmarks.accuracy.measure import kl_difference
 from benchmarks.accuracy.rows import Row
-from glmquant.accuracy.metrics import LanguageMetrics
-from glmquant.accuracy.statistics import Interval
+from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.statistics import Interval
 
 SAME_SIZE = 0.005  # bits a weight
 HEAD = (
-    "quantised by",
+    "quantized by",
     "bits",
     "perplexity / FP16 (95 %)",
     "mean KL, nats (95 %)",
@@ -65,7 +65,7 @@ def accuracy_table(results: Sequence[Result | Failure], everything: Sequence[Res
 def elsewhere_table(results: Sequence[Result], texts: Sequence[Path]) -> list[str]:
     """Perplexity ratio and mean KL on every text, the calibration's own kind first."""
     names = [path.name for path in texts]
-    head = ("quantised by", "bits", *(f"{name}: {what}" for name in names for what in ("perplexity / FP16", "mean KL")))
+    head = ("quantized by", "bits", *(f"{name}: {what}" for name in names for what in ("perplexity / FP16", "mean KL")))
     lines = [_line(head), _line("---" for _ in head)]
     for each in results:
         both = [(each.on(name).perplexity_ratio, each.on(name).kl.mean) for name in names]

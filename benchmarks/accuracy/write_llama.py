@@ -1,4 +1,4 @@
-"""A GGUF quantised by llama.cpp. Runs in llama.cpp's environment.
+"""A GGUF quantized by llama.cpp. Runs in llama.cpp's environment.
 
 python write_llama.py F16.gguf IMPORTANCE.npz OPTIONS.json OUT
 
@@ -36,7 +36,7 @@ def main():
         entries, _arrays = importance_matrix(importance)
         params.imatrix = ctypes.cast(entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
     if llama_cpp.llama_model_quantize(source.encode(), out.encode(), params):
-        raise SystemExit(f"llama.cpp could not quantise {source}")
+        raise SystemExit(f"llama.cpp could not quantize {source}")
 
 
 if __name__ == "__main__":

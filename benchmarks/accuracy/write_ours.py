@@ -1,4 +1,4 @@
-"""A checkpoint quantised by a recipe of glmquant. Runs in this benchmark's environment.
+"""A checkpoint quantized by a recipe of glmquant. Runs in this benchmark's environment.
 
 python write_ours.py FLOAT_CHECKPOINT CALIBRATION OPTIONS.json OUT
 

@@ -17,7 +17,7 @@ def quantize(source: str, out: str) -> None:
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
     params.nthread = 2
     if llama_cpp.llama_model_quantize(source.encode(), out.encode(), params):
-        raise SystemExit(f"llama.cpp could not quantise {source}")
+        raise SystemExit(f"llama.cpp could not quantize {source}")
 
 
 class Model:

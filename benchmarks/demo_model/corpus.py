@@ -100,7 +100,7 @@ def tokenizer_sentences(corpus: Corpus) -> Iterator[str]:
 
 
 def train_tokenizer(corpus: Corpus) -> bytes:
-    """A `tokenizer.model` with the publisher's settings: BPE, bytes for the rest, nothing normalised."""
+    """A `tokenizer.model` with the publisher's settings: BPE, bytes for the rest, nothing normalized."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=tokenizer_sentences(corpus),

@@ -1,7 +1,7 @@
 """Uneven channels, as large models have them and a small one, soon trained, has not.
 
 Log-normal factors are folded in where they cancel exactly, so the function computed is unchanged (float16 rounding
-aside) and what quantising costs becomes visible: norm gain and input columns, value rows and output columns, up rows
+aside) and what quantizing costs becomes visible: norm gain and input columns, value rows and output columns, up rows
 and down columns.
 """
 

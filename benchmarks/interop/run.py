@@ -22,10 +22,10 @@ from benchmarks.sources import RoundedSource
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import sample_calibration
 from glmquant.errors import CheckpointError
-from glmquant.glm.chat import Message
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.glm.tokenizers.chat import Message
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.save import export_bundle
-from glmquant.pipeline.calibrate import calibrate
+from glmquant.quantization.calibrate import calibrate
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import generate, generate_batch
 from glmquant.runtime.model import OnnxModel
@@ -46,7 +46,7 @@ LONG = (
 )
 CHATS = (
     [Message("user", "你好,what is a file?")],
-    [Message("user", "Name a colour."), Message("assistant", "Red."), Message("user", "另一个呢？\nOne more, please.")],
+    [Message("user", "Name a color."), Message("assistant", "Red."), Message("user", "另一个呢？\nOne more, please.")],
     [Message("user", LONG)],
 )
 VARIANTS = {
@@ -65,9 +65,9 @@ NOTES = (
     "- `chatglm2-tiny` and `chatglm3-tiny` are `tests/golden`; `chatglm3-like` is `chatglm3-tiny` with the "
     "`tokenizer.model` of `chatglm2-tiny`; `glm4-tiny` is what `benchmarks/interop/tiny_glm4.py` writes; `135m` is "
     "SmolLM2-135M-Instruct as a GLM checkpoint.",
-    "- Chat ids differ where a SentencePiece tokenizer normalises (`chatglm3-tiny` here: NFKC, white space folded): "
-    "onnxruntime-genai 0.18 reads no normaliser from `tokenizer.json`. The tokenizers of ChatGLM2, `chatglm3-like` and "
-    "`demo` normalise nothing, and GLM-4's is byte-level.",
+    "- Chat ids differ where a SentencePiece tokenizer normalizes (`chatglm3-tiny` here: NFKC, white space folded): "
+    "onnxruntime-genai 0.18 reads no normalizer from `tokenizer.json`. The tokenizers of ChatGLM2, `chatglm3-like` and "
+    "`demo` normalize nothing, and GLM-4's is byte-level.",
     "- INT4 in the `standard` profile has `accuracy_level: 0`, which `genai_config.json` carries to the session. At "
     "level 4 ONNX Runtime fuses the products to INT8 arithmetic, where a difference of 1e-7 from padding turns some "
     "activations to the next code, so that a batch may answer otherwise than its rows one by one.",

@@ -1,4 +1,4 @@
-"""In Optimum's ORTModelForSequenceClassification: logits of texts, tokenised there, and the names of the labels.
+"""In Optimum's ORTModelForSequenceClassification: logits of texts, tokenized there, and the names of the labels.
 
 Runs in the environment of requirements-optimum.txt: ``python run_optimum_classifier.py BUNDLE CASE OUT``.
 """

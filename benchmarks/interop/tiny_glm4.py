@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from glmquant.glm.layouts import resolve_layout
+from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.names import canonical_shapes
 
 SPLIT = (

@@ -189,7 +189,7 @@ def write_results(bench: Bench, args: argparse.Namespace) -> None:
         f"{versions(args.gptqmodel_python)}; another: {versions(args.autoround_python)}.",
         "",
         f"The demonstration model (hidden 256, MLP 768), calibrated on {SAMPLES} x {LENGTH} tokens; logits of 4 x 64 "
-        "tokens. *error*: RMS of the difference over the RMS of the expected logits; *quantised*: the same between the "
+        "tokens. *error*: RMS of the difference over the RMS of the expected logits; *quantized*: the same between the "
         "float checkpoint and this one, to tell a difference in kernels from one in weights. GPTQModel and "
         f"transformers compute in bfloat16 with the kernel `gptq_torch`. At most {100 * TOLERANCE:g} % passes.",
         "",
@@ -197,10 +197,10 @@ def write_results(bench: Bench, args: argparse.Namespace) -> None:
         "our reader and our ONNX bundles are held to the logits of their own software.",
         "",
         "transformers reads GPTQ through optimum, so its rows are optimum's, too. It knows one spec, for all linears "
-        "of the blocks, and no quantised `lm_head`, which it replaces by random weights: such an artifact is for "
+        "of the blocks, and no quantized `lm_head`, which it replaces by random weights: such an artifact is for "
         "GPTQModel, and `inspect` says so.",
         "",
-        "| checkpoint | read by | error | mean KL (nats) | same top 1 | quantised | passes |",
+        "| checkpoint | read by | error | mean KL (nats) | same top 1 | quantized | passes |",
         "|---|---|---|---|---|---|---|",
         *bench.rows,
     ]

@@ -1,4 +1,4 @@
-"""A checkpoint quantised by AutoRound. Runs in AutoRound's environment.
+"""A checkpoint quantized by AutoRound. Runs in AutoRound's environment.
 
     python write_autoround.py FLOAT_CHECKPOINT CALIBRATION.json OPTIONS.json OUT
 

@@ -1,4 +1,4 @@
-"""A checkpoint quantised by GPTQModel. Runs in GPTQModel's environment.
+"""A checkpoint quantized by GPTQModel. Runs in GPTQModel's environment.
 
 python write_gptqmodel.py FLOAT_CHECKPOINT CALIBRATION.json OPTIONS.json OUT
 """

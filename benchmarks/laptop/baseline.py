@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from glmquant.accuracy.baseline_source import BaselineSource
-from glmquant.accuracy.source import Query
 from glmquant.data.windows import last_windows
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.source import Query
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.store.checkpoint import open_checkpoint
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.laptop.gptq --text TEXT --slice SLICE4 --eight SLICE8 --full FULL --work DIR
 
 Checkpoints come from `benchmarks.make_chatglm2` (--layers 4, 8, and the whole). 32 samples of 512 tokens. Each section
-runs where its checkpoint is given. The whole model is quantised until ``--blocks`` of its 28 are done: one is like the
+runs where its checkpoint is given. The whole model is quantized until ``--blocks`` of its 28 are done: one is like the
 other, and the embedding is read before them.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine
 RECIPE = "int4-g128-gptq-fast"
 RESULTS = Path(__file__).parents[1] / "results" / "laptop_gptq.md"
 SAMPLES, LENGTH = 32, 512
-WORK = re.compile(r"(calibrated|quantised) with .*? in ([\d.]+) s: ([\d,]+) tokens/s, ([\d,]+) GFLOP/s", re.DOTALL)
+WORK = re.compile(r"(calibrated|quantized) with .*? in ([\d.]+) s: ([\d,]+) tokens/s, ([\d,]+) GFLOP/s", re.DOTALL)
 BLOCK = re.compile(r"quantizing: (\d+) of")
 
 

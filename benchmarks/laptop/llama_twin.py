@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.safetensors_file import write_safetensors
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from glmquant.core.strips import over_strips
+from glmquant.core.parallel import over_strips
 from glmquant.errors import QuantizationError
 
 

@@ -1,4 +1,4 @@
-"""A quantised weight matrix and its law.
+"""A quantized weight matrix and its law.
 
 Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 """
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from glmquant.core.parallel import over_strips, strip_rows
 from glmquant.core.spec import QuantSpec
-from glmquant.core.strips import over_strips, strip_rows
 from glmquant.errors import QuantizationError
 
 SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
@@ -42,7 +42,7 @@ class QuantTensor:
         grouped = (rows, self.spec.num_groups(columns))
         dtypes = (self.codes_NK.dtype, self.scales_NG.dtype, self.zeros_NG.dtype)
         if dtypes != (torch.uint8, torch.float32, torch.uint8):
-            raise QuantizationError(f"a quantised tensor has dtypes {dtypes}", expected="uint8, float32, uint8")
+            raise QuantizationError(f"a quantized tensor has dtypes {dtypes}", expected="uint8, float32, uint8")
         if tuple(self.scales_NG.shape) != grouped or tuple(self.zeros_NG.shape) != grouped:
             raise QuantizationError(
                 f"scales {tuple(self.scales_NG.shape)} and zeros {tuple(self.zeros_NG.shape)} do not fit codes "
@@ -127,7 +127,7 @@ class QuantTensor:
 
 
 class QuantMatrix(Protocol):
-    """What has quantised rows to give: a :class:`QuantTensor`, or a matrix quantised as its rows are asked for."""
+    """What has quantized rows to give: a :class:`QuantTensor`, or a matrix quantized as its rows are asked for."""
 
     @property
     def spec(self) -> QuantSpec: ...

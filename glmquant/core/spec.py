@@ -1,4 +1,4 @@
-"""How finely a weight matrix is quantised."""
+"""How finely a weight matrix is quantized."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ WHOLE_ROW = -1
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """Bits, grouping and symmetry of a quantised weight ``W_NK``.
+    """Bits, grouping and symmetry of a quantized weight ``W_NK``.
 
     Attributes:
         bits: 2, 4 or 8.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
-from glmquant.core.products import float32_products
+from glmquant.core.matmul import float32_products
 
 STRIPS, SMALLEST_STRIP = 8, 128
 ELEMENTS_AT_ONCE = 1 << 21

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glmquant.core.protocols import Tokenizer
 from glmquant.core.stats import InputRange
-from glmquant.data.tokenizer import Tokenizer
 from glmquant.data.tokens import Ids, TokenStream
 from glmquant.errors import CalibrationError
 
@@ -94,7 +94,7 @@ def sample_calibration(
 ) -> CalibrationSet:
     """Samples of ``seq_len`` tokens, prefix included, cut from the files without overlap.
 
-    Each file is tokenised into one stream and cut into consecutive windows. ``sequential`` takes the first windows.
+    Each file is tokenized into one stream and cut into consecutive windows. ``sequential`` takes the first windows.
     ``random`` gives window *w* of file *f* the key BLAKE2b(``"seed/f/w"``) and takes the windows of the smallest keys,
     in the order of their keys: the choice depends on the seed and the tokens alone, and only the chosen are held.
 

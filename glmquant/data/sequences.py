@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glmquant.core.protocols import Tokenizer
 from glmquant.data.text import is_jsonl, read_documents, read_records, text_field
-from glmquant.data.tokenizer import Tokenizer
 from glmquant.errors import DataError
 
 Ids = NDArray[np.int64]

@@ -23,7 +23,7 @@ def is_jsonl(path: Path) -> bool:
 def read_documents(path: Path) -> Iterator[str]:
     """The documents of a file, in order: each JSONL record's ``text`` and a line end, or the pieces of a text file.
 
-    A text file is one document, so that it is tokenised as a whole; a file of more than two million characters is cut
+    A text file is one document, so that it is tokenized as a whole; a file of more than two million characters is cut
     at line ends.
 
     Raises:

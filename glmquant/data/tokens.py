@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glmquant.core.protocols import Tokenizer
 from glmquant.data.text import read_documents
-from glmquant.data.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glmquant.data.tokenizer import Tokenizer
+from glmquant.core.protocols import Tokenizer
 from glmquant.data.tokens import Ids, TokenStream
 from glmquant.errors import CheckError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from glmquant.core.products import float32_products
+from glmquant.core.matmul import float32_products
 
 STRIP_POSITIONS: Final = 64
 

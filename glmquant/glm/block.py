@@ -21,9 +21,9 @@ from glmquant.glm.config import GlmConfig
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer, float or quantised: ``weight`` is ``[N, K]``, ``bias_N`` may be absent.
+    """A linear layer, float or quantized: ``weight`` is ``[N, K]``, ``bias_N`` may be absent.
 
-    A quantised weight may have its columns in another order than the inputs (GPTQ's ``desc_act``): column ``k`` then
+    A quantized weight may have its columns in another order than the inputs (GPTQ's ``desc_act``): column ``k`` then
     meets input ``order_K[k]``.
     """
 

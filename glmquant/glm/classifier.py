@@ -19,8 +19,8 @@ from torch.nn.functional import linear
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.fields import Fields
-from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.layouts.fields import Fields
+from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.names import HEAD
 
 HeadName = Literal["score", "classifier_head"]

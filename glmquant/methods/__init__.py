@@ -1,4 +1,4 @@
-"""Quantisation methods, one a file: a weight and statistics of its inputs in, a :class:`QuantTensor` out."""
+"""Quantization methods, one a file: a weight and statistics of its inputs in, a :class:`QuantTensor` out."""
 
 from glmquant.methods.base import Method
 from glmquant.methods.gptq import Gptq

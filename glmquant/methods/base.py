@@ -13,7 +13,7 @@ class Method(Protocol):
     """A frozen dataclass whose fields are the method's options, named as in a recipe.
 
     ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics. A method
-    that needs none quantises each row by itself: it may be given any of a matrix's rows, in float32.
+    that needs none quantizes each row by itself: it may be given any of a matrix's rows, in float32.
     """
 
     kind: ClassVar[str]
@@ -23,6 +23,6 @@ class Method(Protocol):
         """``weight_NK`` is a float tensor; ``stats`` holds the second moment of the inputs it will meet.
 
         Raises:
-            QuantizationError: the method cannot keep its promise on these tensors; nothing is quantised another way.
+            QuantizationError: the method cannot keep its promise on these tensors; nothing is quantized another way.
         """
         ...

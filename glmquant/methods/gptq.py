@@ -8,8 +8,8 @@ nearest-plane algorithm on the Cholesky factor ``L`` of the Hessian itself (arXi
     e H eᵀ = Σ_i (Σ_{j ≥ i} e_j L_ji)²
 
 so, going from the last column to the first, the best ``q_i`` given the later ones is the code nearest to
-``w_i + Σ_{j > i} e_j L_ji / L_ii``. The codes are GPTQ's (in exact arithmetic); the work is one Cholesky factorisation
-instead of a factorisation, an inverse and another factorisation.
+``w_i + Σ_{j > i} e_j L_ji / L_ii``. The codes are GPTQ's (in exact arithmetic); the work is one Cholesky factorization
+instead of a factorization, an inverse and another factorization.
 
 Shape suffixes: N output rows, K input columns, G groups along K, P columns of a leaf.
 """
@@ -20,12 +20,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from glmquant.core.products import float32_products
+from glmquant.core.matmul import float32_products
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.errors import QuantizationError, RecipeError
-from glmquant.methods.descent import descend
+from glmquant.methods.coordinate_descent import descend
 from glmquant.methods.grid import range_grid, search_grid
 
 LEAF_COLUMNS = 32
@@ -46,7 +46,7 @@ class Gptq:
             keeps codes from being fitted to correlations of the calibration text that other text does not have.
         act_order: round the columns with the largest inputs first.
         search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
-        descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.descent`).
+        descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.coordinate_descent`).
     """
 
     damping: float = 0.01
@@ -124,7 +124,7 @@ def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Ten
     for rows in factor_KK.split(STRIP_ROWS):
         rows.copy_(rows.index_select(1, order_K))
     factor_KK.diagonal().add_(ridge_K[order_K])
-    failed_at = _factorise(factor_KK)
+    failed_at = _factorize(factor_KK)
     if failed_at:
         raise QuantizationError(
             f"the Hessian is not positive definite (leading minor {failed_at})",
@@ -134,7 +134,7 @@ def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Ten
     return factor_KK
 
 
-def _factorise(matrix_KK: Tensor) -> int:
+def _factorize(matrix_KK: Tensor) -> int:
     """Turns the lower half of a symmetric matrix into its Cholesky factor; what lies above becomes zero.
 
     Strip by strip, so that nearly all the work is in large products; LAPACK's own takes several times as long on some

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glmquant.core.parallel import over_strips
 from glmquant.core.qtensor import SMALLEST_SCALE, QuantTensor, in_groups, storable
 from glmquant.core.spec import QuantSpec
-from glmquant.core.strips import over_strips
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 REFINEMENTS = (0.05, 0.025)

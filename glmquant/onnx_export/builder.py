@@ -12,7 +12,7 @@ IR_VERSION = 11  # the one opset 23 came with
 
 
 class GraphBuilder:
-    """Nodes in order, initialisers by name.
+    """Nodes in order, initializers by name.
 
     Args:
         opsets: operator domain to its version.
@@ -35,7 +35,7 @@ class GraphBuilder:
         return value
 
     def optional_input(self, name: str, default: np.ndarray) -> ir.Value:
-        """An input that takes ``default`` where it is not fed (an input with an initialiser)."""
+        """An input that takes ``default`` where it is not fed (an input with an initializer)."""
         value = ir.val(name, const_value=ir.tensor(default, name=name))
         self.graph.inputs.append(value)
         self.graph.register_initializer(value)
@@ -49,7 +49,7 @@ class GraphBuilder:
         self.outputs.append(TensorInfo(name, dtype.name, tuple(shape)))
 
     def weight(self, tensor: ir.ExternalTensor) -> ir.Value:
-        """The initialiser a handle stands for."""
+        """The initializer a handle stands for."""
         known = self.graph.initializers.get(tensor.name)
         return self._initializer(tensor) if known is None else known
 

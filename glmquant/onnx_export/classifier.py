@@ -30,7 +30,7 @@ from glmquant.recipe.schema import ExportOptions
 
 @dataclass(frozen=True, eq=False)
 class _WithHead:
-    """A classifier as a :class:`glmquant.onnx_export.source.ModelSource`, its head in the language model's place."""
+    """A classifier as a :class:`glmquant.glm.model.ModelSource`, its head in the language model's place."""
 
     classifier: Classifier
 
@@ -68,7 +68,7 @@ def export_classifier(
     next is read. The same input gives the same bytes.
 
     Raises:
-        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantised
+        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantized
             cache, which a classifier does not have.
     """
     config = classifier.config

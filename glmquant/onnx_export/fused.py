@@ -29,8 +29,8 @@ class FusedOperators:
     """A :class:`glmquant.onnx_export.graph.Operators`.
 
     Args:
-        dtype: of everything that is not quantised.
-        cache_bits: 8 or 4 for a quantised cache, whose scales the model then has; 0 for one of ``dtype``.
+        dtype: of everything that is not quantized.
+        cache_bits: 8 or 4 for a quantized cache, whose scales the model then has; 0 for one of ``dtype``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Quantised matrices in the layouts the operators want.
+"""Quantized matrices in the layouts the operators want.
 
 Shape suffixes: N output rows, K input columns, G groups along K, B blocks along K, C bytes of a block, V vocabulary,
 D hidden size, P part of a dimension.
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from glmquant.core.packing import pack_bits, pack_blocks, pack_zero_points
+from glmquant.core.parallel import over_strips, strip_rows
 from glmquant.core.qtensor import QuantMatrix, QuantTensor, spread
 from glmquant.core.spec import QuantSpec
-from glmquant.core.strips import over_strips, strip_rows
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.weights_file import WeightsFile
@@ -65,7 +65,7 @@ class IntegerMatrix:
 
 
 class MatrixWriter(Protocol):
-    """Writes quantised matrices in a profile's layout."""
+    """Writes quantized matrices in a profile's layout."""
 
     def linear(self, name: str, weight: QuantMatrix) -> PackedMatrix | BlockedMatrix | IntegerMatrix: ...
 
@@ -162,7 +162,7 @@ class IntegerWriter:
                 f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
                 where="export.dynamic_int8",
                 expected="8-bit linears with one scale a row: group_size: -1, symmetric: true",
-                fix="quantise with such a spec, or export with export.dynamic_int8=false",
+                fix="quantize with such a spec, or export with export.dynamic_int8=false",
             )
         whole = weight.rows(0, rows)
         scales_N = whole.scales_NG[:, 0].float()
@@ -205,10 +205,10 @@ class BlockedWriter:
         zeros: list[Tensor] = []
 
         def pieces() -> Iterator[Tensor]:
-            for quantised in rounded_pieces(weight_VD, spec):
-                scales.append(per_block(quantised.scales_NG, spec, columns))
-                zeros.append(per_block(quantised.zeros_NG, spec, columns))
-                yield _signed(quantised.codes_NK, spec)
+            for quantized in rounded_pieces(weight_VD, spec):
+                scales.append(per_block(quantized.scales_NG, spec, columns))
+                zeros.append(per_block(quantized.zeros_NG, spec, columns))
+                yield _signed(quantized.codes_NK, spec)
 
         dtype = torch.int8 if spec.symmetric else torch.uint8
         codes = self._file.add_pieces(name, dtype, tuple(weight_VD.shape), pieces())

@@ -28,7 +28,7 @@ def matmul(g: GraphBuilder, x: ir.Value, weight_KN: ir.Value, bias_N: ir.Value |
 def matmul_nbits(
     g: GraphBuilder, x: ir.Value, matrix: PackedMatrix, bias_N: ir.Value | None, accuracy_level: int
 ) -> ir.Value:
-    """``x @ dequantised.T + bias``: com.microsoft MatMulNBits-1.
+    """``x @ dequantized.T + bias``: com.microsoft MatMulNBits-1.
 
     ``accuracy_level`` is the least exact arithmetic the runtime may use: 0 float32, or what it likes best; 1 float32,
     2 float16, 3 bfloat16, 4 int8.
@@ -50,7 +50,7 @@ def matmul_nbits(
 
 
 def matmul_integer(g: GraphBuilder, x: ir.Value, matrix: IntegerMatrix, bias_N: ir.Value | None) -> ir.Value:
-    """``x @ dequantised.T + bias`` in integers: Abs-13, ReduceMax-20, Max-13, Div-14, QuantizeLinear-23, com.microsoft
+    """``x @ dequantized.T + bias`` in integers: Abs-13, ReduceMax-20, Max-13, Div-14, QuantizeLinear-23, com.microsoft
     MatMulIntegerToFloat-1, Mul-14, Add-14.
 
     Each token is divided by its own largest value, so that one constant scale rounds them all and none depends on its
@@ -76,7 +76,7 @@ def gather_columns(g: GraphBuilder, x: ir.Value, order_K: ir.Value) -> ir.Value:
 
 
 def gather_quantized_rows(g: GraphBuilder, table: PackedMatrix, ids_BS: ir.Value) -> ir.Value:
-    """``dequantised[ids]``: com.microsoft GatherBlockQuantized-1."""
+    """``dequantized[ids]``: com.microsoft GatherBlockQuantized-1."""
     inputs = [g.weight(table.codes), ids_BS, g.weight(table.scales)]
     if table.zero_points is not None:
         inputs.append(g.weight(table.zero_points))
@@ -130,7 +130,7 @@ class CacheStep:
 
 @dataclass(frozen=True, eq=False)
 class CacheScales:
-    """Of a quantised cache: a scale for each channel of keys and of values, float32 ``[1, C, 1, E]``."""
+    """Of a quantized cache: a scale for each channel of keys and of values, float32 ``[1, C, 1, E]``."""
 
     bits: int
     key: ir.Value
@@ -152,9 +152,9 @@ def grouped_query_attention(
     in interleaved pairs. ``heads`` are query heads and key/value heads. Gives the context, and keys and values with the
     new ones added.
     """
-    quantised: list[ir.Value | None] = [None, None] if scales is None else [scales.key, scales.value]
+    quantized: list[ir.Value | None] = [None, None] if scales is None else [scales.key, scales.value]
     inputs = [qkv, None, None, *past, step.seqlens_k, step.total_length, *caches]
-    inputs += [None] * 3 + quantised + [None] * 2 + [step.query_seqlens]
+    inputs += [None] * 3 + quantized + [None] * 2 + [step.query_seqlens]
     kind: dict[str, int | str] = {}
     if scales is not None:
         kind = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": scales.bits}

@@ -12,12 +12,12 @@ from glmquant.data.calibration import KeyValueRange
 from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.glm.model import ModelSource
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config, write_json
-from glmquant.onnx_export.source import ModelSource
 from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
@@ -52,7 +52,7 @@ def export_bundle(
     ``model.onnx`` is for ONNX Runtime and Optimum, ``genai.onnx`` for onnxruntime-genai, which needs logits of each
     row's last token alone; both read ``model.onnx.data``.
 
-    Memory follows the largest pair of neighbours among the embedding, the blocks and ``lm_head``: one is written while
+    Memory follows the largest pair of neighbors among the embedding, the blocks and ``lm_head``: one is written while
     the next is read. The same model and options give the same bytes.
 
     Args:
@@ -61,7 +61,7 @@ def export_bundle(
         progress: called with blocks done and blocks in all.
 
     Raises:
-        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantised cache
+        ExportError: a shape the operators cannot run, a weight that ``options.dtype`` cannot hold, or a quantized cache
             without the ranges of this model.
     """
     config = source.config
@@ -115,7 +115,7 @@ def check_supported(config: GlmConfig, options: ExportOptions) -> None:
 def cache_ranges(
     config: GlmConfig, options: ExportOptions, key_values: Sequence[KeyValueRange] | None
 ) -> Sequence[KeyValueRange]:
-    """The ranges a quantised cache needs; none for a float one.
+    """The ranges a quantized cache needs; none for a float one.
 
     Raises:
         ExportError: there are none, or they are another model's.

@@ -69,7 +69,7 @@ def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict
 
 def session_options(options: ExportOptions) -> dict[str, Any]:
     """ONNX Runtime session options; entries with a dot in their names are its configuration keys.
-    Quantised products of the ``standard`` profile are fused as the model loads, and take their accuracy level from the
+    Quantized products of the ``standard`` profile are fused as the model loads, and take their accuracy level from the
     session rather than from the graph.
     """
     common: dict[str, Any] = {
@@ -98,7 +98,7 @@ def keep_text_whole(path: Path) -> None:
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     if "Precompiled" in _kinds(tokenizer["normalizer"]):
         # Its BPE knows no such step, and none of those it knows can stand for it.
-        log.warning("onnxruntime-genai does not normalise Unicode as this tokenizer does: give it text in NFKC there")
+        log.warning("onnxruntime-genai does not normalize Unicode as this tokenizer does: give it text in NFKC there")
     if tokenizer["pre_tokenizer"] is None:
         whole = {"type": "Split", "pattern": {"Regex": "[\\s\\S]+"}, "behavior": "Isolated", "invert": False}
         tokenizer["pre_tokenizer"] = whole

@@ -16,13 +16,13 @@ from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
 from glmquant.glm.block import Block, Linear, rotary
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.model import ModelSource
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
-from glmquant.onnx_export.source import ModelSource
 from glmquant.onnx_export.weights_file import WeightsFile
-from glmquant.store.ahead import blocks_ahead
+from glmquant.streaming.prefetch import blocks_ahead
 
 REACH = {8: 1.0, 4: 0.8}
-"""How much of a channel's range the codes of a quantised cache cover; what lies beyond is clipped. With 15 codes, finer
+"""How much of a channel's range the codes of a quantized cache cover; what lies beyond is clipped. With 15 codes, finer
 steps are worth it: a fifth off brings INT4 half as far from the float cache's perplexity (results/kv_cache.md)."""
 
 StoredMatrix = PackedMatrix | BlockedMatrix | IntegerMatrix | ir.ExternalTensor
@@ -30,9 +30,9 @@ StoredMatrix = PackedMatrix | BlockedMatrix | IntegerMatrix | ir.ExternalTensor
 
 @dataclass(frozen=True, eq=False)
 class StoredLinear:
-    """``weight`` is quantised, or a float handle ``[K, N]`` for ``x @ weight``; ``bias`` ``[N]``.
+    """``weight`` is quantized, or a float handle ``[K, N]`` for ``x @ weight``; ``bias`` ``[N]``.
 
-    ``order``, int32 ``[K]``, is which input each column of a quantised weight meets; None where each meets its own.
+    ``order``, int32 ``[K]``, is which input each column of a quantized weight meets; None where each meets its own.
     """
 
     name: str
@@ -55,7 +55,7 @@ class StoredBlock:
 
 @dataclass(frozen=True, eq=False)
 class StoredScales:
-    """Of a layer's quantised cache: float32 ``[1, C, 1, E]``."""
+    """Of a layer's quantized cache: float32 ``[1, C, 1, E]``."""
 
     key: ir.ExternalTensor
     value: ir.ExternalTensor
@@ -163,10 +163,10 @@ def store_model(
     """Writes every tensor of a model, holding one part of it and the next at a time: embedding, a block, or head.
 
     Args:
-        embedding: how to quantise the token embedding; None keeps it float.
+        embedding: how to quantize the token embedding; None keeps it float.
         length: positions the rotary caches cover.
-        key_values: ranges of each layer's keys and values, where the cache is quantised.
-        cache_bits: of a quantised cache.
+        key_values: ranges of each layer's keys and values, where the cache is quantized.
+        cache_bits: of a quantized cache.
         progress: called with blocks done and blocks in all.
     """
     config = source.config

@@ -7,24 +7,24 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-import glmquant
 from glmquant import assets
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.recipe.schema import Recipe
 
+PACKAGED = Path(assets.__file__).parents[1] / "recipes"
 LARGEST_RECIPE_BYTES = 1 << 20
 DATA_KEYS = (("calibration", "data"), ("check", "text"), ("train", "data"))
 
 
 def packaged_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(_packaged_directory().glob("*.yaml"))}
+    return {path.stem: path for path in sorted(PACKAGED.glob("*.yaml"))}
 
 
 def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe by name (``int4-g128-gptq``) or path, with ``overrides`` of dotted keys (``calibration.seq_len``).
 
-    None stands for the recipe that quantises nothing and has no limits: every key at its default. Files named inside a
+    None stands for the recipe that quantizes nothing and has no limits: every key at its default. Files named inside a
     recipe are relative to the recipe; files named in overrides, to the working directory.
 
     Raises:
@@ -58,12 +58,6 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override {text!r} is not YAML: {error}", where="--set") from None
-
-
-def _packaged_directory() -> Path:
-    package = Path(glmquant.__file__).parent
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parent / "recipes"
 
 
 def _find(name: str) -> Path:

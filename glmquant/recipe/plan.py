@@ -1,4 +1,4 @@
-"""Rules resolved for one model: which group is quantised how."""
+"""Rules resolved for one model: which group is quantized how."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
 
-from glmquant.core.products import Precision
+from glmquant.core.matmul import Precision
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Method, Rtn
@@ -119,9 +119,10 @@ class Allocation(Section):
 class FitOptions(Section):
     """What the linears are fitted to, beyond rounding each for itself.
 
-    ``equalize: true`` first evens out columns by factors that cancel exactly (:mod:`glmquant.glm.equalize`); needs no
-    data. ``compensate`` is how much of what earlier linears lost each linear makes up for, 0 to 1: its weights move to
-    where its inputs, as they are, give the float model's outputs (:mod:`glmquant.pipeline.compensate`).
+    ``equalize: true`` first evens out columns by factors that cancel exactly (:mod:`glmquant.glm.equalization`);
+    needs no data. ``compensate`` is how much of what earlier linears lost each linear makes up for, 0 to 1: its weights
+    move to where its inputs, as they are, give the float model's outputs
+    (:mod:`glmquant.quantization.error_propagation`).
     ``token_weights: relative`` counts a token's error in the linears that write to the residual stream in proportion to
     that stream, which the next norm divides by; else a few tokens of enormous size decide.
     """
@@ -132,7 +133,7 @@ class FitOptions(Section):
 
 
 class StoreOptions(Section):
-    """How the quantised checkpoint is written. transformers loads ``fused`` gate and up, GPTQModel ``split`` ones."""
+    """How the quantized checkpoint is written. transformers loads ``fused`` gate and up, GPTQModel ``split`` ones."""
 
     layout: Literal["fused", "split"] = "fused"
 
@@ -141,7 +142,7 @@ class ExportOptions(Section):
     """How the ONNX bundle is written.
 
     ``profile: ort`` uses ONNX Runtime's fused operators; ``standard`` plain ONNX, for other runtimes.
-    ``accuracy_level`` is the least exact arithmetic that quantised products may use: 4 rounds activations to INT8, 1
+    ``accuracy_level`` is the least exact arithmetic that quantized products may use: 4 rounds activations to INT8, 1
     and 0 keep them in float32. At level 4 of ``standard`` a batch may answer otherwise than its rows one by one.
     ``kv_cache: int8`` and ``int4`` store keys and values with scales from a calibration, one a channel.
     ``dynamic_int8: true`` multiplies 8-bit linears in integers, each token's activations rounded to INT8 by its largest
@@ -169,9 +170,9 @@ class ExportOptions(Section):
 
 
 class TrainOptions(Section):
-    """How a classifier is trained on labelled text.
+    """How a classifier is trained on labeled text.
 
-    ``data`` is what `run` trains on before it quantises: JSONL or CSV with ``text`` and ``label`` in each record, or a
+    ``data`` is what `run` trains on before it quantizes: JSONL or CSV with ``text`` and ``label`` in each record, or a
     directory with a ``LABEL.txt`` for each label, a text a line. Where the recipe names no ``check.tasks``, a share
     ``test`` of each label's texts is held out for the check.
     ``mode: head`` trains the head alone, on features that the frozen model computes once, block by block; ``lora`` also
@@ -213,12 +214,12 @@ PLACEHOLDER = {"classification": "{text}", "multiple_choice": "{question}"}
 
 
 class Task(Section):
-    """A labelled set scored by the likelihood of each answer after the prompt.
+    """A labeled set scored by the likelihood of each answer after the prompt.
 
     ``classification``: records have ``text`` and ``label``; ``labels`` maps a label to the word scored for it (default:
     itself). ``multiple_choice``: records have ``question``, choices and ``answer``; ``scoring`` says whether the letter
     after the list of choices is scored (``letter``), or each choice's own text, as it is (``likelihood``) or divided by
-    its UTF-8 bytes (``length_normalised``).
+    its UTF-8 bytes (``length_normalized``).
 
     ``prompt`` has ``{text}`` in it, or ``{question}`` and, for letters, ``{choices}``; ``label_prior: remove`` takes
     out what each model prefers whatever the text.
@@ -229,7 +230,7 @@ class Task(Section):
     name: str | None = None
     prompt: str | None = None
     labels: dict[str, str] = {}
-    scoring: Literal["letter", "likelihood", "length_normalised"] | None = None
+    scoring: Literal["letter", "likelihood", "length_normalized"] | None = None
     few_shot: FewShot | None = None
     label_prior: Literal["keep", "remove"] = "keep"
     limit: int | None = Field(None, ge=1)
@@ -294,7 +295,7 @@ RANGES = {
 
 
 class Limits(Section):
-    """What the quantised model may lose, and what it must reach.
+    """What the quantized model may lose, and what it must reach.
 
     Relative to the baseline: ``perplexity_ratio``, ``mean_kl`` (nats), ``accuracy_drop`` and ``macro_f1_drop`` (the
     baseline's less the candidate's) are upper limits, ``top1_agreement`` is a lower one. Of the candidate alone:
@@ -321,7 +322,7 @@ class Limits(Section):
 
 
 class RegressionLimits(Section):
-    """What the quantised model may lose against an earlier one (``check --against``), as upper limits.
+    """What the quantized model may lose against an earlier one (``check --against``), as upper limits.
 
     ``mean_kl_rise``: how much further from the baseline it may be, in nats.
     """
@@ -372,7 +373,7 @@ class Recipe(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the quantised weights, in values JSON has; files by name, since their content is hashed."""
+        """What decides the quantized weights, in values JSON has; files by name, since their content is hashed."""
         parts = self.model_dump(
             mode="json", include={"version", "description", "model", "calibration", "rules", "allocate", "fit", "store"}
         )

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from glmquant.glm.chat import Message
-from glmquant.glm.tokenizer import GlmTokenizer, StreamDecoder
+from glmquant.glm.tokenizers.chat import Message
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, StreamDecoder
 from glmquant.runtime.generate import Conversation
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions

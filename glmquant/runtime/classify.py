@@ -12,11 +12,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from glmquant.core.protocols import Tokenizer
+from glmquant.core.untrusted import read_json
 from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
-from glmquant.data.tokenizer import Tokenizer
 from glmquant.errors import ExportError, GenerationError
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layouts import resolve_layout
+from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.progress import Progress, silent
 from glmquant.runtime.session import (
     GRAPH_FILE,
@@ -27,7 +28,6 @@ from glmquant.runtime.session import (
     require_bundle,
     require_provider,
 )
-from glmquant.store.files import read_json
 
 Logits = npt.NDArray[np.float32]
 CONFIG_FILE = "config.json"
@@ -63,7 +63,7 @@ class OnnxClassifier:
     Attributes:
         labels: in the order of the logits.
         max_length: tokens a text may have, the tokenizer's prefix included.
-        accuracy_level: the least exact arithmetic its quantised products may use.
+        accuracy_level: the least exact arithmetic its quantized products may use.
     """
 
     def __init__(self, session: ort.InferenceSession, config: GlmConfig, max_length: int, accuracy_level: int) -> None:

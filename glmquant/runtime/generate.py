@@ -85,7 +85,7 @@ def generate_batch(
     model: OnnxModel, prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> tuple[tuple[int, ...], ...]:
     """The answer to each prompt, computed side by side; greedy answers are those :func:`generate` gives (not always so
-    of quantised bundles of profile ``standard`` at accuracy level 4, where padding may round an activation otherwise).
+    of quantized bundles of profile ``standard`` at accuracy level 4, where padding may round an activation otherwise).
 
     Raises:
         GenerationError: no prompt, an empty one, or one that leaves no room for ``max_new_tokens``.

@@ -66,7 +66,7 @@ class Sampler:
     def choose(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """One token id a row, ``[B]``; it counts as seen from now on."""
         if self._options.repetition_penalty != 1:
-            logits_BV = self._penalised(logits_BV)
+            logits_BV = self._penalized(logits_BV)
         if self._options.temperature == 0:
             tokens_B: npt.NDArray[np.int64] = logits_BV.argmax(1)
         else:
@@ -75,13 +75,13 @@ class Sampler:
             seen.add(int(token))
         return tokens_B
 
-    def _penalised(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _penalized(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         penalty = np.float32(self._options.repetition_penalty)
-        penalised = logits_BV.copy()
-        for logits_V, seen in zip(penalised, self._seen, strict=True):
+        penalized = logits_BV.copy()
+        for logits_V, seen in zip(penalized, self._seen, strict=True):
             ids = np.fromiter(seen, np.int64)
             logits_V[ids] = np.where(logits_V[ids] > 0, logits_V[ids] / penalty, logits_V[ids] * penalty)
-        return penalised
+        return penalized
 
     def _draw(self, logits_V: npt.NDArray[np.float32]) -> int:
         options = self._options

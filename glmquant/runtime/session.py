@@ -35,7 +35,7 @@ class BundleInfo:
         max_length: tokens that prompt and answer may have together.
         eos_ids: ids that end generation.
         pad_id: id that fills rows up.
-        accuracy_level: the least exact arithmetic its quantised products may use (``MatMulNBits``).
+        accuracy_level: the least exact arithmetic its quantized products may use (``MatMulNBits``).
         provider: what runs it.
     """
 

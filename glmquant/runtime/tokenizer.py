@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from glmquant.glm.layouts import resolve_layout
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
-from glmquant.store.files import read_json
+from glmquant.core.untrusted import read_json
+from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 
 
 def load_bundle_tokenizer(directory: Path) -> GlmTokenizer:

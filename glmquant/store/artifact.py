@@ -1,7 +1,7 @@
-"""Writing a quantised checkpoint piece by piece, so that a killed run loses one piece at most.
+"""Writing a quantized checkpoint piece by piece, so that a killed run loses one piece at most.
 
 A piece is the embedding, a block, or the final norm with the head: one safetensors shard each, which appears under its
-name only when it is on the disk. What quantising a piece cost travels in its header. No time, host or path is written.
+name only when it is on the disk. What quantizing a piece cost travels in its header. No time, host or path is written.
 """
 
 import json
@@ -15,15 +15,16 @@ from typing import Any, Final, Literal
 from torch import Tensor
 
 from glmquant import __version__
+from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.glm.layout import Layout, TensorSource
+from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, canonical_shapes, layer_prefix
+from glmquant.store.canonical import FUSED, HALVES, TensorTable
 from glmquant.store.checkpoint import CONFIG, Checkpoint
-from glmquant.store.files import MAX_CONFIG_BYTES, file_inside
 from glmquant.store.gptq import GptqFormat, encode, require_whole_words
 from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Plan, quantize_config, version_for
 from glmquant.store.manifest import (
@@ -39,7 +40,6 @@ from glmquant.store.manifest import (
 from glmquant.store.output import sync_directory
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
-from glmquant.store.table import FUSED, HALVES, TensorTable
 
 GateUp = Literal["fused", "split"]
 """``fused`` is what transformers loads, ``split`` what GPTQModel loads."""
@@ -87,7 +87,7 @@ class ArtifactWriter:
         self._write(self._shard(0), {EMBEDDING: weight_VD})
 
     def write_block(self, layer: int, block: Block, records: Sequence[GroupRecord] = ()) -> None:
-        """``block``'s linears are quantised as planned; ``records`` say what that cost."""
+        """``block``'s linears are quantized as planned; ``records`` say what that cost."""
         at = layer_prefix(layer)
         norms = {
             "input_layernorm": block.input_layernorm,
@@ -123,7 +123,7 @@ class ArtifactWriter:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
         Args:
-            source: what was quantised; licence and generation settings are copied from it.
+            source: what was quantized; license and generation settings are copied from it.
             recipe: as resolved, in values JSON has.
             calibration: sha256 of the calibration tokens.
         """
@@ -161,7 +161,7 @@ class ArtifactWriter:
     def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
         weight, bias_N = linear.weight, linear.bias_N
         spec = None if isinstance(weight, Tensor) else weight.spec
-        assert spec == self._plan[group.name], f"{group.name} is not quantised as planned"
+        assert spec == self._plan[group.name], f"{group.name} is not quantized as planned"
         tensors: dict[str, Tensor] = {}
         for module, start, stop in self._modules(group):
             if isinstance(weight, Tensor):
@@ -187,7 +187,7 @@ class ArtifactWriter:
 def manifest_of(
     source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None, groups: Sequence[GroupRecord]
 ) -> Manifest:
-    """Of ``source`` as this release quantised it; see :meth:`ArtifactWriter.finish`."""
+    """Of ``source`` as this release quantized it; see :meth:`ArtifactWriter.finish`."""
     return Manifest(
         format_version=FORMAT_VERSION,
         glmquant_version=__version__,
@@ -210,7 +210,7 @@ def _index(shards: Sequence[Path]) -> dict[str, Any]:
 
 
 def copy_side_files(source: Path, target: Path) -> None:
-    """Copies licences, notices and generation settings.
+    """Copies licenses, notices and generation settings.
 
     Raises:
         CheckpointError: one that is no file of the checkpoint directory, or far too large.

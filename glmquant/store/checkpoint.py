@@ -10,16 +10,16 @@ from typing import Final, Literal
 
 from torch import Tensor
 
+from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import Family, GlmConfig
-from glmquant.glm.layouts import resolve_layout
-from glmquant.store.files import file_inside, read_json
+from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.store.canonical import TensorTable
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.store.shards import Shards, find_shards
-from glmquant.store.table import TensorTable
 from glmquant.store.tensors import StoredTensor, update_digest
 
 Quantization = Literal["gptq", "rows"]
@@ -32,7 +32,7 @@ _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A GLM on disk, float or quantised, native or canonical; tensors load on demand and are not kept.
+    """A GLM on disk, float or quantized, native or canonical; tensors load on demand and are not kept.
 
     Every method that reads raises :class:`CheckpointError` for NaN, Inf or a file cut short.
 
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @property
     def quantization(self) -> Quantization | None:
-        """How the linears are quantised; None where they are float."""
+        """How the linears are quantized; None where they are float."""
         if self._table.gptq is not None:
             return "gptq"
         return "rows" if self._table.has_quantized_rows else None
@@ -131,7 +131,7 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
 
 
 def _float_name(name: str) -> str:
-    """The name a quantised linear's weight had before."""
+    """The name a quantized linear's weight had before."""
     return name.removesuffix("qweight") + "weight" if name.endswith(".qweight") else name
 
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from glmquant.core.packing import from_int32_words, to_int32_words
+from glmquant.core.parallel import over_strips
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
-from glmquant.core.strips import over_strips
 from glmquant.errors import CheckpointError, QuantizationError
 from glmquant.store.tensors import StoredTensor
 
@@ -71,7 +71,7 @@ def require_whole_words(name: str, rows: int, columns: int, bits: int) -> None:
             raise QuantizationError(
                 f"{name} has {count} {what}; at {bits} bits they do not fill whole 32-bit words",
                 expected=f"a multiple of {WORD_BITS // bits}: the GPTQ format knows no padding",
-                fix=f"quantise it to more bits, or keep it float with a rule that matches {name}",
+                fix=f"quantize it to more bits, or keep it float with a rule that matches {name}",
             )
 
 
@@ -128,7 +128,7 @@ class GptqFormat:
 
 @dataclass(frozen=True)
 class GptqLinear:
-    """A quantised linear that still lies in a file; its shapes are checked, its codes not yet read.
+    """A quantized linear that still lies in a file; its shapes are checked, its codes not yet read.
 
     Attributes:
         order_K: columns sorted by group, int64, as :class:`glmquant.glm.block.Linear` has it; None where they are.
@@ -166,7 +166,7 @@ class GptqLinear:
 def locate_linear(
     stored: Mapping[str, StoredTensor], module: str, shape: tuple[int, ...], gptq: GptqFormat
 ) -> GptqLinear:
-    """The quantised linear ``module`` of a checkpoint, whose weight is ``[N, K]``.
+    """The quantized linear ``module`` of a checkpoint, whose weight is ``[N, K]``.
 
     Raises:
         CheckpointError: a tensor is missing, of the wrong dtype or shape, or its groups are of uneven size.

@@ -1,7 +1,7 @@
 """``quantization_config`` in ``config.json`` and ``quantize_config.json``, as AutoGPTQ and GPTQModel know them.
 
 Modules that differ from the rest stand in ``dynamic`` (GPTQModel, ``QuantizeConfig.dynamic_get``; vLLM reads it the
-same way): regular expressions over module names, with ``-:`` before them for modules that are not quantised, ``+:`` for
+same way): regular expressions over module names, with ``-:`` before them for modules that are not quantized, ``+:`` for
 those with other values; the first that matches counts.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
+from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.files import file_inside, read_json, shown
 from glmquant.store.gptq import GptqFormat, Version
 
 QUANTIZE_CONFIG: Final = "quantize_config.json"
@@ -33,10 +33,10 @@ Plan = Mapping[str, QuantSpec | None]
 
 
 def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat | None:
-    """How a checkpoint's linears are stored; None where nothing says that they are quantised.
+    """How a checkpoint's linears are stored; None where nothing says that they are quantized.
 
     Raises:
-        CheckpointError: quantised in a format that is not GPTQ's v1 or v2.
+        CheckpointError: quantized in a format that is not GPTQ's v1 or v2.
     """
     section, where = config.get(SECTION), f"{directory / 'config.json'}, {SECTION}"
     if section is None and (directory / QUANTIZE_CONFIG).exists():
@@ -51,7 +51,7 @@ def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat |
         return GptqFormat(_auto_round_version(section, where), _group_size(section, where))
     if method != "gptq":
         raise CheckpointError(
-            f"the checkpoint is quantised by {shown(method)}",
+            f"the checkpoint is quantized by {shown(method)}",
             where=f"{where}, quant_method",
             expected="gptq, or auto-round in a GPTQ packing",
             fix="start from the float checkpoint",
@@ -98,7 +98,7 @@ def version_for(plan: Plan) -> Version:
 
 
 def quantize_config(plan: Plan, quantizer: str) -> dict[str, Any] | None:
-    """The configuration of an artifact, its keys in a fixed order; None where nothing is quantised.
+    """The configuration of an artifact, its keys in a fixed order; None where nothing is quantized.
 
     Args:
         quantizer: name and version of the program, as ``glmquant:0.1.0``.

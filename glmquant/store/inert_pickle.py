@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
+from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.store.files import shown
 
 MAX_PICKLE_BYTES: Final = 2 << 20
 """About 7,000 tensors."""

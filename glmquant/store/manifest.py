@@ -1,4 +1,4 @@
-"""``glmquant.json``: where a quantised artifact comes from and what quantising cost, for readers and for machines."""
+"""``glmquant.json``: where a quantized artifact comes from and what quantizing cost, for readers and for machines."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from glmquant.core.spec import QuantSpec
+from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family
-from glmquant.store.files import MAX_INDEX_BYTES, read_json
 
 MANIFEST: Final = "glmquant.json"
 FORMAT_VERSION: Final = 1
@@ -46,7 +46,7 @@ class GroupRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The origin of a quantised artifact.
+    """The origin of a quantized artifact.
 
     Attributes:
         source_name: the source directory's own name, without the path to it.

@@ -1,4 +1,4 @@
-"""A linear that its publisher quantised row by row (ChatGLM2-6B-int4 and its like), still in a file."""
+"""A linear that its publisher quantized row by row (ChatGLM2-6B-int4 and its like), still in a file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import CheckpointError
-from glmquant.glm.row_quantized import read_rows
+from glmquant.glm.layouts.row_quantized import read_rows
 from glmquant.store.tensors import StoredTensor
 
 

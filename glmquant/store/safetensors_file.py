@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.direct_file import DirectFile
-from glmquant.store.files import parse_json, shown
 from glmquant.store.tensors import StoredTensor, byte_view, file_size
 from glmquant.store.torch_bin import refuse_lfs_pointer
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from glmquant.core.untrusted import MAX_INDEX_BYTES, file_inside, read_json, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.files import MAX_INDEX_BYTES, file_inside, read_json, shown
 from glmquant.store.safetensors_file import read_safetensors
 from glmquant.store.tensors import StoredTensor
 from glmquant.store.torch_bin import read_torch_bin
@@ -50,7 +50,7 @@ def find_shards(directory: Path) -> Shards:
 
 
 def _only_safetensors(directory: Path) -> str:
-    """AutoGPTQ names its one file after the quantisation."""
+    """AutoGPTQ names its one file after the quantization."""
     names = sorted(path.name for path in directory.glob("*.safetensors"))
     if len(names) != 1:
         raise CheckpointError(

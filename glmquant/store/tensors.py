@@ -12,9 +12,9 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.store.file_reader import FileReader
-from glmquant.store.files import shown
 
 CHUNK_BYTES: Final = 4 << 20
 """Read, then checked for NaN and Inf while it is still in the processor's cache."""

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.store.files import shown
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
 from glmquant.store.tensors import StoredTensor, file_size, reject_beyond_file
 

@@ -1,1 +1,1 @@
-"""Training a classifier on labelled text."""
+"""Training a classifier on labeled text."""

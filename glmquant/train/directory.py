@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from glmquant import assets
-from glmquant.data.labelled import LabelledSet, read_labelled
+from glmquant.data.labeled import LabeledSet, read_labeled
 from glmquant.errors import RecipeError
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.progress import Progress, silent
 from glmquant.recipe.schema import Recipe, Task, TrainOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
@@ -26,19 +26,19 @@ log = logging.getLogger("glmquant.train")
 
 
 def train_directory(
-    checkpoint: Checkpoint, labelled: LabelledSet, options: TrainOptions, out: Path, progress: Progress = silent
+    checkpoint: Checkpoint, labeled: LabeledSet, options: TrainOptions, out: Path, progress: Progress = silent
 ) -> TrainingReport:
     """Trains a classifier; ``out`` gets its checkpoint, its tokenizer and the report."""
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    inputs = [checkpoint.fingerprint, options.identity(), tokenizer.sha256, labelled.sha256, version("glmquant")]
+    inputs = [checkpoint.fingerprint, options.identity(), tokenizer.sha256, labeled.sha256, version("glmquant")]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     with output_directory(out, resume_key=key) as partial:
-        report = train_classifier(checkpoint, labelled, tokenizer, options, partial, progress)
+        report = train_classifier(checkpoint, labeled, tokenizer, options, partial, progress)
         tokenizer.save(partial)
     return report
 
 
-def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabelledSet | None:
+def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabeledSet | None:
     """Those of ``train.data``; None where the recipe trains nothing.
 
     Raises:
@@ -46,31 +46,31 @@ def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabelledSet 
         RecipeError: a ``train`` section without data, and a model that is no classifier yet.
     """
     if recipe.train.data is not None:
-        return read_labelled(Path(assets.resolve(recipe.train.data)))
+        return read_labeled(Path(assets.resolve(recipe.train.data)))
     if "train" in recipe.model_fields_set and not checkpoint.config.num_labels:
         raise RecipeError(
             "the recipe trains a classifier, and names nothing to train on",
             where="train.data",
-            expected="labelled texts, or a model that is a classifier already",
+            expected="labeled texts, or a model that is a classifier already",
             fix="give some with --train-data",
         )
     return None
 
 
 def train_for_run(
-    checkpoint: Checkpoint, labelled: LabelledSet, recipe: Recipe, directory: Path, progress: Progress = silent
+    checkpoint: Checkpoint, labeled: LabeledSet, recipe: Recipe, directory: Path, progress: Progress = silent
 ) -> tuple[Checkpoint, Recipe]:
     """The classifier, in ``directory``, and the recipe with what to check it on: the examples held out in
     ``directory``, where it names none itself. What an unfinished run trained is not trained again.
     """
     tasks = recipe.check.tasks
     if not tasks:
-        labelled, test = hold_out(labelled, recipe.train.test, recipe.train.seed)
+        labeled, test = hold_out(labeled, recipe.train.test, recipe.train.seed)
         write_jsonl(test, directory / TEST_FILE)
-        tasks = (Task(data=str(directory / TEST_FILE), name=Path(labelled.name).stem),)
+        tasks = (Task(data=str(directory / TEST_FILE), name=Path(labeled.name).stem),)
     out = directory / CLASSIFIER
     if not out.exists():
-        report = train_directory(checkpoint, labelled, recipe.train, out, progress)
+        report = train_directory(checkpoint, labeled, recipe.train, out, progress)
         log.info("trained: validation accuracy %.2f %%", 100 * report.best.validation_accuracy)
     check = recipe.check.model_copy(update={"tasks": tasks})
     return open_checkpoint(out), recipe.model_copy(update={"check": check})

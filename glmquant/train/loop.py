@@ -88,7 +88,7 @@ class Trainer:
             {"params": decayed, "weight_decay": options.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self._optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=schedule.learning_rate)
+        self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=schedule.learning_rate)
         self._epochs: list[EpochMetrics] = []
         self._best = 0
         self._kept = [parameter.detach().clone() for parameter in self._parameters]
@@ -130,8 +130,8 @@ class Trainer:
                 )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-            self._optimiser.step()
-            self._optimiser.zero_grad()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
             total += loss.item() * len(batch)
         progress(f"training, epoch {number} of {self._schedule.epochs}", len(batches), len(batches))
         return total / len(examples)
@@ -159,7 +159,7 @@ class Trainer:
     def _set_rate(self, done: float) -> None:
         """Linear warm-up, then half a cosine down to ``FLOOR`` of the peak; ``done`` is the share of all steps."""
         cosine = FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
-        for group in self._optimiser.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.learning_rate * min(cosine, (done + 1e-3) / WARMUP)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -179,7 +179,7 @@ class Trainer:
         state = {
             "parameters": [parameter.detach() for parameter in self._parameters],
             "kept": self._kept,
-            "optimiser": self._optimiser.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "epochs": [asdict(metrics) for metrics in self._epochs],
             "best": self._best,
         }
@@ -193,7 +193,7 @@ class Trainer:
         with torch.no_grad():
             for parameter, saved in zip(self._parameters, state["parameters"], strict=True):
                 parameter.copy_(saved)
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self._kept, self._best = state["kept"], state["best"]
         self._epochs = [EpochMetrics(**metrics) for metrics in state["epochs"]]
 

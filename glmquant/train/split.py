@@ -1,4 +1,4 @@
-"""Labelled examples, split for training and validation."""
+"""Labeled examples, split for training and validation."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmquant.data.labelled import LabelledSet
+from glmquant.data.labeled import LabeledSet
 from glmquant.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -22,17 +22,17 @@ class Split:
     validation: Indices
 
 
-def split_examples(labelled: LabelledSet, share: float, seed: int) -> Split:
+def split_examples(labeled: LabeledSet, share: float, seed: int) -> Split:
     """``share`` of each label's examples for validation, at least one; the rest for training, at least one.
 
     Raises:
         DataError: a label with a single example.
     """
     rng = np.random.default_rng(seed)
-    require_of_each_label(labelled, 2, "two or more: one to train on, one to validate on")
-    truth = label_indices(labelled).numpy()
+    require_of_each_label(labeled, 2, "two or more: one to train on, one to validate on")
+    truth = label_indices(labeled).numpy()
     parts: tuple[list[Indices], list[Indices]] = ([], [])
-    for label in range(len(labelled.labels)):
+    for label in range(len(labeled.labels)):
         members = rng.permutation(np.flatnonzero(truth == label))
         held = min(max(1, round(share * len(members))), len(members) - 1)
         parts[0].append(members[held:])
@@ -41,10 +41,10 @@ def split_examples(labelled: LabelledSet, share: float, seed: int) -> Split:
     return Split(train, validation)
 
 
-def label_indices(labelled: LabelledSet) -> Tensor:
-    """Each example's label as its place in ``labelled.labels``: int64 ``[E]``."""
-    places = {label: place for place, label in enumerate(labelled.labels)}
-    return torch.tensor([places[example.label] for example in labelled.examples])
+def label_indices(labeled: LabeledSet) -> Tensor:
+    """Each example's label as its place in ``labeled.labels``: int64 ``[E]``."""
+    places = {label: place for place, label in enumerate(labeled.labels)}
+    return torch.tensor([places[example.label] for example in labeled.examples])
 
 
 def class_weights(truth_E: Tensor, num_labels: int) -> Tensor:
@@ -53,12 +53,12 @@ def class_weights(truth_E: Tensor, num_labels: int) -> Tensor:
     return len(truth_E) / (num_labels * counts_L.float())
 
 
-def require_of_each_label(labelled: LabelledSet, least: int, expected: str) -> None:
+def require_of_each_label(labeled: LabeledSet, least: int, expected: str) -> None:
     """Raises DataError where a label has fewer than ``least`` examples."""
-    counts = Counter(example.label for example in labelled.examples)
-    for label in labelled.labels:
+    counts = Counter(example.label for example in labeled.examples)
+    for label in labeled.labels:
         if counts[label] < least:
-            place = next((labelled.place(each) for each in labelled.examples if each.label == label), labelled.name)
+            place = next((labeled.place(each) for each in labeled.examples if each.label == label), labeled.name)
             raise DataError(
                 f"the label {label!r} has {counts[label]} example" + ("s" if counts[label] != 1 else ""),
                 where=place,

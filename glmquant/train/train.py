@@ -1,4 +1,4 @@
-"""From a language model and labelled texts to a classifier's checkpoint.
+"""From a language model and labeled texts to a classifier's checkpoint.
 
 Shape suffixes: E examples, D hidden size, L labels.
 """
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from glmquant.data.labelled import LabelledSet
+from glmquant.core.protocols import Tokenizer
+from glmquant.data.labeled import LabeledSet
 from glmquant.data.sequences import EncodedTexts, encode_texts
-from glmquant.data.tokenizer import Tokenizer
 from glmquant.errors import TrainingError
 from glmquant.glm.classifier import Backbone, ClassificationHead
 from glmquant.glm.config import GlmConfig
@@ -39,7 +39,7 @@ INITIAL_SCALE: Final = 0.02
 
 def train_classifier(
     checkpoint: Checkpoint,
-    labelled: LabelledSet,
+    labeled: LabeledSet,
     tokenizer: Tokenizer,
     options: TrainOptions,
     directory: Path,
@@ -52,15 +52,15 @@ def train_classifier(
 
     Raises:
         DataError: a label with one example, or an empty text.
-        TrainingError: a quantised checkpoint, one too large to train as asked, or a loss that is not finite.
+        TrainingError: a quantized checkpoint, one too large to train as asked, or a loss that is not finite.
     """
     _refuse_impossible(checkpoint, options)
-    split = split_examples(labelled, options.validation, options.seed)
-    encoded = _encode(labelled, tokenizer, min(options.max_length, checkpoint.config.max_position_embeddings))
-    run = _Run(checkpoint, labelled, encoded, split, options, directory, progress)
+    split = split_examples(labeled, options.validation, options.seed)
+    encoded = _encode(labeled, tokenizer, min(options.max_length, checkpoint.config.max_position_embeddings))
+    run = _Run(checkpoint, labeled, encoded, split, options, directory, progress)
     backbone, head, history = run.head() if options.mode == "head" else run.inside()
     write_classifier(checkpoint, backbone, head, options, directory)
-    report = _report(labelled, split, encoded, options, run.schedule, head, history)
+    report = _report(labeled, split, encoded, options, run.schedule, head, history)
     (directory / "training.json").write_text(report.to_json(), encoding="utf-8")
     (directory / "training.md").write_text(report.to_markdown(), encoding="utf-8")
     return report
@@ -70,16 +70,16 @@ class _Run:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        labelled: LabelledSet,
+        labeled: LabeledSet,
         encoded: EncodedTexts,
         split: Split,
         options: TrainOptions,
         directory: Path,
         progress: Progress,
     ) -> None:
-        self._checkpoint, self._labels, self._encoded = checkpoint, labelled.labels, encoded
+        self._checkpoint, self._labels, self._encoded = checkpoint, labeled.labels, encoded
         self._split, self._options, self._directory, self._progress = split, options, directory, progress
-        self._truth_E = label_indices(labelled)
+        self._truth_E = label_indices(labeled)
         usual = SCHEDULES[options.mode]
         self.schedule = Schedule(options.epochs or usual.epochs, options.learning_rate or usual.learning_rate)
 
@@ -143,18 +143,18 @@ class _Run:
         return ClassificationHead(INITIAL_SCALE * torch.randn(shape, generator=generator), bias_L, self._labels)
 
 
-def _encode(labelled: LabelledSet, tokenizer: Tokenizer, max_length: int) -> EncodedTexts:
-    places = [labelled.place(example) for example in labelled.examples]
-    return encode_texts([example.text for example in labelled.examples], tokenizer, max_length, places)
+def _encode(labeled: LabeledSet, tokenizer: Tokenizer, max_length: int) -> EncodedTexts:
+    places = [labeled.place(example) for example in labeled.examples]
+    return encode_texts([example.text for example in labeled.examples], tokenizer, max_length, places)
 
 
 def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
     if checkpoint.is_quantized:
         raise TrainingError(
-            "the checkpoint is quantised already",
+            "the checkpoint is quantized already",
             where=checkpoint.path,
             expected="a float checkpoint",
-            fix="train the original, then quantise what comes out",
+            fix="train the original, then quantize what comes out",
         )
     if options.mode == "head":
         return
@@ -174,7 +174,7 @@ def _num_weights(config: GlmConfig) -> int:
 
 
 def _report(
-    labelled: LabelledSet,
+    labeled: LabeledSet,
     split: Split,
     encoded: EncodedTexts,
     options: TrainOptions,
@@ -182,16 +182,16 @@ def _report(
     head: ClassificationHead,
     history: History,
 ) -> TrainingReport:
-    truth_E = label_indices(labelled)
+    truth_E = label_indices(labeled)
     parts = [
-        torch.bincount(truth_E[torch.from_numpy(part)], minlength=len(labelled.labels)).tolist()
+        torch.bincount(truth_E[torch.from_numpy(part)], minlength=len(labeled.labels)).tolist()
         for part in (split.train, split.validation)
     ]
-    counts = tuple(LabelCount(*row) for row in zip(labelled.labels, *parts, strict=True))
+    counts = tuple(LabelCount(*row) for row in zip(labeled.labels, *parts, strict=True))
     return TrainingReport(
         mode=options.mode,
         head=head.stored_as,
-        data=labelled.name,
+        data=labeled.name,
         labels=counts,
         num_truncated=encoded.num_truncated,
         max_length=options.max_length,

@@ -164,7 +164,7 @@ def test_a_program_that_fails_says_why(tmp_path) -> None:
     assert kept(tmp_path / "a", {}) is None
 
 
-def test_a_rows_name_stands_for_one_quantisation() -> None:
+def test_a_rows_name_stands_for_one_quantization() -> None:
     every = [row for section in rows.SECTIONS.values() for row in section]
     assert all(row == other for row in every for other in every if row.name == other.name)
     assert all(row in (*rows.FOUR_BITS, *rows.THREE_BITS) for row in rows.ELSEWHERE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glmquant.core.device import CPU, device_named
-from glmquant.core.products import dtype_for, float32_products
+from glmquant.core.matmul import dtype_for, float32_products
 from glmquant.errors import DeviceError
 
 

@@ -99,7 +99,7 @@ def test_zero_points_fill_each_row_to_a_byte(bits: int, rows: int, blocks: int, 
 
 @settings(max_examples=40)
 @given(BITS, st.integers(1, 4), st.integers(1, 70), st.sampled_from([16, 32, 64, WHOLE_ROW]), st.integers(0, 2**31))
-def test_the_law_of_a_quantised_tensor(bits: int, rows: int, columns: int, group_size: int, seed: int) -> None:
+def test_the_law_of_a_quantized_tensor(bits: int, rows: int, columns: int, group_size: int, seed: int) -> None:
     spec = QuantSpec(bits, group_size, symmetric=False)
     quantized = random_tensor(rows, columns, spec, seed)
     weights = quantized.dequantize()

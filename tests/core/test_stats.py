@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from glmquant.core.products import float32_products, forward_dtype
+from glmquant.core.matmul import float32_products, forward_dtype
 from glmquant.core.stats import HessianAccumulator, LayerStats, mean_square_output
 
 

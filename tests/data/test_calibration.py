@@ -78,7 +78,7 @@ def test_jsonl_records_are_joined_by_line_ends(tmp_path: Path) -> None:
 
 
 def test_the_publishers_tokens_come_first_32_windows(tmp_path: Path) -> None:
-    text = "模型把文本变成向量。Quantisation makes models small.\n" * 40
+    text = "模型把文本变成向量。Quantization makes models small.\n" * 40
     tokenizer = Publisher()
     samples = sample_calibration(
         [write(tmp_path, "a.txt", text)], [], tokenizer, num_samples=4, seq_len=18, sampling="sequential"

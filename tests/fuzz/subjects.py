@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.chat import Message
 from glmquant.glm.config import GlmConfig, linear_groups
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.chat import Message
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
-from glmquant.pipeline.quantize import quantize
-from glmquant.pipeline.summary import summarise
+from glmquant.quantization.quantize import quantize
+from glmquant.quantization.summary import summarize
 from glmquant.recipe.load import load_recipe, packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import ExportOptions, Recipe
@@ -44,7 +44,7 @@ class Subject:
 
 def read_all(directory: Path, _: Path) -> None:
     checkpoint = open_checkpoint(directory)
-    summarise(checkpoint, ROUNDED)
+    summarize(checkpoint, ROUNDED)
     _ = checkpoint.fingerprint
     checkpoint.embedding()
     for layer in range(checkpoint.config.num_hidden_layers):

@@ -8,8 +8,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layouts import resolve_layout
-from glmquant.glm.tiktoken_model import PATTERN
+from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.tokenizers.tiktoken_model import PATTERN
 from tests.glm.golden import directory, published_config
 
 SPECIALS = (

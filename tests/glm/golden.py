@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layout import Layout
-from glmquant.glm.layouts import resolve_layout
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.glm.layouts.layout import Layout
+from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 
 NAMES = ("chatglm2-tiny", "chatglm3-tiny")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from glmquant.glm.block import rotary
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.glm.layout import Layout, TensorSource
-from glmquant.glm.layouts import resolve_layout
-from glmquant.glm.row_quantized import read_rows
+from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.layouts.row_quantized import read_rows
 from tests.glm.golden import published_config
 from tests.glm.model import logits
 
@@ -80,7 +80,7 @@ def native_tensors(release: Release, groups: int) -> dict[str, Tensor]:
 
 
 def quantized(tensors: dict[str, Tensor], bits: int) -> dict[str, Tensor]:
-    """The blocks' linears as the publisher quantises them."""
+    """The blocks' linears as the publisher quantizes them."""
     out = dict(tensors)
     for name, weight in tensors.items():
         if ".layers." in name and weight.dim() == 2:

@@ -14,7 +14,7 @@ from torch import Tensor
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.block import Block, Linear, block_forward, positions_and_mask, rms_norm, rotary
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layouts import resolve_layout
+from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.methods.rtn import Rtn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,7 +47,7 @@ TINY_GLM4 = replace(TINY, architecture="glm4", family="glm-4-0414", attention_bi
 
 @dataclass(frozen=True, eq=False)
 class MemorySource:
-    """A :class:`glmquant.onnx_export.source.ModelSource` whose weights are all here."""
+    """A :class:`glmquant.glm.model.ModelSource` whose weights are all here."""
 
     config: GlmConfig
     blocks: tuple[Block, ...]
@@ -131,7 +131,7 @@ def golden_expected(name: str) -> dict[str, Tensor]:
     return load_file(GOLDEN / name / "expected.safetensors")
 
 
-def quantised(source: MemorySource, spec: QuantSpec) -> MemorySource:
+def quantized(source: MemorySource, spec: QuantSpec) -> MemorySource:
     """Every linear rounded to nearest."""
 
     def rounded(layer: Linear) -> Linear:

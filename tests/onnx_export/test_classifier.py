@@ -67,7 +67,7 @@ def test_publishers_logits(tmp_path: Path, name: str, profile: str) -> None:
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.05), (4, 0.7)])
-def test_quantised(tmp_path: Path, bits: int, bound: float) -> None:
+def test_quantized(tmp_path: Path, bits: int, bound: float) -> None:
     checkpoint = open_checkpoint(golden_classifier(tmp_path, "chatglm2-tiny", LABELS))
     out = tmp_path / "onnx"
     out.mkdir()

@@ -1,4 +1,4 @@
-"""Quantised caches, and the graph for onnxruntime-genai. Shape suffixes: C key/value heads, E head size."""
+"""Quantized caches, and the graph for onnxruntime-genai. Shape suffixes: C key/value heads, E head size."""
 
 import numpy as np
 import onnxruntime as ort
@@ -41,7 +41,7 @@ def golden(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("kind", "dtype", "width", "tolerance"), [("int8", "int8", 32, 0.01), ("int4", "uint8", 16, 0.2)]
 )
-def test_a_quantised_cache_is_close_and_decodes_as_it_prefills(golden, tmp_path, kind, dtype, width, tolerance) -> None:
+def test_a_quantized_cache_is_close_and_decodes_as_it_prefills(golden, tmp_path, kind, dtype, width, tolerance) -> None:
     source, expected, ranges = golden
     export_bundle(source, ExportOptions(kv_cache=kind), tmp_path, key_values=ranges)
     model = OnnxModel.open(tmp_path, num_threads=1)
@@ -56,7 +56,7 @@ def test_a_quantised_cache_is_close_and_decodes_as_it_prefills(golden, tmp_path,
     assert np.abs(np.concatenate(steps, 1) - full)[mask == 1].max() < 2e-5
 
 
-def test_a_quantised_cache_needs_this_models_ranges(tmp_path) -> None:
+def test_a_quantized_cache_needs_this_models_ranges(tmp_path) -> None:
     with pytest.raises(ExportError, match="there is no calibration"):
         export_bundle(random_source(), ExportOptions(kv_cache="int8"), tmp_path)
     other = KeyValueRange(torch.ones(2, 32), torch.ones(2, 32))

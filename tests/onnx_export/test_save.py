@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
@@ -23,7 +23,7 @@ from tests.onnx_export.models import (
     MemorySource,
     golden_expected,
     golden_source,
-    quantised,
+    quantized,
     random_source,
     torch_logits,
 )
@@ -99,22 +99,22 @@ def test_float_model_agrees_with_torch(tmp_path, config) -> None:
     ],
     ids=str,
 )
-def test_quantised_model_is_what_it_says(tmp_path, spec) -> None:
+def test_quantized_model_is_what_it_says(tmp_path, spec) -> None:
     """Columns of 96 and 160 leave every group size above 32 ragged."""
-    source = quantised(random_source(), spec)
+    source = quantized(random_source(), spec)
     logits = onnx_logits(source, ExportOptions(accuracy_level=0), tmp_path)
     assert relative_error(logits, torch_logits(source, IDS)) < 1e-5
 
 
 def test_golden_with_ragged_groups_is_what_it_says(tmp_path) -> None:
     """352 columns in groups of 128."""
-    source = quantised(golden_source("chatglm2-tiny"), QuantSpec(4, 128, False))
+    source = quantized(golden_source("chatglm2-tiny"), QuantSpec(4, 128, False))
     logits = onnx_logits(source, ExportOptions(accuracy_level=0), tmp_path)
     assert relative_error(logits, torch_logits(source, IDS)) < 1e-5
 
 
 def test_int8_arithmetic_is_close(tmp_path) -> None:
-    source = quantised(random_source(), QuantSpec(8, 32))
+    source = quantized(random_source(), QuantSpec(8, 32))
     logits = onnx_logits(source, ExportOptions(accuracy_level=4), tmp_path)
     assert 1e-4 < relative_error(logits, torch_logits(source, IDS)) < 0.05
 
@@ -123,7 +123,7 @@ def test_int8_arithmetic_is_close(tmp_path) -> None:
 @pytest.mark.parametrize(
     "spec", [QuantSpec(8, 128), QuantSpec(4, 32), QuantSpec(4, 32, False), QuantSpec(2, -1)], ids=str
 )
-def test_quantised_embedding_is_what_it_says(tmp_path, spec, dtype) -> None:
+def test_quantized_embedding_is_what_it_says(tmp_path, spec, dtype) -> None:
     source = random_source()
     rounded = replace(source, embedding_VD=Rtn().quantize(source.embedding_VD, spec, None).dequantize())
     logits = onnx_logits(source, ExportOptions(embedding=spec, dtype=dtype), tmp_path)
@@ -132,7 +132,7 @@ def test_quantised_embedding_is_what_it_says(tmp_path, spec, dtype) -> None:
 
 @pytest.mark.parametrize("spec", [None, QuantSpec(4, 32), QuantSpec(8, 128, False)], ids=str)
 def test_float16_model_is_close(tmp_path, spec) -> None:
-    source = random_source(TINY_GLM4) if spec is None else quantised(random_source(), spec)
+    source = random_source(TINY_GLM4) if spec is None else quantized(random_source(), spec)
     logits = onnx_logits(source, ExportOptions(dtype="float16", accuracy_level=0), tmp_path)
     assert relative_error(logits, torch_logits(source, IDS)) < 0.005
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
@@ -142,7 +142,7 @@ def test_float16_model_is_close(tmp_path, spec) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path) -> None:
-    source = quantised(random_source(), QuantSpec(4, 32))
+    source = quantized(random_source(), QuantSpec(4, 32))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         export_bundle(source, ExportOptions(embedding=QuantSpec(8, 32)), tmp_path / name)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.glm.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.recipe.schema import ExportOptions
 from tests.onnx_export.models import GOLDEN, TINY, TINY_GLM4, golden_source
@@ -41,9 +41,9 @@ def test_config_is_a_glm_to_optimum() -> None:
 
 
 @pytest.mark.parametrize(("name", "warns"), [("chatglm2-tiny", False), ("chatglm3-tiny", True)])
-def test_normalisation_that_genai_leaves_out_is_told(
+def test_normalization_that_genai_leaves_out_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, warns: bool
 ) -> None:
     load_tokenizer(GOLDEN / name, golden_source(name).config).save(tmp_path)
     keep_text_whole(tmp_path / "tokenizer.json")
-    assert ("does not normalise Unicode" in caplog.text) == warns
+    assert ("does not normalize Unicode" in caplog.text) == warns

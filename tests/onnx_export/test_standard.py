@@ -18,7 +18,7 @@ from tests.onnx_export.models import (
     MemorySource,
     golden_expected,
     golden_source,
-    quantised,
+    quantized,
     random_source,
     torch_logits,
 )
@@ -92,9 +92,9 @@ def test_float_model_agrees_with_torch(tmp_path, config) -> None:
     ],
     ids=str,
 )
-def test_quantised_model_is_what_it_says(tmp_path, spec) -> None:
+def test_quantized_model_is_what_it_says(tmp_path, spec) -> None:
     """Columns of 96 and 160 leave every group size above 32 ragged."""
-    source = quantised(random_source(), spec)
+    source = quantized(random_source(), spec)
     logits = onnx_logits(source, STANDARD, tmp_path)
     assert relative_error(logits, torch_logits(source, IDS)) < 1e-5
     assert_is_plain_onnx(tmp_path)
@@ -102,7 +102,7 @@ def test_quantised_model_is_what_it_says(tmp_path, spec) -> None:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_quantised_embedding_is_what_it_says(tmp_path, dtype, symmetric) -> None:
+def test_quantized_embedding_is_what_it_says(tmp_path, dtype, symmetric) -> None:
     spec, source = QuantSpec(8, 128, symmetric), random_source()
     rounded = replace(source, embedding_VD=Rtn().quantize(source.embedding_VD, spec, None).dequantize())
     logits = onnx_logits(source, STANDARD.model_copy(update={"embedding": spec, "dtype": dtype}), tmp_path)
@@ -110,7 +110,7 @@ def test_quantised_embedding_is_what_it_says(tmp_path, dtype, symmetric) -> None
 
 
 def test_float16_model_is_close(tmp_path) -> None:
-    source = quantised(random_source(), QuantSpec(4, 32))
+    source = quantized(random_source(), QuantSpec(4, 32))
     logits = onnx_logits(source, STANDARD.model_copy(update={"dtype": "float16"}), tmp_path)
     assert relative_error(logits, torch_logits(source, IDS)) < 0.005
     assert_is_plain_onnx(tmp_path)
@@ -118,4 +118,4 @@ def test_float16_model_is_close(tmp_path) -> None:
 
 def test_two_bits_are_refused(tmp_path) -> None:
     with pytest.raises(ExportError, match=r"qkv_proj\.weight has 2 bits"):
-        export_bundle(quantised(random_source(), QuantSpec(2, 32)), STANDARD, tmp_path)
+        export_bundle(quantized(random_source(), QuantSpec(2, 32)), STANDARD, tmp_path)

@@ -49,7 +49,7 @@ def element(path: Path, matrix: PackedMatrix, n: int, k: int) -> float:
     seed=st.integers(0, 10**6),
     embedding=st.booleans(),
 )
-def test_packed_matrix_is_the_quantised_one(
+def test_packed_matrix_is_the_quantized_one(
     tmp_path_factory, bits, group, symmetric, half_columns, seed, embedding
 ) -> None:
     spec = QuantSpec(bits, group, symmetric)
@@ -130,7 +130,7 @@ def test_pieces_of_a_large_embedding_are_the_whole(tmp_path, monkeypatch) -> Non
     with WeightsFile(tmp_path / "whole") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     monkeypatch.setattr("glmquant.onnx_export.matrices.PIECE_ELEMENTS", 32 * 7)
-    monkeypatch.setattr("glmquant.core.strips.STRIP_ELEMENTS", 32 * 3)
+    monkeypatch.setattr("glmquant.core.parallel.STRIP_ELEMENTS", 32 * 3)
     with WeightsFile(tmp_path / "pieces") as file:
         WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)).embedding(weight, spec)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()

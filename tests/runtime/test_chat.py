@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from glmquant import api, assets
-from glmquant.glm.chat import Message
+from glmquant.glm.tokenizers.chat import Message
 from glmquant.runtime.chat import Chat
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions

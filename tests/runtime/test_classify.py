@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glmquant.errors import DataError, ExportError, GenerationError
-from glmquant.glm.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions

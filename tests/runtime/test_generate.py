@@ -10,7 +10,7 @@ from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import Conversation, generate, generate_batch, left_padded
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantised, random_source
+from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
 
 PROMPT = [5, 6, 7]
 
@@ -91,8 +91,8 @@ def test_a_batch_is_answered_as_each_prompt_alone(tiny) -> None:
 
 
 @pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(profile="standard", accuracy_level=0)])
-def test_a_quantised_batch_is_answered_as_each_prompt_alone(tmp_path, options) -> None:
-    export_bundle(quantised(random_source(), QuantSpec(4, 32)), options, tmp_path)
+def test_a_quantized_batch_is_answered_as_each_prompt_alone(tmp_path, options) -> None:
+    export_bundle(quantized(random_source(), QuantSpec(4, 32)), options, tmp_path)
     model = OnnxModel.open(tmp_path, num_threads=1)
     rows = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
     ids, mask = left_padded(rows, pad_id=0, room=0)

@@ -35,7 +35,7 @@ def test_tokens_are_drawn_as_often_as_they_should(options, expected) -> None:
     assert shares(**options) == pytest.approx(expected, abs=0.03)
 
 
-def test_seen_tokens_are_penalised() -> None:
+def test_seen_tokens_are_penalized() -> None:
     logits_BV = np.array([[4.0, 3.0, -1.0, -1.5]] * 2, np.float32)
     sampler = Sampler(GenerationOptions(repetition_penalty=2.0), [[0], []])
     assert sampler.choose(logits_BV).tolist() == [1, 0]  # 2, 3, -1, -1.5 and 4, 3, -1, -1.5

@@ -1,6 +1,6 @@
 """Small checkpoints of every kind, the same bytes each time: the golden ones, the demo model's shape, the families.
 
-    python -m tests.same_bytes.models DIRECTORY
+python -m tests.same_bytes.models DIRECTORY
 """
 
 import json

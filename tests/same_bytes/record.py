@@ -23,7 +23,7 @@ ROUNDED = ("int8-rtn", "int4-g128-rtn")
 SAMPLES = ("calibration.num_samples=6", "calibration.seq_len=48", 'calibration.data=["glmquant:calibration.txt"]')
 CHECK = ('check.text=["glmquant:held-out-en.txt"]', "check.num_tokens=256", "check.seq_len=32", "check.tasks=[]")
 FOR_ALL = ("export.max_length=64", "check.limits={}")
-ALLOCATED = 'rules.1.alternatives=[{bits: 8, group_size: 128}, {bits: 4, group_size: 32, symmetric: false}]'
+ALLOCATED = "rules.1.alternatives=[{bits: 8, group_size: 128}, {bits: 4, group_size: 32, symmetric: false}]"
 CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "export.max_length=64")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")
 

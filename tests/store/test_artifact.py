@@ -154,11 +154,11 @@ def test_a_tied_head(tmp_path: Path) -> None:
     kept = open_checkpoint(tmp_path / "kept")
     assert kept.config.tie_word_embeddings
     assert torch.equal(kept.lm_head().dense(torch.float16), kept.embedding())
-    with output_directory(tmp_path / "quantised") as partial:
+    with output_directory(tmp_path / "quantized") as partial:
         write_all(partial, source, plan_of(config, INT4, lm_head=INT8))
-    quantised = open_checkpoint(tmp_path / "quantised")
-    assert not quantised.config.tie_word_embeddings, "its head is no longer the embedding"
-    assert_same_linear(quantised.lm_head(), random_head(config, INT8))
+    quantized = open_checkpoint(tmp_path / "quantized")
+    assert not quantized.config.tie_word_embeddings, "its head is no longer the embedding"
+    assert_same_linear(quantized.lm_head(), random_head(config, INT8))
 
 
 def contents(directory: Path) -> dict[str, bytes]:

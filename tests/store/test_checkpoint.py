@@ -199,9 +199,9 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "missing shard": (lambda d: (d / SHARD).unlink(), f"the file '{SHARD}' is missing"),
     "truncated shard": (truncate(SHARD, 300_000), f"truncated or damaged[\\s\\S]*{SHARD}"),
     "empty shard": (truncate(SHARD, 0), "not a PyTorch checkpoint"),
-    "quantised by others": (
+    "quantized by others": (
         lambda d: edit_config(d, quantization_config={"quant_method": "awq"}),
-        "quantised by 'awq'",
+        "quantized by 'awq'",
     ),
     "damaged manifest": (overwrite("glmquant.json", b"{}"), r"format_version is None[\s\S]*glmquant\.json"),
 }
@@ -237,7 +237,7 @@ def test_tensors_that_do_not_fit(tmp_path: Path, name: str, tensor: Tensor | Non
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens", "model.norm"])
-def test_only_linears_may_be_quantised(tmp_path: Path, name: str) -> None:
+def test_only_linears_may_be_quantized(tmp_path: Path, name: str) -> None:
     tensors = float_tensors(tiny_config())
     del tensors[f"{name}.weight"]
     tensors[f"{name}.qweight"] = torch.zeros(8, 160, dtype=torch.int32)
@@ -246,11 +246,11 @@ def test_only_linears_may_be_quantised(tmp_path: Path, name: str) -> None:
         open_checkpoint(directory)
 
 
-def test_quantised_without_saying_how(tmp_path: Path) -> None:
+def test_quantized_without_saying_how(tmp_path: Path) -> None:
     tensors = float_tensors(tiny_config())
     tensors["lm_head.qweight"] = torch.zeros(8, 160, dtype=torch.int32)
     del tensors["lm_head.weight"]
-    with pytest.raises(CheckpointError, match="lm_head is quantised, but nothing says how"):
+    with pytest.raises(CheckpointError, match="lm_head is quantized, but nothing says how"):
         open_checkpoint(write_checkpoint(tmp_path / "c", tiny_config(), tensors))
 
 

@@ -52,7 +52,7 @@ def test_one_spec_for_all_blocks() -> None:
     }
 
 
-def test_nothing_quantised_needs_no_configuration() -> None:
+def test_nothing_quantized_needs_no_configuration() -> None:
     assert quantize_config(plan_of(None), "glmquant:0") is None
 
 
@@ -117,8 +117,8 @@ def test_a_float_checkpoint_has_no_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"quant_method": "awq"}, "quantised by 'awq'"),
-        ({"quant_method": ["x"]}, "quantised by"),
+        ({"quant_method": "awq"}, "quantized by 'awq'"),
+        ({"quant_method": ["x"]}, "quantized by"),
         ({"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         ({"group_size": "128"}, "group_size is '128'"),
         (

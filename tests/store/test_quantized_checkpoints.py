@@ -1,4 +1,4 @@
-"""Checkpoints that others quantised: the publisher's own rows, and GPTQ in the forms other software writes it."""
+"""Checkpoints that others quantized: the publisher's own rows, and GPTQ in the forms other software writes it."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def is_linear(name: str, tensor: Tensor) -> bool:
 
 
 def row_quantized(tensors: Tensors, bits: int) -> Tensors:
-    """Blocks as the publisher quantises them: absmax of a row to the largest code; of 4 bits the even column high."""
+    """Blocks as the publisher quantizes them: absmax of a row to the largest code; of 4 bits the even column high."""
     out = dict(tensors)
     for name, weight in tensors.items():
         if not is_linear(name, weight):
@@ -264,7 +264,7 @@ def test_biases_of_zeros_are_left_out_and_others_are_not(tmp_path: Path, canonic
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_quantised_head(tmp_path: Path, canonical: Tensors, symmetric: bool) -> None:
+def test_a_quantized_head(tmp_path: Path, canonical: Tensors, symmetric: bool) -> None:
     head = random_quantized(2112, 128, QuantSpec(4, 32, symmetric))
     del canonical["lm_head.weight"]
     canonical |= {f"lm_head.{suffix}": tensor for suffix, tensor in encode(head, "gptq", name="lm_head").items()}

@@ -1,11 +1,11 @@
-"""A tiny language model on disk, and labelled texts that a classifier can learn."""
+"""A tiny language model on disk, and labeled texts that a classifier can learn."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from glmquant.data.labelled import LabelledSet, read_labelled
+from glmquant.data.labeled import LabeledSet, read_labeled
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.store.models import float_tensors, tiny_config, write_checkpoint
 
@@ -46,8 +46,8 @@ def texts(count: int = 240, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
-def labelled(directory: Path, rows: list[tuple[str, str]] | None = None) -> LabelledSet:
+def labeled(directory: Path, rows: list[tuple[str, str]] | None = None) -> LabeledSet:
     path = directory / "data.jsonl"
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows or texts()]
     path.write_text("\n".join(lines), encoding="utf-8")
-    return read_labelled(path)
+    return read_labeled(path)

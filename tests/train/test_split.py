@@ -5,16 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.data.labelled import Example, LabelledSet
+from glmquant.data.labeled import Example, LabeledSet
 from glmquant.errors import DataError
 from glmquant.train.split import class_weights, label_indices, split_examples
-from tests.train.models import labelled
+from tests.train.models import labeled
 
 
-def made_of(counts: dict[str, int]) -> LabelledSet:
+def made_of(counts: dict[str, int]) -> LabeledSet:
     names = [label for label, count in counts.items() for _ in range(count)]
     examples = tuple(Example(f"text {i}", label, i + 1) for i, label in enumerate(names))
-    return LabelledSet("data.jsonl", examples, tuple(sorted(counts)))
+    return LabeledSet("data.jsonl", examples, tuple(sorted(counts)))
 
 
 @given(
@@ -42,7 +42,7 @@ def test_shares_are_those_of_each_label() -> None:
 def test_a_label_with_one_example_is_refused(tmp_path: Path) -> None:
     rows = [("aa", "animal"), ("bb", "animal"), ("ii", "plant"), ("jj", "plant"), ("q", "stone")]
     with pytest.raises(DataError, match=r"'stone' has 1 example\n  where: data\.jsonl, line 5"):
-        split_examples(labelled(tmp_path, rows), 0.1, 0)
+        split_examples(labeled(tmp_path, rows), 0.1, 0)
 
 
 def test_balanced_weights_make_labels_count_alike() -> None:

@@ -1,4 +1,4 @@
-"""Training from labelled texts to a checkpoint that opens again."""
+"""Training from labeled texts to a checkpoint that opens again."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from glmquant.train import loop
 from glmquant.train.features import pooled_features
 from glmquant.train.report import TrainingReport
 from glmquant.train.train import train_classifier
-from tests.train.models import Letters, labelled, texts, tiny_model
+from tests.train.models import Letters, labeled, texts, tiny_model
 
 FAST = {
     "head": {"epochs": 20, "learning_rate": 1e-2},
@@ -28,7 +28,7 @@ def train(tmp_path: Path, name: str = "out", num_texts: int = 240, **options: ob
     out.mkdir(exist_ok=True)
     checkpoint = tiny_model(tmp_path / "model")
     settings = TrainOptions(validation=0.2, batch_size=8, **options)  # type: ignore[arg-type]
-    return train_classifier(checkpoint, labelled(tmp_path, texts(num_texts)), Letters(), settings, out), out
+    return train_classifier(checkpoint, labeled(tmp_path, texts(num_texts)), Letters(), settings, out), out
 
 
 def accuracy(checkpoint: Checkpoint, rows: list[tuple[str, str]]) -> float:
@@ -133,7 +133,7 @@ def test_balanced_weights_let_a_rare_label_count(tmp_path: Path, class_weights: 
         class_weights=class_weights,  # type: ignore[arg-type]
     )
     checkpoint = tiny_model(tmp_path / "model")
-    train_classifier(checkpoint, labelled(tmp_path, rows), Letters(), options, tmp_path)
+    train_classifier(checkpoint, labeled(tmp_path, rows), Letters(), options, tmp_path)
     trained = open_checkpoint(tmp_path)
     features = pooled_features(trained, encode_texts(["abc"], Letters(), 512).ids)
     assert trained.classification_head()(features).softmax(1)[0, 1].item() == pytest.approx(share, abs=0.03)
@@ -149,7 +149,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
 def test_an_empty_text_is_refused_by_line(tmp_path: Path) -> None:
     rows = [*texts(9), (" ", "plant")]
     with pytest.raises(DataError, match=r"text 10 of 10 is empty\n  where: data\.jsonl, line 10"):
-        train_classifier(tiny_model(tmp_path / "m"), labelled(tmp_path, rows), Letters(), TrainOptions(), tmp_path)
+        train_classifier(tiny_model(tmp_path / "m"), labeled(tmp_path, rows), Letters(), TrainOptions(), tmp_path)
 
 
 def test_a_rate_that_blows_up_is_refused(tmp_path: Path) -> None:

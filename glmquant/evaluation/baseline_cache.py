@@ -1,0 +1,80 @@
+"""What the baseline makes of some text, kept on disk for the next check.
+
+Kept are the hidden states before the final norm, not logits: with them the head gives the very same logits again, and
+they take hidden size instead of vocabulary numbers a token (for ChatGLM2-6B 16 kB instead of 260 kB).
+
+Shape suffixes: N rows of all queries, D hidden size.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from glmquant.core.device import CPU
+from glmquant.errors import CheckError, OutputError
+from glmquant.evaluation.source import Query
+
+ROWS = "hidden"
+MEASURED_WITH = ("glmquant", "torch")
+
+
+class BaselineCache:
+    """Files in a directory, named by what decides their content: checkpoint, queries, and what computed.
+
+    Nothing is ever removed; deleting the directory is safe.
+
+    Args:
+        device: what computes, the processor or a GPU.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, device: torch.device = CPU) -> None:
+        self._directory, self._fingerprint, self._device = directory, fingerprint, device
+
+    def path(self, queries: Sequence[Query]) -> Path:
+        digest = hashlib.sha256(self._fingerprint.encode())
+        if self._device != CPU:
+            digest.update(f"{self._device.type}\0".encode())
+        for name in MEASURED_WITH:
+            digest.update(f"{name} {version(name)}\0".encode())
+        for query in queries:
+            digest.update(f"{len(query.tokens)} {query.num_logits}\0".encode() + query.tokens.tobytes())
+        return self._directory / f"{digest.hexdigest()}.safetensors"
+
+    def read(self, queries: Sequence[Query]) -> list[Tensor] | None:
+        """Each query's ``[num_logits, D]``, float32; None where they were never written.
+
+        Raises:
+            CheckError: a damaged file.
+        """
+        path = self.path(queries)
+        if not path.exists():
+            return None
+        counts = [query.num_logits for query in queries]
+        try:
+            rows_ND = load_file(path)[ROWS]
+            return list(rows_ND.split(counts))
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise CheckError(f"a cached baseline is damaged: {error}", where=path, fix="remove the file") from error
+
+    def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None:
+        """Raises:
+        OutputError: the directory cannot be written.
+        """
+        path = self.path(queries)
+        unfinished = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({ROWS: torch.cat(list(rows))}, unfinished)
+            os.replace(unfinished, path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise OutputError(
+                f"cannot keep the baseline: {error}", where=self._directory, fix="give another --cache, or free space"
+            ) from error

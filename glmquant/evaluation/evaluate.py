@@ -1,0 +1,141 @@
+"""The check itself: both models read the same tokens once, and everything is measured from that."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from glmquant.core.protocols import Tokenizer
+from glmquant.data.windows import EvaluationText, last_windows
+from glmquant.errors import CheckError
+from glmquant.evaluation.examples import worst_token
+from glmquant.evaluation.gate import judge, overall
+from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarize
+from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
+from glmquant.evaluation.report import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.source import Logits, LogitsSource, Query
+from glmquant.evaluation.tasks import TaskResult, compare
+from glmquant.progress import Progress, silent
+from glmquant.recipe.schema import CheckOptions
+
+Pairs = Iterator[tuple[Logits, Logits]]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What both models are asked, tokenized."""
+
+    texts: tuple[EvaluationText, ...]
+    plans: tuple[TaskPlan, ...]
+
+    @property
+    def queries(self) -> list[Query]:
+        windows = [query for text in self.texts for query in _window_queries(text)]
+        return windows + [query for plan in self.plans for query in plan.queries]
+
+
+def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int | None = None) -> Material:
+    """Reads the texts and tasks of ``options``.
+
+    Args:
+        max_length: tokens that both models can read at once; None if any number. Windows must fit; a task's text that
+            does not is cut, and counted.
+
+    Raises:
+        DataError: text or labeled data that cannot be read.
+        CheckError: nothing to measure, too little text, windows that do not fit, or a task that cannot be scored.
+    """
+    texts = tuple(
+        last_windows(Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len)
+        for name in options.text
+    )
+    read = options.seq_len - 1 + len(tokenizer.prefix_ids)
+    if texts and max_length is not None and read > max_length:
+        raise CheckError(
+            f"windows of {options.seq_len} tokens do not fit models that read {max_length}",
+            where="check.seq_len",
+            expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
+            fix="lower check.seq_len, or export with a larger export.max_length",
+        )
+    plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
+    if not texts and not plans:
+        raise CheckError(
+            "there is nothing to check on", expected="a text or a task", fix="give --text, or check.text in the recipe"
+        )
+    return Material(texts, plans)
+
+
+def evaluate(
+    candidate: LogitsSource,
+    baseline: LogitsSource,
+    tokenizer: Tokenizer,
+    options: CheckOptions,
+    setting: Setting,
+    progress: Progress = silent,
+    max_length: int | None = None,
+) -> AccuracyReport:
+    """Measures the candidate against the baseline on the texts and tasks of ``options``.
+
+    Raises:
+        DataError, CheckError: see :func:`read_material`; and CheckError for models that cannot be compared.
+    """
+    material = read_material(tokenizer, options, max_length)
+    pairs = _paired(baseline, candidate, material.queries, progress)
+    by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
+    tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
+    return _report(by_text, tasks, options, setting)
+
+
+def _report(
+    by_text: Sequence[Sequence[ScoredWindow]], tasks: tuple[TaskResult, ...], options: CheckOptions, setting: Setting
+) -> AccuracyReport:
+    language: LanguageMetrics | None = None
+    if by_text:
+        language = summarize([window for windows in by_text for window in windows])
+    limits = judge(options.limits, language, tasks)
+    return AccuracyReport(
+        schema=SCHEMA,
+        verdict=overall(limits),
+        setting=setting,
+        limits=limits,
+        language=language,
+        texts=tuple(summarize(windows) for windows in by_text) if len(by_text) > 1 else (),
+        tasks=tasks,
+    )
+
+
+def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Query], progress: Progress) -> Pairs:
+    """Both answers to each query. Progress counts tokens, since a window costs hundreds of times as much as a word."""
+    total, done = sum(len(query.tokens) for query in queries), 0
+    answers = zip(baseline.logits(queries), candidate.logits(queries), strict=True)
+    for query, pair in zip(queries, answers, strict=True):
+        done += len(query.tokens)
+        progress("comparing, tokens", done, total)
+        yield pair
+
+
+def _window_queries(text: EvaluationText) -> list[Query]:
+    """The last token of a window is predicted but not read."""
+    return [Query(window[:-1], text.num_scored) for window in text.windows]
+
+
+def _score_text(text: EvaluationText, pairs: Pairs, tokenizer: Tokenizer) -> list[ScoredWindow]:
+    num_bytes = text.num_scored * text.bytes_per_token
+    scored = []
+    for window, pair in zip(text.windows, islice(pairs, len(text.windows)), strict=True):
+        scores = score_tokens(*pair, window[-text.num_scored :])
+        worst = worst_token(text.name, window, *pair, scores, tokenizer)
+        scored.append(ScoredWindow(text.name, scores, num_bytes, worst))
+    return scored
+
+
+def _score_task(plan: TaskPlan, pairs: Pairs) -> TaskResult:
+    scores = []
+    for example in plan.examples:
+        both = list(islice(pairs, len(example.queries)))
+        scores.append([label_scores(example, side, len(plan.truth.labels)) for side in zip(*both, strict=True)])
+    sides = np.array(scores).swapaxes(0, 1)
+    baseline_EL, candidate_EL = (without_prior(side) if plan.remove_prior else side for side in sides)
+    return compare(plan.truth, baseline_EL, candidate_EL)

@@ -1,0 +1,53 @@
+"""Where in a text the two models differ most, to be looked at.
+
+Shape suffixes: R scored tokens, T tokens of a window, V vocabulary.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmquant.core.protocols import Tokenizer
+from glmquant.evaluation.metrics import Guess, TokenScores, WorstToken
+from glmquant.evaluation.source import Logits
+
+CONTEXT_TOKENS = 24
+GUESSES = 3
+
+
+def worst_token(
+    text: str,
+    window_T: NDArray[np.int64],
+    baseline_RV: Logits,
+    candidate_RV: Logits,
+    scores: TokenScores,
+    tokenizer: Tokenizer,
+) -> WorstToken:
+    """The scored token with the largest divergence, with what led to it and what each model expected."""
+    row = int(scores.kl.argmax())
+    place = len(window_T) - len(scores.kl) + row
+    start = max(len(tokenizer.prefix_ids), place - CONTEXT_TOKENS)
+    before = window_T[start:place].tolist()
+    return WorstToken(
+        text=text,
+        before=tokenizer.decode(before),
+        actual=_after(before, int(window_T[place]), tokenizer),
+        kl=float(scores.kl[row]),
+        baseline=_guesses(baseline_RV[row], before, tokenizer),
+        candidate=_guesses(candidate_RV[row], before, tokenizer),
+        baseline_probability=float(np.exp(-scores.baseline_nll[row])),
+        candidate_probability=float(np.exp(-scores.candidate_nll[row])),
+    )
+
+
+def _guesses(logits_V: Logits, before: list[int], tokenizer: Tokenizer) -> tuple[Guess, ...]:
+    weights_V = np.exp((logits_V - logits_V.max()).astype(np.float64))
+    total = weights_V.sum()
+    best = np.argpartition(-weights_V, GUESSES)[:GUESSES]
+    best = best[np.argsort(-weights_V[best])]
+    return tuple(Guess(_after(before, token, tokenizer), float(weights_V[token] / total)) for token in best.tolist())
+
+
+def _after(before: list[int], token: int, tokenizer: Tokenizer) -> str:
+    """A token's text where it stands: alone, many a tokenizer drops the space it begins with."""
+    start, whole = tokenizer.decode(before), tokenizer.decode([*before, token])
+    return whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])

@@ -1,0 +1,217 @@
+"""From measurements and limits to a verdict."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.statistics import Interval, units_needed
+from glmquant.evaluation.tasks import TaskResult
+from glmquant.recipe.schema import Limit, Limits
+
+TEXT = "text"
+WINDOWS, EXAMPLES = "windows", "examples"
+
+
+class Verdict(StrEnum):
+    """What a limit, or all of them together, say."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Direction(StrEnum):
+    AT_MOST = "at most"
+    AT_LEAST = "at least"
+
+
+@dataclass(frozen=True)
+class LimitOutcome:
+    """One limit held against what was measured.
+
+    Attributes:
+        metric: the limit's key in the recipe.
+        subject: ``text``, or the task's name; None where nothing was measured that the limit is about.
+        measured: None where nothing was.
+        verdict: None where nothing was measured: such a limit decides nothing.
+        reason: the outcome in words.
+        units_needed: how many units would settle it with 95 % power; None unless inconclusive for want of data.
+        unit: ``windows`` or ``examples``.
+    """
+
+    metric: str
+    subject: str | None
+    direction: Direction
+    bound: float
+    on: Literal["interval", "estimate"]
+    measured: Interval | None
+    verdict: Verdict | None
+    reason: str
+    units_needed: int | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a limit is about: its key, ``text`` or a task's name, and the unit it was measured in."""
+
+    metric: str
+    name: str
+    direction: Direction
+    unit: str
+
+    def outcome(
+        self, limit: Limit, measured: Interval, verdict: Verdict, reason: str, needed: int | None = None
+    ) -> LimitOutcome:
+        return LimitOutcome(
+            self.metric,
+            self.name,
+            self.direction,
+            limit.value,
+            limit.on,
+            measured,
+            verdict,
+            reason,
+            needed,
+            self.unit,
+        )
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """How a limit's key is judged.
+
+    Attributes:
+        of: its interval, from what was measured.
+        no_loss: its value where the models are equal.
+        logarithmic: the interval's spread is on that scale.
+    """
+
+    direction: Direction
+    unit: str
+    of: Callable[[Any], Interval]
+    no_loss: Callable[[Any], float]
+    logarithmic: bool = False
+
+    def distance(self, bound: float, measured: Any) -> float:
+        """From no loss to ``bound``, on the scale of the interval's spread."""
+        no_loss = self.no_loss(measured)
+        return abs(math.log(bound / no_loss)) if self.logarithmic else abs(bound - no_loss)
+
+
+def _text_metric(
+    direction: Direction,
+    of: Callable[[LanguageMetrics], Interval],
+    no_loss: Callable[[LanguageMetrics], float],
+    logarithmic: bool = False,
+) -> _Metric:
+    return _Metric(direction, WINDOWS, of, no_loss, logarithmic)
+
+
+def _task_metric(
+    direction: Direction, of: Callable[[TaskResult], Interval], no_loss: Callable[[TaskResult], float]
+) -> _Metric:
+    return _Metric(direction, EXAMPLES, of, no_loss)
+
+
+_METRICS = {
+    "perplexity": _text_metric(
+        Direction.AT_MOST, lambda text: text.perplexity, lambda text: text.baseline.per_token, logarithmic=True
+    ),
+    "perplexity_ratio": _text_metric(
+        Direction.AT_MOST, lambda text: text.perplexity_ratio, lambda _: 1.0, logarithmic=True
+    ),
+    "mean_kl": _text_metric(Direction.AT_MOST, lambda text: text.kl.mean, lambda _: 0.0),
+    "top1_agreement": _text_metric(Direction.AT_LEAST, lambda text: text.top1_agreement, lambda _: 1.0),
+    "accuracy": _task_metric(Direction.AT_LEAST, lambda task: task.accuracy, lambda task: task.baseline.accuracy),
+    "accuracy_drop": _task_metric(Direction.AT_MOST, lambda task: task.accuracy_drop, lambda _: 0.0),
+    "macro_f1": _task_metric(Direction.AT_LEAST, lambda task: task.macro_f1, lambda task: task.baseline.macro_f1),
+    "macro_f1_drop": _task_metric(Direction.AT_MOST, lambda task: task.macro_f1_drop, lambda _: 0.0),
+}
+
+
+def judge(limits: Limits, language: LanguageMetrics | None, tasks: Sequence[TaskResult]) -> tuple[LimitOutcome, ...]:
+    """Every limit's outcome, in the order of the recipe's keys; a limit on tasks has one for each of them."""
+    outcomes: list[LimitOutcome] = []
+    for name, metric in _METRICS.items():
+        limit: Limit | None = getattr(limits, name)
+        if limit is None:
+            continue
+        if metric.unit == EXAMPLES:
+            judged = [_judge_task(name, limit, task) for task in tasks]
+        else:
+            judged = [] if language is None else [_judge_measured(name, TEXT, limit, language)]
+        outcomes += judged or [not_measured(name, limit.value, limit.on, metric.direction, metric.unit)]
+    return tuple(outcomes)
+
+
+def overall(outcomes: Sequence[LimitOutcome]) -> Verdict:
+    """``fail`` if a limit is missed, else ``inconclusive`` if one is undecided or none of those set was measured."""
+    verdicts = [outcome.verdict for outcome in outcomes]
+    if Verdict.FAIL in verdicts:
+        return Verdict.FAIL
+    undecided = Verdict.INCONCLUSIVE in verdicts or (bool(verdicts) and not any(verdicts))
+    return Verdict.INCONCLUSIVE if undecided else Verdict.PASS
+
+
+def judge_interval(subject: Subject, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:
+    """One limit held against one interval.
+
+    Args:
+        margin: from no loss to the limit, on the scale of the interval's spread: what sizes the sample.
+    """
+    at_most = subject.direction is Direction.AT_MOST
+    best, worst = (measured.low, measured.high) if at_most else (measured.high, measured.low)
+    what = "the whole interval"
+    if limit.on == "estimate":
+        best = worst = measured.estimate
+        what = "the estimate"
+    if worst is not None and _within(worst, limit.value, at_most):
+        return subject.outcome(limit, measured, Verdict.PASS, f"{what} is within the limit")
+    if best is not None and not _within(best, limit.value, at_most):
+        return subject.outcome(limit, measured, Verdict.FAIL, f"{what} is beyond the limit")
+    return _undecided(subject, limit, measured, margin)
+
+
+def not_measured(
+    name: str, bound: float, on: Literal["interval", "estimate"], direction: Direction, unit: str
+) -> LimitOutcome:
+    """The outcome of a limit on something that was not there to be measured."""
+    reason = f"not measured: no {'task' if unit == EXAMPLES else 'text'} was given"
+    return LimitOutcome(name, None, direction, bound, on, None, None, reason)
+
+
+def _judge_task(name: str, limit: Limit, task: TaskResult) -> LimitOutcome:
+    if not task.near_chance:
+        return _judge_measured(name, task.name, limit, task)
+    metric = _METRICS[name]
+    reason = "the baseline is not above chance, so its accuracy says nothing about quantization"
+    subject = Subject(name, task.name, metric.direction, metric.unit)
+    return subject.outcome(limit, metric.of(task), Verdict.INCONCLUSIVE, reason)
+
+
+def _judge_measured(name: str, subject: str, limit: Limit, measured: Any) -> LimitOutcome:
+    metric = _METRICS[name]
+    margin = metric.distance(limit.value, measured)
+    return judge_interval(Subject(name, subject, metric.direction, metric.unit), limit, metric.of(measured), margin)
+
+
+def _undecided(subject: Subject, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:
+    unit, reason, needed = subject.unit, "", None
+    if measured.spread is None:
+        reason = f"one of the {unit} is too little for an interval"
+    elif margin == 0:
+        reason = "the limit allows no loss at all, which no amount of data can show"
+    elif measured.units >= (wanted := units_needed(measured, margin)):
+        reason = f"the true value lies too near the limit to tell with {measured.units:,} {unit}"
+    else:
+        needed = wanted
+        reason = f"the interval spans the limit: {measured.units:,} {unit} measured, about {needed:,} would settle it"
+    return subject.outcome(limit, measured, Verdict.INCONCLUSIVE, reason, needed)
+
+
+def _within(value: float, bound: float, at_most: bool) -> bool:
+    return value <= bound if at_most else value >= bound

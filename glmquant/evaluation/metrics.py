@@ -1,0 +1,223 @@
+"""How far a language model is from its baseline, on the same tokens. Pure functions of logits.
+
+Shape suffixes: R scored tokens (rows of logits), V vocabulary, W windows.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmquant.errors import CheckError
+from glmquant.evaluation.source import Logits
+from glmquant.evaluation.statistics import Interval, mean_interval, ratio_interval
+
+LOGITS_AT_ONCE = 1 << 17
+SHOWN_TOKENS = 8
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """What both models say about each scored token of a window; float64 ``[R]``, natural logarithms.
+
+    Attributes:
+        baseline_nll, candidate_nll: minus the log-probability of the token that follows.
+        kl: Kullback-Leibler divergence of the candidate's distribution from the baseline's.
+        same_top: 1 where both give the highest probability to the same token, else 0.
+    """
+
+    baseline_nll: Floats
+    candidate_nll: Floats
+    kl: Floats
+    same_top: Floats
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token's text and the probability a model gives it."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """The token of a window at which the candidate is furthest from the baseline.
+
+    Attributes:
+        before: the text that leads to it, its last tokens.
+        actual: the token that follows in the text.
+        kl: divergence at this token, in nats.
+        baseline, candidate: the likeliest next tokens of each.
+        baseline_probability, candidate_probability: of ``actual``.
+    """
+
+    text: str
+    before: str
+    actual: str
+    kl: float
+    baseline: tuple[Guess, ...]
+    candidate: tuple[Guess, ...]
+    baseline_probability: float
+    candidate_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredWindow:
+    """A window's scores, the text it belongs to, the UTF-8 bytes that its scored tokens stand for, and the token on
+    which the models differ most, where somebody looked it up."""
+
+    text: str
+    scores: TokenScores
+    num_bytes: float
+    worst: WorstToken | None = None
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """``exp`` of the mean negative log-likelihood, per token and per UTF-8 byte."""
+
+    per_token: float
+    per_byte: float
+
+
+@dataclass(frozen=True)
+class KlSummary:
+    """KL divergence in nats over tokens; percentiles interpolate linearly between order statistics."""
+
+    mean: Interval
+    median: float
+    p99: float
+    p999: float
+    max: float
+
+
+@dataclass(frozen=True)
+class WindowMeans:
+    """Means over a window's scored tokens, for drawing and for pairing with another report."""
+
+    text: str
+    baseline_nll: float
+    candidate_nll: float
+    kl: float
+    same_top: float
+
+
+@dataclass(frozen=True)
+class LanguageMetrics:
+    """Candidate against baseline on windows of text. Units of the intervals are windows.
+
+    Attributes:
+        texts: names of the texts.
+        num_tokens: scored tokens.
+        perplexity: the candidate's per token, with its interval.
+        perplexity_ratio: the candidate's perplexity over the baseline's.
+        top1_agreement: share of tokens for which both models rank the same token first.
+        correct_probability_change: mean change of the probability of the token that follows.
+        correct_probability_rms: root mean square of that change.
+        worst: the tokens on which the models differ most, at most one a window.
+    """
+
+    texts: tuple[str, ...]
+    num_tokens: int
+    baseline: Perplexity
+    candidate: Perplexity
+    perplexity: Interval
+    perplexity_ratio: Interval
+    kl: KlSummary
+    top1_agreement: Interval
+    correct_probability_change: Interval
+    correct_probability_rms: float
+    windows: tuple[WindowMeans, ...]
+    worst: tuple[WorstToken, ...] = ()
+
+
+def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> TokenScores:
+    """Scores of a window, from the logits that precede each of its scored tokens.
+
+    In float32, with numpy's pairwise sums: relative errors are about 1e-7. A few rows at a time, so that they stay in
+    the processor's cache, and on one thread: beside a runtime with threads of its own, more of them only wait.
+
+    Raises:
+        CheckError: vocabularies of different sizes, or logits that are not finite.
+    """
+    if baseline_RV.shape != candidate_RV.shape:
+        raise CheckError(
+            f"the baseline's logits are {baseline_RV.shape}, the candidate's {candidate_RV.shape}",
+            expected="models of one vocabulary",
+            fix="check that the baseline is the checkpoint the candidate was made from",
+        )
+    step = max(1, LOGITS_AT_ONCE // baseline_RV.shape[1])
+    starts = range(0, len(targets_R), step)
+    rows = [slice(start, start + step) for start in starts]
+    with np.errstate(invalid="ignore"):  # what is not finite is refused below, with words
+        parts = [_score_rows(baseline_RV[some], candidate_RV[some], targets_R[some]) for some in rows]
+    return TokenScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def summarize(windows: Sequence[ScoredWindow]) -> LanguageMetrics:
+    """All metrics over windows with equal numbers of scored tokens; of one text or of several."""
+    baseline_WR, candidate_WR, kl_WR, same_WR = (
+        np.stack([getattr(window.scores, name) for window in windows])
+        for name in ("baseline_nll", "candidate_nll", "kl", "same_top")
+    )
+    num_bytes = math.fsum(window.num_bytes for window in windows)
+    change_WR = np.exp(-candidate_WR) - np.exp(-baseline_WR)
+    median, p99, p999, largest = np.percentile(kl_WR, [50, 99, 99.9, 100])
+    worst = [window.worst for window in windows if window.worst is not None]
+    means = zip(*(x.mean(1).tolist() for x in (baseline_WR, candidate_WR, kl_WR, same_WR)), strict=True)
+    return LanguageMetrics(
+        texts=tuple(dict.fromkeys(window.text for window in windows)),
+        num_tokens=baseline_WR.size,
+        baseline=_perplexity(baseline_WR, num_bytes),
+        candidate=_perplexity(candidate_WR, num_bytes),
+        perplexity=ratio_interval(candidate_WR.mean(1)),
+        perplexity_ratio=ratio_interval((candidate_WR - baseline_WR).mean(1)),
+        kl=KlSummary(mean_interval(kl_WR.mean(1), lowest=0), float(median), float(p99), float(p999), float(largest)),
+        top1_agreement=mean_interval(same_WR.mean(1), lowest=0, highest=1),
+        correct_probability_change=mean_interval(change_WR.mean(1)),
+        correct_probability_rms=float(np.sqrt(np.square(change_WR).mean())),
+        windows=tuple(WindowMeans(window.text, *row) for window, row in zip(windows, means, strict=True)),
+        worst=tuple(heapq.nlargest(SHOWN_TOKENS, worst, key=lambda token: token.kl)),
+    )
+
+
+def _score_rows(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> tuple[Floats, ...]:
+    baseline_highest_R, candidate_highest_R = baseline_RV.max(1), candidate_RV.max(1)
+    same_top_R = baseline_RV.argmax(1) == candidate_RV.argmax(1)
+    weights_RV = baseline_RV - baseline_highest_R[:, None]
+    np.exp(weights_RV, out=weights_RV)
+    sum_R = weights_RV.sum(1).astype(np.float64)
+    baseline_log_R = np.log(sum_R) + baseline_highest_R
+    # Σ p_b (log p_b - log p_c), the difference of logits first: two equal models give exactly zero.
+    work_RV = baseline_RV - candidate_RV
+    work_RV *= weights_RV
+    gap_R = work_RV.sum(1) / sum_R
+    np.subtract(candidate_RV, candidate_highest_R[:, None], out=work_RV)
+    np.exp(work_RV, out=work_RV)
+    candidate_log_R = np.log(work_RV.sum(1).astype(np.float64)) + candidate_highest_R
+    _require_finite("baseline", baseline_log_R)
+    _require_finite("candidate", candidate_log_R)
+    kl_R = np.maximum(gap_R - (baseline_log_R - candidate_log_R), 0.0)
+    rows = np.arange(len(targets_R))
+    baseline_nll_R = baseline_log_R - baseline_RV[rows, targets_R]
+    candidate_nll_R = candidate_log_R - candidate_RV[rows, targets_R]
+    return baseline_nll_R, candidate_nll_R, kl_R, same_top_R.astype(np.float64)
+
+
+def _require_finite(side: str, values_R: Floats) -> None:
+    if not np.isfinite(values_R).all():
+        raise CheckError(
+            f"the {side}'s logits are not finite",
+            expected="finite numbers",
+            fix="if the model runs in float16, a value may have overflowed: export it as float32",
+        )
+
+
+def _perplexity(nll_WR: Floats, num_bytes: float) -> Perplexity:
+    return Perplexity(math.exp(nll_WR.mean()), math.exp(nll_WR.sum() / num_bytes))

@@ -1,0 +1,253 @@
+"""A task, tokenized: what to ask a model, and how to read its answers.
+
+Shape suffixes: L labels, R rows of logits, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmquant.core.protocols import Tokenizer
+from glmquant.data.choices import LETTERS, Question, read_questions
+from glmquant.data.labeled import read_labeled
+from glmquant.errors import CheckError
+from glmquant.evaluation.source import Logits, Query
+from glmquant.evaluation.tasks import Truth
+from glmquant.recipe.schema import PLACEHOLDER, Task
+
+SHOTS_END = "\n\n"
+
+Ids = tuple[int, ...]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An answer's tokens in one example, the index of the example's query whose first rows predict them, and what
+    their log-likelihood is divided by."""
+
+    query: int
+    tokens: Ids
+    divisor: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedExample:
+    """The queries of an example and, for each possible answer, where in theirs its likelihood stands."""
+
+    queries: tuple[Query, ...]
+    continuations: tuple[Continuation, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPlan:
+    """A task, tokenized."""
+
+    truth: Truth
+    examples: tuple[PlannedExample, ...]
+    remove_prior: bool = False
+
+    @property
+    def queries(self) -> list[Query]:
+        return [query for example in self.examples for query in example.queries]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One example before tokenizing: the part of the prompt that may be cut, the rest, and the possible answers."""
+
+    text: str
+    choices: str
+    words: tuple[str, ...]
+    answer: int
+    line: int
+
+
+def plan_task(task: Task, tokenizer: Tokenizer, max_length: int | None = None) -> TaskPlan:
+    """Reads and tokenizes a task's data.
+
+    An answer's tokens are those of prompt and answer encoded together, from where any answer's tokens first leave the
+    prompt's, so that a word may merge with the end of the prompt and all answers still continue the same text.
+
+    Args:
+        max_length: tokens a model can read. Where an example has more, its text loses its end (a question: its
+            beginning), and ``truth.num_truncated`` counts it; prompt, solved examples and answers stay whole.
+
+    Raises:
+        DataError: data that cannot be read.
+        CheckError: answers that the tokenizer cannot tell apart, an example with nothing before its answer, or one
+            that does not fit ``max_length`` even without its text.
+    """
+    labels, items = _read(task, task.data, task.limit, task.labels)
+    shots = _shots(task, labels)
+    planner = _Planner(task, tokenizer, shots, max_length)
+    examples = tuple(planner.plan(item) for item in items)
+    truth = Truth(
+        name=task.name or Path(task.data).name,
+        labels=labels,
+        answers=tuple(item.answer for item in items),
+        texts=tuple(item.text for item in items),
+        num_truncated=planner.num_truncated,
+    )
+    return TaskPlan(truth, examples, task.label_prior == "remove")
+
+
+def label_scores(example: PlannedExample, answers: Sequence[Logits], num_labels: int) -> Scores:
+    """Log-likelihood of each answer's tokens, summed and divided by its divisor, float64 ``[L]``; -inf beyond the
+    example's own answers.
+
+    Raises:
+        CheckError: logits that are not finite.
+    """
+    scores = np.full(num_labels, -np.inf)
+    for label, continuation in enumerate(example.continuations):
+        logits_RV = answers[continuation.query][: len(continuation.tokens)].astype(np.float64)
+        highest_R = logits_RV.max(1, keepdims=True)
+        sums_R = np.log(np.exp(logits_RV - highest_R).sum(1)) + highest_R[:, 0]
+        chosen_R = logits_RV[np.arange(len(logits_RV)), continuation.tokens]
+        scores[label] = (chosen_R - sums_R).sum() / continuation.divisor
+    if not np.isfinite(scores[: len(example.continuations)]).all():
+        raise CheckError(
+            "a model's logits are not finite",
+            expected="finite numbers",
+            fix="if the model runs in float16, a value may have overflowed: export it as float32",
+        )
+    return scores
+
+
+def without_prior(scores_EL: Scores) -> Scores:
+    """Scores with each label's mean probability over all examples taken out (batch calibration, arXiv:2309.17249).
+
+    What a model would answer whatever the text then no longer decides. The examples' own labels are not used.
+    """
+    log_EL = scores_EL - np.logaddexp.reduce(scores_EL, axis=1, keepdims=True)
+    prior_L = np.logaddexp.reduce(log_EL, axis=0) - np.log(len(log_EL))
+    # A letter that no question has stays impossible.
+    return np.where(np.isfinite(log_EL), log_EL - np.where(np.isfinite(prior_L), prior_L, 0.0), -np.inf)
+
+
+class _Planner:
+    def __init__(self, task: Task, tokenizer: Tokenizer, shots: str, max_length: int | None) -> None:
+        self._task, self._tokenizer, self._shots, self._max_length = task, tokenizer, shots, max_length
+        self.num_truncated = 0
+
+    def plan(self, item: _Item) -> PlannedExample:
+        context, whole = self._fitted(item)
+        start = min(_common(context, ids) for ids in whole)
+        where = f"{self._task.data}, line {item.line}"
+        if len(set(whole)) < len(whole) or min(map(len, whole)) == start:
+            raise CheckError(
+                "the tokenizer cannot tell the answers apart",
+                where=where,
+                expected="answers that end in different tokens",
+                fix="give other words in the task's `labels`, or other choices",
+            )
+        prefix = self._tokenizer.prefix_ids
+        if len(prefix) + start == 0:
+            raise CheckError(
+                "there is nothing before the answer", where=where, fix="give the task a `prompt` of some words"
+            )
+        feeds = _feeds(whole)
+        queries = tuple(Query(np.array([*prefix, *feed], dtype=np.int64), len(feed) - start + 1) for feed in feeds)
+        normalized = self._task.scoring == "length_normalized"
+        continuations = tuple(
+            Continuation(
+                next(i for i, feed in enumerate(feeds) if _begins(feed, ids[:-1])),
+                ids[start:],
+                len(word.encode()) if normalized else 1,
+            )
+            for ids, word in zip(whole, item.words, strict=True)
+        )
+        return PlannedExample(queries, continuations)
+
+    def _fitted(self, item: _Item) -> tuple[Ids, list[Ids]]:
+        """The tokens of the prompt, and of the prompt with each answer, after cutting what does not fit."""
+        context, whole = self._encode(item, item.text)
+        if self._fits(whole):
+            return context, whole
+        keeps_end = self._task.kind == "multiple_choice"
+
+        def cut(kept: int) -> str:
+            return item.text[len(item.text) - kept :] if keeps_end else item.text[:kept]
+
+        kept = _most(len(item.text), lambda kept: self._fits(self._encode(item, cut(kept))[1]))
+        if kept == 0:
+            raise CheckError(
+                "the prompt leaves no room for the text",
+                where=f"{self._task.data}, line {item.line}",
+                expected=f"at most {self._max_length} tokens, prompt and answer included",
+                fix="shorten the prompt, show fewer examples, or export with a larger export.max_length",
+            )
+        self.num_truncated += 1
+        return self._encode(item, cut(kept))
+
+    def _fits(self, whole: Sequence[Ids]) -> bool:
+        longest = max(map(len, whole)) - 1 + len(self._tokenizer.prefix_ids)
+        return self._max_length is None or longest <= self._max_length
+
+    def _encode(self, item: _Item, text: str) -> tuple[Ids, list[Ids]]:
+        prompt = self._shots + _prompt(self._task, text, item.choices)
+        return tuple(self._tokenizer.encode(prompt)), [tuple(self._tokenizer.encode(prompt + w)) for w in item.words]
+
+
+def _read(task: Task, data: str, limit: int | None, known: Mapping[str, str]) -> tuple[tuple[str, ...], list[_Item]]:
+    if task.kind == "multiple_choice":
+        questions = read_questions(Path(data), limit)
+        labels = tuple(LETTERS[: max(len(question.choices) for question in questions)])
+        return labels, [_choice_item(question, task.by_letter) for question in questions]
+    labeled = read_labeled(Path(data), limit, known)
+    words = tuple(task.labels.get(label, label) for label in labeled.labels)
+    items = [_Item(e.text, "", words, labeled.labels.index(e.label), e.line) for e in labeled.examples]
+    return labeled.labels, items
+
+
+def _choice_item(question: Question, by_letter: bool) -> _Item:
+    letters = LETTERS[: len(question.choices)]
+    listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, question.choices, strict=True))
+    words = tuple(letters) if by_letter else question.choices
+    return _Item(question.question, listed, words, question.answer, question.line)
+
+
+def _shots(task: Task, labels: Sequence[str]) -> str:
+    if task.few_shot is None:
+        return ""
+    known = task.labels or {label: label for label in labels}
+    _, items = _read(task, task.few_shot.data, task.few_shot.count, known)
+    return "".join(_prompt(task, item.text, item.choices) + item.words[item.answer] + SHOTS_END for item in items)
+
+
+def _prompt(task: Task, text: str, choices: str) -> str:
+    # The choices first: a question may hold the placeholder's letters, and is put in as it is.
+    before, after = task.template.split(PLACEHOLDER[task.kind])
+    return before.replace("{choices}", choices) + text + after.replace("{choices}", choices)
+
+
+def _most(highest: int, fits: Callable[[int], bool]) -> int:
+    """The largest number below ``highest`` that fits, by bisection; 0 where none does."""
+    low, high = 0, highest
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _feeds(whole: Sequence[Ids]) -> list[Ids]:
+    """What a model must read: all but each answer's last token, and nothing that another begins with."""
+    feeds: list[Ids] = []
+    for ids in sorted((ids[:-1] for ids in whole), key=len, reverse=True):
+        if not any(_begins(feed, ids) for feed in feeds):
+            feeds.append(ids)
+    return feeds
+
+
+def _begins(ids: Ids, start: Ids) -> bool:
+    return ids[: len(start)] == start
+
+
+def _common(first: Ids, second: Ids) -> int:
+    """How many tokens two sequences share at their start."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -1,0 +1,1 @@
+"""Tokenizers and chat templates, rebuilt from a checkpoint's data files."""

@@ -1,1 +1,0 @@
-"""Calibrating and quantising, block by block."""

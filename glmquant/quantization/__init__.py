@@ -1,0 +1,1 @@
+"""Quantizing a checkpoint block by block: the loop, error propagation, allocation, forecasts."""

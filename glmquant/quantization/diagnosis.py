@@ -1,0 +1,161 @@
+"""Which layers cost most, from what quantizing recorded, and what raising them to 8 bits would buy and cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from glmquant.core.spec import QuantSpec
+from glmquant.errors import CheckpointError
+from glmquant.glm.config import GlmConfig, linear_groups
+from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import GroupRecord
+
+RAISED_BITS = 8
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """One linear group in two quantizations of a model.
+
+    Attributes:
+        first_bits, second_bits: None where it is kept float.
+        first_error, second_error: relative squared error of its output on calibration inputs, or of its weights where
+            none were there; 0 where kept.
+        share: of the second model's summed errors.
+        raised_error: of the second model with 8 bits for this group; estimated from the step size, unless the first
+            model has 8 bits there, which was measured.
+        raised_bytes: what that adds to its size.
+    """
+
+    name: str
+    first_bits: int | None
+    second_bits: int | None
+    first_error: float
+    second_error: float
+    share: float
+    raised_error: float
+    raised_bytes: int
+
+    @property
+    def gain_per_byte(self) -> float:
+        """Error that a byte more takes away."""
+        return (self.second_error - self.raised_error) / self.raised_bytes if self.raised_bytes else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two quantizations of one model, group by group, those that cost the second one most first."""
+
+    first: str
+    second: str
+    first_bytes: int
+    second_bytes: int
+    groups: tuple[GroupComparison, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def compare_checkpoints(first: Checkpoint, second: Checkpoint) -> Comparison:
+    """Compares what both manifests recorded; no weight is read.
+
+    Raises:
+        CheckpointError: a directory that glmquant did not quantize, or models of different shapes.
+    """
+    records = [_records(checkpoint) for checkpoint in (first, second)]
+    if [r.name for r in records[0]] != [r.name for r in records[1]] or not _same_shape(first.config, second.config):
+        raise CheckpointError(
+            "the two directories hold models of different shapes",
+            where=f"{first.path} and {second.path}",
+            expected="two quantizations of one checkpoint",
+        )
+    total = sum(_error(record) for record in records[1]) or 1.0
+    groups = [_compare(one, other, second.config, total) for one, other in zip(*records, strict=True)]
+    return Comparison(
+        first=first.path.name,
+        second=second.path.name,
+        first_bytes=first.tensor_bytes,
+        second_bytes=second.tensor_bytes,
+        groups=tuple(sorted(groups, key=lambda group: -group.second_error)),
+    )
+
+
+def to_text(comparison: Comparison, rows: int = 12) -> str:
+    """A table of the costliest groups, and what all of them together would gain and cost."""
+    lines = [
+        f"{comparison.second} ({comparison.second_bytes / 1e6:,.1f} MB) beside "
+        f"{comparison.first} ({comparison.first_bytes / 1e6:,.1f} MB)",
+        f"  {'group':34} {'bits':>7} {'error':>9} {'share':>7} {'was':>9} {'at 8 bits':>10} {'adds':>10}",
+    ]
+    shown = comparison.groups[:rows]
+    for group in shown:
+        bits = f"{_bits(group.first_bits)} → {_bits(group.second_bits)}"
+        lines.append(
+            f"  {group.name:34} {bits:>7} {group.second_error:9.2e} {group.share:7.1%} {group.first_error:9.2e} "
+            f"{group.raised_error:10.2e} {group.raised_bytes / 1e3:7,.0f} kB"
+        )
+    if len(shown) < len(comparison.groups):
+        lines.append(f"  … and {len(comparison.groups) - len(shown)} more")
+    best = sorted(comparison.groups, key=lambda group: -group.gain_per_byte)[:3]
+    if best[0].gain_per_byte > 0:
+        added = sum(group.raised_bytes for group in best)
+        gained = sum(
+            group.share * (1 - group.raised_error / group.second_error) for group in best if group.second_error
+        )
+        names = ", ".join(group.name for group in best)
+        lines.append(f"  8 bits for {names} would take {gained:.1%} off the summed error and add {added / 1e3:,.0f} kB")
+    return "\n".join(lines)
+
+
+def _records(checkpoint: Checkpoint) -> Sequence[GroupRecord]:
+    if checkpoint.manifest is None:
+        raise CheckpointError(
+            "there is no glmquant.json, so nothing is known about its layers",
+            where=checkpoint.path,
+            expected="a directory that `glmquant quantize` or `glmquant run` (in quantized/) wrote",
+        )
+    return checkpoint.manifest.groups
+
+
+def _same_shape(first: GlmConfig, second: GlmConfig) -> bool:
+    shapes = [[(group.name, group.rows, group.columns) for group in linear_groups(c)] for c in (first, second)]
+    return shapes[0] == shapes[1]
+
+
+def _compare(first: GroupRecord, second: GroupRecord, config: GlmConfig, total: float) -> GroupComparison:
+    (group,) = [group for group in linear_groups(config) if group.name == second.name]
+    now, raised = _error(second), _error(second)
+    added = 0
+    if second.spec is not None and second.spec.bits < RAISED_BITS:
+        spec = replace(second.spec, bits=RAISED_BITS)
+        added = spec.stored_bytes(group.rows, group.columns) - second.spec.stored_bytes(group.rows, group.columns)
+        raised = _error(first) if _has_bits(first.spec, RAISED_BITS) else now * _shrinks(second.spec)
+    return GroupComparison(
+        name=second.name,
+        first_bits=None if first.spec is None else first.spec.bits,
+        second_bits=None if second.spec is None else second.spec.bits,
+        first_error=_error(first),
+        second_error=now,
+        share=now / total,
+        raised_error=raised,
+        raised_bytes=added,
+    )
+
+
+def _shrinks(spec: QuantSpec) -> float:
+    """A uniform quantizer's squared error goes with the square of its step: with 1 / (2^bits - 1)²."""
+    return float(((2**spec.bits - 1) / (2**RAISED_BITS - 1)) ** 2)
+
+
+def _has_bits(spec: QuantSpec | None, bits: int) -> bool:
+    return spec is not None and spec.bits == bits
+
+
+def _error(record: GroupRecord) -> float:
+    measured = record.weight_error if record.output_error is None else record.output_error
+    return measured or 0.0
+
+
+def _bits(bits: int | None) -> str:
+    return "–" if bits is None else str(bits)

@@ -1,0 +1,132 @@
+"""What a checkpoint is, and what a recipe would make of it, from names and shapes alone."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from glmquant.core.spec import QuantSpec
+from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
+from glmquant.quantization.allocate import budget_bytes
+from glmquant.quantization.forecast import Forecast
+from glmquant.recipe.plan import resolve_rules
+from glmquant.recipe.schema import Recipe
+from glmquant.store.checkpoint import Checkpoint, Quantization
+from glmquant.store.manifest import Manifest
+
+READERS = {"fused": "transformers", "split": "GPTQModel"}
+FLOAT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """One linear group: ``[rows, columns]``, and its spec where the recipe quantizes it."""
+
+    name: str
+    rows: int
+    columns: int
+    spec: QuantSpec | None
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A checkpoint at a glance.
+
+    Attributes:
+        num_parameters: weights, norms and biases of the model.
+        num_bytes: of its tensors on disk.
+        quantization: how its linears are quantized; None where they are float.
+        readers: software that loads a quantized artifact as it is laid out; empty for what is not in GPTQ format.
+        groups: what the recipe makes of each linear group; empty without a recipe.
+        average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
+        forecast: time, memory and disk that the recipe will take on this machine; None where nobody asked.
+    """
+
+    path: str
+    config: GlmConfig
+    quantization: Quantization | None
+    num_parameters: int
+    num_bytes: int
+    readers: tuple[str, ...]
+    groups: tuple[GroupSummary, ...]
+    average_bits: float | None
+    forecast: Forecast | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def summarize(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSummary:
+    """Reads no weight.
+
+    Raises:
+        RecipeError: a rule of the recipe that matches nothing.
+    """
+    config = checkpoint.config
+    groups = _groups(config, recipe) if recipe is not None else ()
+    weights = sum(group.rows * group.columns for group in groups)
+    return ModelSummary(
+        path=str(checkpoint.path),
+        config=config,
+        quantization=checkpoint.quantization,
+        num_parameters=num_parameters(config),
+        num_bytes=checkpoint.tensor_bytes,
+        readers=_readers(checkpoint),
+        groups=groups,
+        average_bits=8 * sum(group.num_bytes for group in groups) / weights if groups else None,
+    )
+
+
+def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if checkpoint.quantization != "gptq":
+        return ()
+    manifest = checkpoint.manifest
+    layout = manifest.recipe.get("store", {}).get("layout") if manifest else None
+    reader = READERS.get(layout) if isinstance(layout, str) else None
+    if manifest is None or reader is None or (reader == "transformers" and not _is_uniform(manifest)):
+        return ("glmquant",)
+    return ("glmquant", reader)
+
+
+def _is_uniform(manifest: Manifest) -> bool:
+    """transformers knows one spec, for all linears of the blocks; a quantized head it replaces by random weights."""
+    head = {record.spec for record in manifest.groups if record.name == "lm_head"}
+    blocks = {record.spec for record in manifest.groups if record.name != "lm_head"}
+    return head <= {None} and len(blocks) == 1 and None not in blocks
+
+
+def num_parameters(config: GlmConfig) -> int:
+    linears = linear_groups(config)
+    blocks = linears if config.num_labels else linears[:-1]
+    inside = sum(group.rows * group.columns for group in blocks)
+    norms = (4 if config.sandwich_norms else 2) * config.num_hidden_layers + 1
+    biases = config.num_hidden_layers * (config.query_rows + 2 * config.key_value_rows) if config.attention_bias else 0
+    own_head = 0 if config.tie_word_embeddings else config.vocab_size
+    tables = config.vocab_size + (config.num_labels or own_head)
+    return inside + (tables + norms) * config.hidden_size + biases
+
+
+def stored_bytes(summary: ModelSummary, recipe: Recipe) -> int:
+    """Of all linears once they are quantized; where bits are allocated, as far as budget and choices go."""
+    if recipe.allocate is None:
+        return sum(group.num_bytes for group in summary.groups)
+    groups = linear_groups(summary.config)
+    plans = resolve_rules(recipe.rules, groups)
+    chosen = [group for group in groups if plans[group.name].alternatives]
+    others = [group.num_bytes for group in summary.groups if not plans[group.name].alternatives]
+    largest = sum(max(spec.stored_bytes(g.rows, g.columns) for spec in plans[g.name].choices) for g in chosen)
+    return sum(others) + min(int(budget_bytes(recipe.allocate, chosen)), largest)
+
+
+def _groups(config: GlmConfig, recipe: Recipe) -> tuple[GroupSummary, ...]:
+    linears = linear_groups(config)
+    plans = resolve_rules(recipe.rules, linears)
+    return tuple(_summary(group, plans[group.name].spec, config) for group in linears)
+
+
+def _summary(group: LinearGroup, spec: QuantSpec | None, config: GlmConfig) -> GroupSummary:
+    if spec is None:
+        size = group.rows * group.columns * FLOAT_BYTES[config.float_dtype]
+    else:
+        size = spec.stored_bytes(group.rows, group.columns)
+    return GroupSummary(group.name, group.rows, group.columns, spec, size)

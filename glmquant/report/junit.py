@@ -1,0 +1,43 @@
+"""The report as JUnit XML: one test case a limit, so that a pipeline shows each by name."""
+
+import re
+from xml.etree import ElementTree
+
+from glmquant.evaluation.gate import LimitOutcome, Verdict
+from glmquant.evaluation.report import AccuracyReport
+from glmquant.report.markdown import with_interval
+
+SUITE = "glmquant check"
+# What XML 1.0 (§2.2) has no way to write.
+NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_junit(report: AccuracyReport) -> str:
+    """A missed limit is a failure; one undecided, or about something not measured, is skipped with its reason."""
+    verdicts = [outcome.verdict for outcome in report.limits]
+    counts = {
+        "tests": len(verdicts),
+        "failures": verdicts.count(Verdict.FAIL),
+        "skipped": sum(verdict not in (Verdict.PASS, Verdict.FAIL) for verdict in verdicts),
+        "errors": 0,
+    }
+    attributes = {name: str(count) for name, count in counts.items()}
+    root = ElementTree.Element("testsuites", {"name": SUITE, **attributes})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": SUITE, **attributes})
+    for outcome in report.limits:
+        _add_case(suite, outcome)
+    ElementTree.indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add_case(suite: ElementTree.Element, outcome: LimitOutcome) -> None:
+    subject = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", outcome.subject or "limits")
+    case = ElementTree.SubElement(suite, "testcase", {"classname": subject, "name": outcome.metric})
+    measured = "nothing" if outcome.measured is None else with_interval(outcome.measured)
+    text = f"measured {measured}, limit: {outcome.direction} {outcome.bound:g}: {outcome.reason}"
+    if outcome.verdict is Verdict.FAIL:
+        ElementTree.SubElement(case, "failure", {"message": text, "type": "limit"})
+    elif outcome.verdict is not Verdict.PASS:
+        ElementTree.SubElement(case, "skipped", {"message": text})
+    else:
+        ElementTree.SubElement(case, "system-out").text = text

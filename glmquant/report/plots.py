@@ -1,0 +1,194 @@
+"""The report's plots, each a drawing from measurements."""
+
+import math
+from collections.abc import Sequence
+
+from glmquant.core.units import size
+from glmquant.evaluation.gate import Direction, LimitOutcome, Verdict
+from glmquant.evaluation.metrics import LanguageMetrics, WindowMeans
+from glmquant.evaluation.report import AccuracyReport
+from glmquant.evaluation.tasks import ClassifierQuality
+from glmquant.report.svg import Scale, axes, drawing, element, line, scale, text, title
+from glmquant.store.manifest import GroupRecord
+
+WIDTH = 1000
+COLOURS = 6
+KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+UNDECIDED = "none"
+
+
+def verdict_class(verdict: Verdict | None) -> str:
+    return UNDECIDED if verdict is None else verdict.value
+
+
+def limit_strip(outcome: LimitOutcome) -> str:
+    """The interval as a bar, the estimate as a dot, the limit as a line with the forbidden side shaded."""
+    measured = outcome.measured
+    if measured is None:
+        return ""
+    known = [outcome.bound, measured.estimate, *(x for x in (measured.low, measured.high) if x is not None)]
+    x = scale(known, 8, 292, room=0.18)
+    at_most = outcome.direction is Direction.AT_MOST
+    forbidden = (x(outcome.bound), x.end) if at_most else (x.start, x(outcome.bound))
+    kind = verdict_class(outcome.verdict)
+    parts = [
+        element("rect", x=x.start, y=12, width=x.end - x.start, height=8, rx=4, class_="track"),
+        element("rect", x=forbidden[0], y=12, width=forbidden[1] - forbidden[0], height=8, rx=4, class_="forbidden"),
+        line(x(outcome.bound), 4, x(outcome.bound), 28, "limit"),
+    ]
+    if measured.low is not None and measured.high is not None:
+        width = max(3.0, x(measured.high) - x(measured.low))
+        parts.append(element("rect", x=x(measured.low), y=13, width=width, height=6, rx=3, class_=f"interval {kind}"))
+    parts.append(element("circle", cx=x(measured.estimate), cy=16, r=5, class_=f"dot {kind}"))
+    words = f"{outcome.metric}: {measured.estimate:.5g}, {outcome.direction} {outcome.bound:g}"
+    return drawing(300, 32, words, title(words), *parts)
+
+
+def divergence_along_text(metrics: LanguageMetrics) -> str:
+    """Mean divergence of each window in reading order, a color a text, the mean dashed."""
+    windows = metrics.windows
+    x = Scale(0, len(windows), 60, WIDTH - 10)
+    y = scale([window.kl for window in windows], 250, 40, from_zero=True)
+    parts = axes(x, y, "window of the text", "mean KL divergence (nats)", _whole_ticks(len(windows)))
+    width = max(1.0, (x.end - x.start) / len(windows) - 2)
+    for index, window in enumerate(windows):
+        color = f"fill{metrics.texts.index(window.text) % COLOURS}"
+        height = y.start - y(window.kl)
+        parts.append(
+            element(
+                "rect", title(_about(window, index)), x=x(index) + 1, y=y(window.kl), width=width, height=height,
+                rx=min(2.0, width / 2), class_=color,
+            )
+        )  # fmt: skip
+    mean = metrics.kl.mean.estimate
+    parts += [line(x.start, y(mean), x.end, y(mean), "mean"), *_legend(metrics.texts)]
+    return drawing(WIDTH, 300, "KL divergence along the text", *parts)
+
+
+def _about(window: WindowMeans, index: int) -> str:
+    before, after = math.exp(window.baseline_nll), math.exp(window.candidate_nll)
+    return (
+        f"window {index + 1}, {window.text}: KL {window.kl:.4g}, perplexity {before:.4g} → {after:.4g}, "
+        f"same first token {window.same_top:.1%}"
+    )
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    parts, left = [], WIDTH - 10.0
+    for index, name in reversed(list(enumerate(names))):
+        left -= 7.2 * len(name) + 28
+        parts += [
+            element("rect", x=left, y=8, width=12, height=12, rx=3, class_=f"fill{index % COLOURS}"),
+            text(name, left + 18, 18, class_="tick"),
+        ]
+    return parts
+
+
+def _whole_ticks(count: int) -> list[float]:
+    step = max(1, math.ceil(count / 16))
+    return [float(i) for i in range(0, count + 1, step)]
+
+
+def quality_against_size(reports: Sequence[AccuracyReport]) -> str:
+    """Every report's divergence against its size; the first is the one the page is about."""
+    points = [(r.setting.candidate, r.language, r.verdict) for r in reports]
+    shown = [(facts, language.kl.mean, verdict) for facts, language, verdict in points if language is not None]
+    whole = reports[0].setting.baseline.num_bytes
+    sizes = [100 * facts.num_bytes / whole for facts, _, _ in shown]
+    x = scale([0.0, *sizes], 60, WIDTH - 150, from_zero=True)
+    y = scale([0.0, *(kl.high or kl.estimate for _, kl, _ in shown)], 290, 40, from_zero=True)
+    parts = axes(x, y, "size, % of the baseline", "mean KL divergence (nats)", x.ticks(8), "")
+    for index, ((facts, kl, verdict), share) in enumerate(zip(shown, sizes, strict=True)):
+        kind = verdict_class(verdict)
+        words = f"{facts.name}: {size(facts.num_bytes)} ({share:.1f} %), KL {kl.estimate:.4g}, {verdict}"
+        low, high = (kl.estimate if bound is None else bound for bound in (kl.low, kl.high))
+        parts += [
+            line(x(share), y(low), x(share), y(high), f"whisker {kind}"),
+            element(
+                "circle", title(words), cx=x(share), cy=y(kl.estimate), r=8 if index == 0 else 6, class_=f"dot {kind}"
+            ),
+            text(facts.name, x(share) + 11, y(kl.estimate) - 8, class_="name" if index == 0 else "tick"),
+        ]
+    return drawing(WIDTH, 340, "Quality against size", *parts)
+
+
+def layer_map(groups: Sequence[GroupRecord]) -> str:
+    """A cell a linear group: its bits, the darker the larger its relative error (logarithmic)."""
+    cells = {group.name: group for group in groups}
+    layers = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("layers."))
+    errors = [error for group in groups if (error := relative_error(group))]
+    shade = scale([math.log10(error) for error in errors], 0.08, 1.0, room=0) if errors else None
+    left, width = 130.0, min(64.0, (WIDTH - 240) / layers)
+    parts = [text("layer", left - 10, 18, class_="label", text_anchor="end")]
+    every = max(1, math.ceil(layers * 22 / (layers * width)))
+    for layer in range(0, layers, every):
+        parts.append(text(str(layer), left + (layer + 0.5) * width, 18, class_="tick", text_anchor="middle"))
+    for row, kind in enumerate(KINDS):
+        top = 28 + 34 * row
+        parts.append(text(kind.split(".")[1], left - 10, top + 20, class_="label", text_anchor="end"))
+        for layer in range(layers):
+            group = cells.get(f"layers.{layer}.{kind}")
+            if group is not None:
+                parts.append(_cell(group, left + layer * width, top, width, shade))
+    if head := cells.get("lm_head"):
+        place = left + layers * width + 12
+        parts += [
+            text("lm_head", place + 26, 18, class_="tick", text_anchor="middle"),
+            _cell(head, place, 28, 52, shade, height=4 * 34 - 2),
+        ]
+    return drawing(WIDTH, 28 + 4 * 34 + 6, "Error and bits of each layer", *parts)
+
+
+def relative_error(group: GroupRecord) -> float | None:
+    """Of its output where calibration inputs were there, else of its weights."""
+    return group.weight_error if group.output_error is None else group.output_error
+
+
+def _cell(group: GroupRecord, left: float, top: float, width: float, shade: Scale | None, height: float = 32.0) -> str:
+    error = relative_error(group)
+    depth = shade(math.log10(error)) if error and shade else 0.0
+    bits = "–" if group.spec is None else str(group.spec.bits)
+    words = f"{group.name}: kept float"
+    if group.spec is not None:
+        words = f"{group.name}: {bits} bits, group {group.spec.group_size}, {group.method}, error {error or 0:.3g}"
+    parts = [
+        title(words),
+        element("rect", x=left + 1, y=top, width=width - 2, height=height, rx=4, class_="cell"),
+        element("rect", x=left + 1, y=top, width=width - 2, height=height, rx=4, class_="heat", fill_opacity=depth),
+    ]
+    if width >= 16:
+        ink = "on-heat" if depth > 0.55 else "on-cell"
+        parts.append(text(bits, left + width / 2, top + height / 2 + 4, class_=ink, text_anchor="middle"))
+    return element("g", *parts)
+
+
+def confusion(quality: ClassifierQuality, heading: str) -> str:
+    """Rows are true labels, columns answers; the darker the larger the share of the row."""
+    labels = [each.label for each in quality.classes]
+    short = [label if len(label) <= 12 else label[:11] + "…" for label in labels]
+    side = max(26.0, min(84.0, 320 / len(labels)))
+    left, top = 110.0, 58.0
+    parts = [
+        text(heading, 0, 14, class_="name"),
+        text("answered", left + side * len(labels) / 2, 34, class_="tick", text_anchor="middle"),
+    ]
+    for index, label in enumerate(short):
+        center = side * (index + 0.5)
+        parts += [
+            text(label, left - 8, top + center + 4, class_="tick", text_anchor="end"),
+            text(label, left + center, top - 8, class_="tick", text_anchor="middle"),
+        ]
+    for i, row in enumerate(quality.confusion):
+        for j, count in enumerate(row):
+            share = count / max(1, sum(row))
+            place = {"x": left + side * j + 1, "y": top + side * i + 1, "width": side - 2, "height": side - 2, "rx": 4}
+            words = f"{labels[i]} answered {labels[j]}: {count} of {sum(row)}"
+            tint = "heat" if i == j else "heat wrong"
+            ink = "on-heat" if share > 0.55 else "on-cell"
+            middle = (left + side * (j + 0.5), top + side * (i + 0.5) + 4)
+            parts += [
+                element("rect", class_="cell", **place),
+                element("rect", title(words), class_=tint, fill_opacity=share, **place),
+                text(str(count), *middle, class_=ink, text_anchor="middle", pointer_events="none"),
+            ]
+    return drawing(left + side * len(labels) + 8, top + side * len(labels) + 8, f"Confusion matrix, {heading}", *parts)

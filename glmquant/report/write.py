@@ -1,0 +1,39 @@
+"""A report's files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from glmquant.evaluation.report import AccuracyReport
+from glmquant.report.html import to_html
+from glmquant.report.junit import to_junit
+from glmquant.report.markdown import to_markdown
+
+
+def write_report(report: AccuracyReport, directory: Path, others: Sequence[AccuracyReport] = ()) -> None:
+    """Writes ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
+    contents = {
+        "report.json": report.to_json(),
+        "report.md": to_markdown(report),
+        "report.html": to_html(report, others),
+        "junit.xml": to_junit(report),
+    }
+    for name, content in contents.items():
+        (directory / name).write_text(content, encoding="utf-8")
+
+
+def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:
+    """The reports, their candidates named by the last part of the reports' paths that differs, where names repeat."""
+    names = [report.setting.candidate.name for _, report in reports]
+    if len(set(names)) == len(names):
+        return [report for _, report in reports]
+    parts = [(path.parent if path.suffix else path).resolve().parts for path, _ in reports]
+    depth = max(map(len, parts))
+    columns = [[path[-1 - i] if i < len(path) else "" for path in parts] for i in range(depth)]
+    labels = next((column for column in columns if len(set(column)) == len(column)), names)
+    return [_renamed(report, label) for (_, report), label in zip(reports, labels, strict=True)]
+
+
+def _renamed(report: AccuracyReport, name: str) -> AccuracyReport:
+    candidate = replace(report.setting.candidate, name=name)
+    return replace(report, setting=replace(report.setting, candidate=candidate))

@@ -1,0 +1,105 @@
+"""Evening columns changes no output, and makes columns even."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from glmquant.glm.block import Block, Linear, rms_norm
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.equalization import LARGEST_FACTOR, equalize, equalize_norm
+from tests.onnx_export.models import (
+    GOLDEN_NAMES,
+    TINY,
+    TINY_GLM4,
+    MemorySource,
+    golden_source,
+    random_source,
+    torch_logits,
+)
+
+CONFIGS = {
+    "chatglm2": TINY,
+    "glm-4-0414": TINY_GLM4,
+    "grouped queries": replace(TINY, num_attention_heads=6, num_key_value_heads=2),
+    "a head each": replace(TINY_GLM4, num_attention_heads=2, num_key_value_heads=2),
+}
+
+
+def uneven(block: Block, seed: int) -> Block:
+    """Input columns of every linear between a hundredth and a hundred times as large."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def scaled(linear: Linear) -> Linear:
+        weight = linear.dense()
+        return Linear(weight * torch.exp(torch.randn(weight.shape[1], generator=generator)), linear.bias_N)
+
+    return replace(
+        block,
+        qkv_proj=scaled(block.qkv_proj),
+        o_proj=scaled(block.o_proj),
+        gate_up_proj=scaled(block.gate_up_proj),
+        down_proj=scaled(block.down_proj),
+    )
+
+
+def evened(source: MemorySource) -> MemorySource:
+    norm_D, head = equalize_norm(source.norm_D, source.head)
+    blocks = tuple(equalize(block, source.config) for block in source.blocks)
+    return replace(source, blocks=blocks, norm_D=norm_D, head=head)
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@given(seed=st.integers(0, 1000), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@settings(max_examples=8, deadline=None)
+def test_the_function_stays_the_same(config: GlmConfig, seed: int, dtype: torch.dtype) -> None:
+    source = random_source(config, seed)
+    gains = ("input_layernorm", "post_attention_layernorm")
+    blocks = tuple(
+        replace(uneven(block, seed), **{name: getattr(block, name).to(dtype) for name in gains})
+        for block in source.blocks
+    )
+    source = replace(source, blocks=blocks, norm_D=source.norm_D.to(dtype))
+    ids = torch.arange(2 * 12).view(2, 12) % config.vocab_size
+    after = evened(source)
+    assert after.blocks[0].input_layernorm.dtype == dtype
+    assert relative_error(torch_logits(after, ids), torch_logits(source, ids)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_published_checkpoints_keep_their_logits(name: str) -> None:
+    source = golden_source(name)
+    ids = torch.arange(100, 132).unsqueeze(0)
+    assert relative_error(torch_logits(evened(source), ids), torch_logits(source, ids)) <= 1e-4
+
+
+def spread_of(weight_NK: Tensor) -> float:
+    rows_NK = weight_NK / weight_NK.square().mean(1, keepdim=True).sqrt()
+    return float(rows_NK.square().mean(0).log().std())
+
+
+def test_columns_are_even_afterwards() -> None:
+    block = uneven(random_source().blocks[0], 3)
+    after = equalize(block, TINY)
+    for name in ("qkv_proj", "gate_up_proj", "down_proj"):
+        assert spread_of(getattr(after, name).dense()) < 0.1 * spread_of(getattr(block, name).dense())
+    assert spread_of(after.o_proj.dense()) < spread_of(block.o_proj.dense())  # three heads share a factor
+
+
+def test_channels_that_are_not_read_or_silent_stay_as_they_are() -> None:
+    gain = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    weight = torch.tensor([[1.0, 0.0, 1e-9, 1.0], [1.0, 0.0, 0.0, 8.0]])
+    after, linear = equalize_norm(gain, Linear(weight))
+    assert torch.isfinite(linear.dense()).all()
+    assert after[0] == 0
+    assert after[1] == 1
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(linear(rms_norm(x, after, 1e-5)), Linear(weight)(rms_norm(x, gain, 1e-5)))
+    assert float((linear.dense()[0] / weight[0])[[0, 2, 3]].max()) <= LARGEST_FACTOR * 1.01

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from glmquant.core.qtensor import QuantTensor, spread
+from glmquant.core.spec import QuantSpec
+from glmquant.errors import RecipeError
+from glmquant.methods import Gptq
+from glmquant.methods.coordinate_descent import descend
+from glmquant.methods.gptq import ridge
+from tests.methods.test_gptq import SPECS, layer
+from tests.reference import output_error
+
+DAMPING = 0.01
+
+
+def ridge_of(hessian_KK: torch.Tensor) -> torch.Tensor:
+    return ridge(hessian_KK, DAMPING, 0.2)
+
+
+def objective(weight_NK: torch.Tensor, quantized: QuantTensor, hessian_KK: torch.Tensor) -> float:
+    damped_KK = hessian_KK + ridge_of(hessian_KK).diag()
+    return output_error(weight_NK, quantized.dequantize(), damped_KK)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_every_sweep_lowers_the_error_gptq_left(spec: QuantSpec) -> None:
+    weight, stats = layer()
+    quantized = Gptq(damping=DAMPING, relative_damping=0.2).quantize(weight, spec, stats)
+    before = objective(weight, quantized, stats.hessian_KK)
+    once = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 1)
+    often = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 5)
+    assert objective(weight, often, stats.hessian_KK) <= objective(weight, once, stats.hessian_KK) < before
+    assert int(often.codes_NK.max()) <= spec.max_code
+
+
+def test_where_it_ends_no_single_code_can_be_better() -> None:
+    weight, stats = layer(rows=3, columns=70)
+    spec = QuantSpec(4, 32)
+    quantized = descend(weight, Gptq().quantize(weight, spec, stats), stats.hessian_KK, ridge_of(stats.hessian_KK), 20)
+    best = objective(weight, quantized, stats.hessian_KK)
+    for row in range(3):
+        for column in range(70):
+            for step in (-1, 1):
+                codes = quantized.codes_NK.clone()
+                moved = int(codes[row, column]) + step
+                if 0 <= moved <= spec.max_code:
+                    codes[row, column] = moved
+                    other = QuantTensor(codes, quantized.scales_NG, quantized.zeros_NG, spec)
+                    assert objective(weight, other, stats.hessian_KK) >= best * (1 - 1e-5)
+
+
+def test_it_does_as_the_update_written_out() -> None:
+    weight, stats = layer(rows=4, columns=70)
+    spec = QuantSpec(4, 32)
+    quantized = Gptq().quantize(weight, spec, stats)
+    hessian = stats.hessian_KK.double() + ridge_of(stats.hessian_KK).double().diag()
+    scales, codes = spread(quantized.scales_NG, 32, 70).double(), quantized.codes_NK.double()
+    for column in range(70):
+        pull = ((weight - (codes - spec.middle) * scales) @ hessian)[:, column]
+        step = (pull / (hessian[column, column] * scales[:, column])).round()
+        codes[:, column] = (codes[:, column] + step).clamp(0, spec.max_code)
+    ours = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 1)
+    assert (ours.codes_NK.double() == codes).float().mean() > 0.99
+
+
+def test_the_recipe_asks_for_it_by_sweeps() -> None:
+    weight, stats = layer()
+    spec = QuantSpec(4, 64)
+    plain, refined = (Gptq(relative_damping=0.2, descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3))
+    assert objective(weight, refined, stats.hessian_KK) < objective(weight, plain, stats.hessian_KK)
+    with pytest.raises(RecipeError, match=r"method\.descent"):
+        Gptq(descent=-1)

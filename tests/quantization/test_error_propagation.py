@@ -1,0 +1,103 @@
+"""Each linear makes up for what those before it lost."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmquant import api, assets
+from glmquant.core.spec import QuantSpec
+from glmquant.core.stats import DriftAccumulator, HessianAccumulator
+from glmquant.glm.block import Linear, block_forward
+from glmquant.glm.config import block_groups
+from glmquant.methods import Gptq
+from glmquant.quantization.block_pass import quantize_block
+from glmquant.quantization.error_propagation import DAMPING, LinearFit, compensated
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import GroupPlan
+from glmquant.recipe.schema import FitOptions
+from glmquant.store.checkpoint import open_checkpoint
+from glmquant.streaming.activations import embed
+from tests.paths import CHATGLM2, contents
+from tests.quantization.test_quantize import StopAt, samples_for
+
+FIT = {"fit": {"equalize": True, "compensate": 1.0, "token_weights": "relative"}}
+
+
+def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(200, 40, generator=generator)
+    return torch.randn(6, 40, generator=generator), x, x + 0.3 * torch.randn(200, 40, generator=generator)
+
+
+def ridge_solution(weight: torch.Tensor, x: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The least squares correction, written as a stacked system in float64."""
+    x, wanted = x.double(), wanted.double()
+    lacking = (wanted - x) @ weight.double().T
+    roots = weights.double().sqrt().unsqueeze(1)
+    ridge = DAMPING * float((roots * x).square().sum(0).mean())
+    system = torch.cat([roots * x, ridge**0.5 * torch.eye(x.shape[1], dtype=torch.float64)])
+    target = torch.cat([roots * lacking, torch.zeros(x.shape[1], len(weight), dtype=torch.float64)])
+    return weight.double() + torch.linalg.lstsq(system, target).solution.T
+
+
+@pytest.mark.parametrize("by_inputs", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_weights_move_to_the_least_squares_solution(by_inputs: bool, weighted: bool) -> None:
+    weight, x, wanted = inputs()
+    weights = torch.linspace(0.1, 2, 200) if weighted else torch.ones(200)
+    fit = LinearFit(Linear(weight), 1.0, by_inputs=by_inputs)
+    for part in torch.arange(200).chunk(3):
+        lack = wanted[part] - x[part]
+        fit.add(x[part], lack if by_inputs else lack @ weight.T, weights[part] if weighted else None)
+    moved, stats = fit.result(weight)
+    assert stats.num_tokens == 200
+    expected = ridge_solution(weight, x, wanted, weights)
+    assert (moved - expected).norm() < 0.02 * (expected - weight).norm()
+
+
+def test_half_of_it_moves_weights_half_way() -> None:
+    weight, x, wanted = inputs()
+    hessian, drift = HessianAccumulator(40), DriftAccumulator(6, 40)
+    hessian.add(x)
+    drift.add((wanted - x) @ weight.T, x)
+    stats, lack = hessian.result(), drift.result()
+    whole, half = (compensated(weight, stats, lack, amount) for amount in (1.0, 0.5))
+    torch.testing.assert_close(half, (whole + weight) / 2)
+
+
+@torch.inference_mode()
+def test_blocks_end_nearer_to_the_float_model() -> None:
+    checkpoint = open_checkpoint(assets.DEMO_MODEL)
+    config = checkpoint.config
+    tokens = torch.randint(0, 1000, (8, 128), generator=torch.Generator().manual_seed(0))
+    errors = {}
+    for compensate in (0.0, 1.0):
+        fit = FitOptions(compensate=compensate)
+        activations, reference = (embed(tokens, checkpoint.embedding(), config) for _ in range(2))
+        for layer in range(config.num_hidden_layers):
+            names = [group.name for group in block_groups(config, layer)]
+            plans = dict.fromkeys(names, GroupPlan(QuantSpec(4, 128), Gptq()))
+            quantize_block(checkpoint.block(layer), names, plans, config, activations, fit=fit, reference=reference)
+        expected = embed(tokens, checkpoint.embedding(), config).hidden.read(slice(0, 8))
+        for layer in range(config.num_hidden_layers):
+            expected = block_forward(expected, checkpoint.block(layer).floating(), config, reference.rope)
+        torch.testing.assert_close(reference.hidden.read(slice(0, 8)), expected, atol=1e-3, rtol=1e-3)
+        errors[compensate] = float((activations.hidden.read(slice(0, 8)) - expected).square().mean())
+    assert errors[1.0] < 0.9 * errors[0.0]
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_an_interrupted_run_goes_on_with_both_streams(tmp_path: Path, layer: int) -> None:
+    rules = [{"match": "layers.1.*", "keep": True}, {"match": "*", "spec": {"bits": 4}, "method": {"kind": "gptq"}}]
+    recipe = load_recipe(None, {"rules": rules, **FIT})
+    samples = samples_for(CHATGLM2)
+    whole = api.quantize(CHATGLM2, recipe, samples, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        api.quantize(CHATGLM2, recipe, samples, out=tmp_path / "broken", progress=StopAt(layer))
+    api.quantize(CHATGLM2, recipe, samples, out=tmp_path / "broken")
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    kept, published = whole.block(1).o_proj.weight, open_checkpoint(CHATGLM2).block(1).o_proj.weight
+    assert isinstance(kept, torch.Tensor)
+    assert isinstance(published, torch.Tensor)
+    assert kept.dtype == published.dtype

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmquant import api, assets
+from glmquant.cli.terminal import describe
+from glmquant.errors import OutputError
+from glmquant.quantization import forecast as forecasting
+from glmquant.quantization.memory import held_bytes, room_within
+from glmquant.quantization.work import forward_work, quantize_work
+from glmquant.recipe.load import load_recipe
+from glmquant.store.checkpoint import open_checkpoint
+from tests.paths import CHATGLM2, contents
+
+GPTQ = {
+    "rules": [{"match": "*.o_proj", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}],
+    "calibration.num_samples": 4,
+    "calibration.seq_len": 16,
+}
+
+
+def test_work_is_counted_by_hand() -> None:
+    config = open_checkpoint(CHATGLM2).config
+    hidden, inner = config.hidden_size, config.intermediate_size
+    qkv = config.query_rows + 2 * config.key_value_rows
+    weights = hidden * (qkv + 2 * inner) + config.query_rows * hidden + inner * hidden
+    assert forward_work(config, 3, 10) == 3 * 2 * 10 * weights
+    hessian = (2 * 10 + config.query_rows) * config.query_rows**2
+    assert quantize_work(config, load_recipe(None, GPTQ), [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
+    both = load_recipe(None, {**GPTQ, "fit.compensate": 0.5})
+    assert quantize_work(config, both, [0, 1], 10) == 2 * (2 * 2 * 10 * weights + hessian)
+
+
+@pytest.mark.parametrize("recipe", ["int4-g128-rtn", "int8-rtn"])
+def test_the_disk_that_is_predicted_holds_what_is_written(tmp_path: Path, recipe: str) -> None:
+    chosen = load_recipe(recipe)
+    found = api.inspect(assets.DEMO_MODEL, chosen, predict=True)
+    assert found.forecast is not None
+    api.quantize(assets.DEMO_MODEL, chosen, out=tmp_path / "out")
+    written = sum(len(data) for name, data in contents(tmp_path / "out").items() if name.endswith(".safetensors"))
+    assert written <= found.forecast.disk_bytes < 4 * written
+
+
+def test_a_recipe_with_samples_has_stages_in_order_and_says_how_it_knows() -> None:
+    recipe = load_recipe(None, {**GPTQ, "export.kv_cache": "int8"})
+    found = api.inspect(CHATGLM2, recipe, predict=True)
+    assert found.forecast is not None
+    assert [stage.name for stage in found.forecast.stages] == ["calibrate", "quantize", "export"]
+    assert all(stage.seconds > 0 for stage in found.forecast.stages)
+    text = describe(found)
+    assert "on this machine, about" in text
+    assert "64 tokens" in text
+
+
+def test_what_measuring_takes_counts_for_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    measure = forecasting._measure
+    monkeypatch.setattr(forecasting, "_measure", lambda *given: measured.append(1) or measure(*given))
+    monkeypatch.setattr(forecasting, "held_bytes", lambda: 10**12 if measured else 10**9)
+    found = api.inspect(CHATGLM2, load_recipe(None, GPTQ), predict=True).forecast
+    assert found is not None
+    assert measured
+    assert all(10**9 < stage.peak_bytes < 2 * 10**9 for stage in found.stages)
+
+
+def test_without_asking_nothing_is_measured() -> None:
+    assert api.inspect(CHATGLM2, load_recipe(None, GPTQ)).forecast is None
+
+
+def test_a_limit_below_one_block_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="one block alone needs"):
+        api.quantize(CHATGLM2, load_recipe("int4-g128-rtn"), out=tmp_path / "out", memory_limit=10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_sends_to_the_disk_what_it_does_not_hold(tmp_path: Path) -> None:
+    tight = room_within(held_bytes() + 10_000_000, 9_999_000, tmp_path)
+    assert not room_within(None, 0).tensor((1, 2, 2), torch.float32).on_disk
+    assert tight.tensor((100, 100, 1000), torch.float32).on_disk
+
+
+def test_an_allocation_is_foreseen_with_its_budget_as_size() -> None:
+    rule = {"match": "layers.*", "spec": {"bits": 4, "group_size": 32}, "alternatives": [{"bits": 8, "group_size": 32}]}
+    keys = {"rules": [rule], "calibration.num_samples": 4, "calibration.seq_len": 16}
+    sizes = []
+    for bits in (4.5, 8.0):
+        recipe = load_recipe(None, {**keys, "allocate": {"average_bits": bits}})
+        forecast = api.inspect(CHATGLM2, recipe, predict=True).forecast
+        assert forecast is not None
+        assert [stage.name for stage in forecast.stages] == ["allocate", "quantize", "export"]
+        assert forecast.stages[0].seconds > 0
+        sizes.append(forecast.disk_bytes)
+    assert sizes[0] < sizes[1]

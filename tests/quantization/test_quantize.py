@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from glmquant import api
+from glmquant.data.calibration import CalibrationSet
+from glmquant.errors import CalibrationError, CheckpointError, RecipeError
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.schema import Recipe
+from glmquant.store.checkpoint import open_checkpoint
+from tests.paths import CHATGLM2, contents
+
+
+def samples_for(model: Path) -> CalibrationSet:
+    tokenizer = load_tokenizer(model, open_checkpoint(model).config)
+    tokens = torch.randint(0, 2000, (4, 32), generator=torch.Generator().manual_seed(1))
+    return CalibrationSet(tokens, (), tokenizer.sha256, 0)
+
+
+def recipe(method: str = "gptq") -> Recipe:
+    overrides = {
+        "rules": [
+            {"match": "lm_head", "spec": {"bits": 8, "group_size": 32}, "method": {"kind": method}},
+            {
+                "match": "*.down_proj",
+                "spec": {"bits": 8, "group_size": 64, "symmetric": False},
+                "method": {"kind": "rtn"},
+            },
+            {"match": "layers.1.*", "keep": True},
+            {"match": "layers.*", "spec": {"bits": 4, "group_size": 64}, "method": {"kind": method}},
+        ]
+    }
+    return load_recipe(None, overrides)
+
+
+class StopAt:
+    """Interrupts as Ctrl-C would, when ``layer`` blocks are done."""
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == self.layer:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, layer: int, method: str) -> None:
+    samples = samples_for(CHATGLM2)
+    api.quantize(CHATGLM2, recipe(method), samples, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        api.quantize(CHATGLM2, recipe(method), samples, out=tmp_path / "broken", progress=StopAt(layer))
+    assert not (tmp_path / "broken").exists()
+    steps: list[int] = []
+    api.quantize(
+        CHATGLM2,
+        recipe(method),
+        samples,
+        out=tmp_path / "broken",
+        progress=lambda stage, done, total: steps.append(done),
+    )
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_what_another_recipe_left_is_not_mixed_in(tmp_path: Path) -> None:
+    samples = samples_for(CHATGLM2)
+    with pytest.raises(KeyboardInterrupt):
+        api.quantize(CHATGLM2, recipe("rtn"), samples, out=tmp_path / "out", progress=StopAt(2))
+    api.quantize(CHATGLM2, recipe("gptq"), samples, out=tmp_path / "out")
+    api.quantize(CHATGLM2, recipe("gptq"), samples, out=tmp_path / "clean")
+    assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
+def test_the_artifact_says_what_was_done(tmp_path: Path) -> None:
+    artifact = api.quantize(CHATGLM2, recipe(), samples_for(CHATGLM2), out=tmp_path / "out")
+    assert artifact.manifest is not None
+    records = {record.name: record for record in artifact.manifest.groups}
+    assert list(records)[-1] == "lm_head"
+    fitted, kept = records["layers.0.self_attn.qkv_proj"], records["layers.1.self_attn.o_proj"]
+    assert fitted.method == "gptq"
+    assert fitted.output_error is not None
+    assert 0 < fitted.output_error < 0.1
+    assert kept.spec is None
+    rounded = records["layers.0.mlp.down_proj"]
+    assert (rounded.method, rounded.output_error) == ("rtn", None)
+
+
+def test_a_method_that_needs_samples_does_not_run_without(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="--calibration"):
+        api.quantize(CHATGLM2, recipe(), None, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    foreign = CalibrationSet(torch.zeros(2, 8, dtype=torch.int64), (), "0" * 64, 0)
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        api.quantize(CHATGLM2, recipe(), foreign, out=tmp_path / "out")
+
+
+def test_a_rule_that_matches_nothing_stops_before_any_work(tmp_path: Path) -> None:
+    wrong = load_recipe(None, {"rules": [{"match": "layer.*", "spec": {"bits": 4}}]})
+    with pytest.raises(RecipeError, match=r"rules\.0\.match"):
+        api.quantize(CHATGLM2, wrong, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
