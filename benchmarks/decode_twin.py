@@ -51,19 +51,23 @@ def write_header(writer: gguf.GGUFWriter, config: GlmConfig, length: int) -> Non
 def write_block(writer: gguf.GGUFWriter, block: Block, config: GlmConfig, layer: int) -> None:
     name = f"blk.{layer}"
     rows = [config.query_rows, config.key_value_rows, config.key_value_rows]
-    parts = block.qkv_proj.weight.split(rows)
-    biases = block.qkv_proj.bias_N.split(rows) if block.qkv_proj.bias_N is not None else [None] * 3
+    parts = block.linears()["self_attn.qkv_proj"].weight.split(rows)
+    biases = (
+        block.linears()["self_attn.qkv_proj"].bias_N.split(rows)
+        if block.linears()["self_attn.qkv_proj"].bias_N is not None
+        else [None] * 3
+    )
     for part, weight, bias in zip("qkv", parts, biases, strict=True):
         writer.add_tensor(f"{name}.attn_{part}.weight", half(weight))
         if bias is not None:
             writer.add_tensor(f"{name}.attn_{part}.bias", single(bias))
-    gate, up = block.gate_up_proj.weight.chunk(2)
-    writer.add_tensor(f"{name}.attn_norm.weight", single(block.input_layernorm))
-    writer.add_tensor(f"{name}.attn_output.weight", half(block.o_proj.weight))
-    writer.add_tensor(f"{name}.ffn_norm.weight", single(block.post_attention_layernorm))
+    gate, up = block.linears()["mlp.gate_up_proj"].weight.chunk(2)
+    writer.add_tensor(f"{name}.attn_norm.weight", single(block.attention.gains["input_layernorm"]))
+    writer.add_tensor(f"{name}.attn_output.weight", half(block.linears()["self_attn.o_proj"].weight))
+    writer.add_tensor(f"{name}.ffn_norm.weight", single(block.mlp.gains["post_attention_layernorm"]))
     writer.add_tensor(f"{name}.ffn_gate.weight", half(gate))
     writer.add_tensor(f"{name}.ffn_up.weight", half(up))
-    writer.add_tensor(f"{name}.ffn_down.weight", half(block.down_proj.weight))
+    writer.add_tensor(f"{name}.ffn_down.weight", half(block.linears()["mlp.down_proj"].weight))
 
 
 def write(checkpoint: Checkpoint, out: Path, length: int) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
-from glmquant.glm.block import Linear
+from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.builder import GraphBuilder
 from glmquant.onnx_export.graph import to_bytes

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.store.checkpoint import Checkpoint
 
@@ -27,10 +28,10 @@ class RoundedSource:
         block = self.checkpoint.block(layer)
         return replace(
             block,
-            qkv_proj=rounded(block.qkv_proj, self.spec),
-            o_proj=rounded(block.o_proj, self.spec),
-            gate_up_proj=rounded(block.gate_up_proj, self.spec),
-            down_proj=rounded(block.down_proj, self.spec),
+            qkv_proj=rounded(block.linears()["self_attn.qkv_proj"], self.spec),
+            o_proj=rounded(block.linears()["self_attn.o_proj"], self.spec),
+            gate_up_proj=rounded(block.linears()["mlp.gate_up_proj"], self.spec),
+            down_proj=rounded(block.linears()["mlp.down_proj"], self.spec),
         )
 
     def embedding(self) -> Tensor:

@@ -16,7 +16,7 @@ from glmquant.recipe.load import load_recipe
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import GOLDEN, contents
+from tests.support.paths import GOLDEN, contents
 
 TEXT = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 256, "check.seq_len": 64}
 

@@ -11,7 +11,7 @@ from glmquant import api, assets
 from glmquant.cli import main
 from glmquant.errors import CheckError
 from glmquant.train import directory
-from tests.classifiers import golden_classifier
+from tests.support.classifiers import golden_classifier
 
 SETTINGS = {"train.mode": "head", "train.validation": 0.2, "check.limits": {"accuracy_drop": 0.2}}
 

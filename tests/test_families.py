@@ -15,8 +15,6 @@ from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
-from tests.glm import glm4
-from tests.glm.golden import directory as golden
 from tests.glm.test_families import (
     GROUPS,
     HEAD_DIM,
@@ -31,7 +29,9 @@ from tests.glm.test_families import (
     native_config,
     native_tensors,
 )
-from tests.paths import contents
+from tests.support import glm4
+from tests.support.golden import directory as golden
+from tests.support.paths import contents
 
 FAMILIES = {
     "THUDM/chatglm2": "chatglm2", "THUDM/codegeex2": "codegeex2", "THUDM/chatglm3": "chatglm3", "THUDM/glm-4": "glm-4",

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import decode_twin
 from glmquant import api
-from glmquant.glm.config import block_groups
+from glmquant.glm.groups import block_groups
 from glmquant.recipe.schema import Recipe
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint

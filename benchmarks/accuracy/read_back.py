@@ -21,8 +21,10 @@ from torch import Tensor
 from benchmarks.accuracy import three_bits
 from glmquant.core.packing import unpack_bits
 from glmquant.core.qtensor import QuantTensor, spread
-from glmquant.glm.block import Block, Linear
-from glmquant.glm.config import GlmConfig, block_groups
+from glmquant.glm.block import Block
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.groups import block_groups
+from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
 from glmquant.glm.names import layer_prefix
 from glmquant.store.checkpoint import CONFIG, Checkpoint, open_checkpoint
@@ -125,10 +127,10 @@ class _Replaced:
         qkv, o, gate_up, down = self.stored(layer)
         return replace(
             block,
-            qkv_proj=Linear(qkv.weight_NK, block.qkv_proj.bias_N),
-            o_proj=Linear(o.weight_NK, block.o_proj.bias_N),
-            gate_up_proj=Linear(gate_up.weight_NK, block.gate_up_proj.bias_N),
-            down_proj=Linear(down.weight_NK, block.down_proj.bias_N),
+            qkv_proj=Linear(qkv.weight_NK, block.linears()["self_attn.qkv_proj"].bias_N),
+            o_proj=Linear(o.weight_NK, block.linears()["self_attn.o_proj"].bias_N),
+            gate_up_proj=Linear(gate_up.weight_NK, block.linears()["mlp.gate_up_proj"].bias_N),
+            down_proj=Linear(down.weight_NK, block.linears()["mlp.down_proj"].bias_N),
         )
 
     def embedding(self) -> Tensor:
@@ -157,7 +159,12 @@ def _average_bits(config: GlmConfig, stored: Callable[[int], StoredBlock]) -> fl
 def _from_block(block: Block) -> StoredBlock:
     qkv, o, gate_up, down = (
         Stored(linear.dense(), _bits(linear))
-        for linear in (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
+        for linear in (
+            block.linears()["self_attn.qkv_proj"],
+            block.linears()["self_attn.o_proj"],
+            block.linears()["mlp.gate_up_proj"],
+            block.linears()["mlp.down_proj"],
+        )
     )
     return qkv, o, gate_up, down
 

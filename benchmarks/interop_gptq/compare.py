@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glmquant.glm.block import block_forward, rms_norm, rotary
+from glmquant.glm.rotary import rms_norm, rotary
 from glmquant.store.checkpoint import Checkpoint
+from tests.support.blocks import block_forward
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,13 @@ def write_rate(scratch: Path) -> float:
 def rtn_rate(model: Path) -> float:
     block = open_checkpoint(model).block(0)
     weights = [
-        part.dense(torch.float16) for part in (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
+        part.dense(torch.float16)
+        for part in (
+            block.linears()["self_attn.qkv_proj"],
+            block.linears()["self_attn.o_proj"],
+            block.linears()["mlp.gate_up_proj"],
+            block.linears()["mlp.down_proj"],
+        )
     ]
     started = time.monotonic()
     for weight in weights:

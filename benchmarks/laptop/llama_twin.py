@@ -21,14 +21,14 @@ def block_tensors(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
     config, block, name = checkpoint.config, checkpoint.block(layer), f"model.layers.{layer}"
     rows = [config.query_rows, config.key_value_rows, config.key_value_rows]
     tensors = {
-        f"{name}.input_layernorm.weight": block.input_layernorm,
-        f"{name}.post_attention_layernorm.weight": block.post_attention_layernorm,
-        f"{name}.self_attn.o_proj.weight": block.o_proj.weight,
-        f"{name}.mlp.down_proj.weight": block.down_proj.weight,
+        f"{name}.input_layernorm.weight": block.attention.gains["input_layernorm"],
+        f"{name}.post_attention_layernorm.weight": block.mlp.gains["post_attention_layernorm"],
+        f"{name}.self_attn.o_proj.weight": block.linears()["self_attn.o_proj"].weight,
+        f"{name}.mlp.down_proj.weight": block.linears()["mlp.down_proj"].weight,
     }
-    for part, weight in zip("qkv", block.qkv_proj.weight.split(rows), strict=True):
+    for part, weight in zip("qkv", block.linears()["self_attn.qkv_proj"].weight.split(rows), strict=True):
         tensors[f"{name}.self_attn.{part}_proj.weight"] = weight
-    for part, weight in zip(("gate", "up"), block.gate_up_proj.weight.chunk(2), strict=True):
+    for part, weight in zip(("gate", "up"), block.linears()["mlp.gate_up_proj"].weight.chunk(2), strict=True):
         tensors[f"{name}.mlp.{part}_proj.weight"] = weight
     return tensors
 

@@ -165,7 +165,7 @@ def calibrate(
 
     with _progress(quiet) as progress:
         chosen = api.load_recipe(recipe, _overrides(overrides))
-        api.calibrate(model, chosen, text=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        api.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
     print(out)
 
 
@@ -261,7 +261,7 @@ def report(
     """Draw a check as one HTML page, with other quantizations of the model beside it: quality against size."""
     from glmquant import api
 
-    api.draw(reports, out)
+    api.report(reports, out)
     print(out)
 
 

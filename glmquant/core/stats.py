@@ -3,7 +3,7 @@
 Shape suffixes: N output rows, K input columns, T tokens, P part of the columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -103,31 +103,26 @@ def _strips(columns: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, columns)) for start in range(0, columns, step))
 
 
-@dataclass(frozen=True, eq=False)
-class InputRange:
-    """Per-column size of a tensor over tokens: ``absmax_K`` and ``mean_square_K``, float32."""
+class AbsmaxAccumulator:
+    """The largest absolute value of each column, batch by batch.
 
-    absmax_K: Tensor
-    mean_square_K: Tensor
-
-    def to(self, device: torch.device) -> "InputRange":
-        return InputRange(self.absmax_K.to(device), self.mean_square_K.to(device))
-
-
-class RangeAccumulator:
-    """Adds up absolute maxima and squares batch by batch; ``result`` gives an :class:`InputRange`."""
+    Attributes:
+        absmax_K: float32.
+    """
 
     def __init__(self, columns: int, device: torch.device = CPU) -> None:
-        self._absmax_K = torch.zeros(columns, device=device)
-        self._square_sum_K = torch.zeros(columns, dtype=torch.float64, device=device)
-        self._num_tokens = 0
+        self.absmax_K = torch.zeros(columns, device=device)
 
     def add(self, x: Tensor) -> None:
         """``x``: values ``[..., K]`` of any float dtype."""
-        x_TK = x.flatten(0, -2).float()
-        self._absmax_K = torch.maximum(self._absmax_K, x_TK.abs().amax(0))
-        self._square_sum_K += x_TK.square().sum(0, dtype=torch.float64)
-        self._num_tokens += x_TK.shape[0]
+        self.absmax_K = torch.maximum(self.absmax_K, x.flatten(0, -2).float().abs().amax(0))
 
-    def result(self) -> InputRange:
-        return InputRange(self._absmax_K, (self._square_sum_K / max(self._num_tokens, 1)).float())
+
+def mean_square(inputs: Iterable[Tensor]) -> Tensor:
+    """Mean square of each column over all tokens, float32 ``[K]``; each input is ``[..., K]``."""
+    sums, tokens = [], 0
+    for x in inputs:
+        x_TK = x.flatten(0, -2).float()
+        sums.append(x_TK.square().sum(0, dtype=torch.float64))
+        tokens += len(x_TK)
+    return (sum(sums[1:], sums[0]) / max(tokens, 1)).float()

@@ -5,7 +5,7 @@ Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
 
 import hashlib
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
-from glmquant.core.stats import InputRange
 from glmquant.data.tokens import Ids, TokenStream
 from glmquant.errors import CalibrationError
 
@@ -69,17 +68,15 @@ class KeyValueRange:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What ``calibrate`` writes and ``quantize`` takes.
+    """What calibrating gives, and quantizing and exporting take.
 
     Attributes:
-        samples: the samples the pass went over.
-        inputs: linear group (``layers.0.mlp.down_proj``) to the range of its inputs.
-        key_values: a range per layer.
+        samples: tokens to fit to.
+        key_values: a range per layer, where a quantized KV cache was asked for; else empty.
     """
 
     samples: CalibrationSet
-    inputs: Mapping[str, InputRange]
-    key_values: tuple[KeyValueRange, ...]
+    key_values: tuple[KeyValueRange, ...] = ()
 
 
 def sample_calibration(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,12 +83,13 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def padded(ids: Sequence[Ids], pad_id: int) -> tuple[Ids, Ids]:
-    """Sequences side by side, padded on the left, and their mask: both ``[B, S]``, int64."""
+def padded(ids: Sequence[Ids], pad_id: int, side: Literal["left", "right"] = "left") -> tuple[Ids, Ids]:
+    """Sequences side by side, padded on one side, and their mask (1 for tokens): both int64 ``[B, T]``."""
     length = max(map(len, ids))
-    ids_BS = np.full((len(ids), length), pad_id, dtype=np.int64)
-    mask_BS = np.zeros_like(ids_BS)
+    ids_BT = np.full((len(ids), length), pad_id, dtype=np.int64)
+    mask_BT = np.zeros_like(ids_BT)
     for row, sequence in enumerate(ids):
-        ids_BS[row, length - len(sequence) :] = sequence
-        mask_BS[row, length - len(sequence) :] = 1
-    return ids_BS, mask_BS
+        place = slice(length - len(sequence), None) if side == "left" else slice(len(sequence))
+        ids_BT[row, place] = sequence
+        mask_BT[row, place] = 1
+    return ids_BT, mask_BT

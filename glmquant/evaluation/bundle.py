@@ -1,12 +1,11 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from glmquant.core.device import CPU
+from glmquant import assets
 from glmquant.evaluation.baseline_cache import BaselineCache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
@@ -14,18 +13,15 @@ from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
-from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.progress import Progress
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.schema import CheckOptions, Task
 from glmquant.runtime.classify import OnnxClassifier, is_classifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import MANIFEST, read_manifest
-from glmquant.streaming.activations import Room
+from glmquant.streaming.activations import ActivationStore
 
 MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
-
-log = logging.getLogger("glmquant.evaluation")
 
 
 def check_bundle(
@@ -35,7 +31,7 @@ def check_bundle(
     *,
     recipe: str | None,
     cache: Path | None,
-    room: Room,
+    store: ActivationStore,
     progress: Progress,
 ) -> AccuracyReport:
     """The report on the bundle in ``path``.
@@ -43,24 +39,39 @@ def check_bundle(
     Args:
         recipe: its name or description, for the report.
         cache: where the baseline's answers are kept; a classifier's are never.
-        room: for the baseline's hidden states; a classifier's are computed on the processor.
+        store: for the baseline's activations; its device computes.
 
     Raises:
         GlmQuantError: a bundle that cannot be opened, data that cannot be read, or nothing to compare.
     """
-    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
     if is_classifier(path):
-        if room.device != CPU:
-            log.warning("a classifier is checked on the processor, not on %s", room.device)
         classifier = OnnxClassifier.open(path)
         setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
-        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress)
+        return evaluate_classifier(classifier, checkpoint, checkpoint.tokenizer, options, setting, progress, store)
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, checkpoint, info.accuracy_level, recipe)
-    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint, room.device)
+    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint, store.device)
     context = min(info.max_length, checkpoint.config.max_position_embeddings)
-    baseline = BaselineSource(checkpoint, progress, kept, room)
-    return evaluate(_OpenedWhenAsked(path), baseline, tokenizer, options, setting, progress, context)
+    baseline = BaselineSource(checkpoint, progress, kept, store)
+    return evaluate(_OpenedWhenAsked(path), baseline, checkpoint.tokenizer, options, setting, progress, context)
+
+
+def with_files(options: CheckOptions, text: Sequence[str], tasks: Sequence[str] | None) -> CheckOptions:
+    """``options`` with the caller's files in place of the recipe's, packaged files resolved."""
+    labeled = options.tasks if tasks is None else tuple(Task(data=name) for name in tasks)
+    return options.model_copy(
+        update={
+            "text": tuple(assets.resolve(name) for name in text or options.text),
+            "tasks": tuple(_resolved(task) for task in labeled),
+        }
+    )
+
+
+def _resolved(task: Task) -> Task:
+    shots = task.few_shot
+    if shots is not None:
+        shots = shots.model_copy(update={"data": assets.resolve(shots.data)})
+    return task.model_copy(update={"data": assets.resolve(task.data), "few_shot": shots})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checking an exported classifier against the checkpoint it comes from.
 
-Shape suffixes: E examples, L labels.
+Shape suffixes: E examples, D hidden, L labels.
 """
 
 from pathlib import Path
@@ -14,20 +14,22 @@ from glmquant.errors import CheckError
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.report import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
-from glmquant.glm.classifier import Classifier
+from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
 from glmquant.recipe.schema import CheckOptions, Task
 from glmquant.runtime.classify import OnnxClassifier
-from glmquant.train.features import pooled_features
+from glmquant.streaming.activations import ActivationStore
+from glmquant.streaming.features import pooled_features
 
 
 def evaluate_classifier(
     candidate: OnnxClassifier,
-    baseline: Classifier,
+    baseline: ModelSource,
     tokenizer: Tokenizer,
     options: CheckOptions,
     setting: Setting,
     progress: Progress = silent,
+    store: ActivationStore | None = None,
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
 
@@ -51,7 +53,7 @@ def evaluate_classifier(
             expected=f"those of the baseline, in its order: {list(baseline.config.labels)}",
             fix="give the checkpoint that the bundle was exported from",
         )
-    tasks = tuple(_measure(candidate, baseline, tokenizer, task, progress) for task in options.tasks)
+    tasks = tuple(_measure(candidate, baseline, tokenizer, task, progress, store) for task in options.tasks)
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
         schema=SCHEMA, verdict=overall(limits), setting=setting, limits=limits, language=None, texts=(), tasks=tasks
@@ -59,7 +61,12 @@ def evaluate_classifier(
 
 
 def _measure(
-    candidate: OnnxClassifier, baseline: Classifier, tokenizer: Tokenizer, task: Task, progress: Progress
+    candidate: OnnxClassifier,
+    baseline: ModelSource,
+    tokenizer: Tokenizer,
+    task: Task,
+    progress: Progress,
+    store: ActivationStore | None,
 ) -> TaskResult:
     if task.kind != "classification" or task.labels:
         raise CheckError(
@@ -77,6 +84,7 @@ def _measure(
         tuple(texts),
         encoded.num_truncated,
     )
-    baseline_EL = baseline.classification_head()(pooled_features(baseline, encoded.ids, progress=progress)).numpy()
+    pooled_ED = pooled_features(baseline, encoded.ids, store=store, progress=progress)
+    baseline_EL = baseline.head()(pooled_ED).numpy()
     candidate_EL = candidate.logits(encoded.ids, progress)
     return compare(truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -125,3 +126,20 @@ def report_from_json(text: str, where: object = "report") -> AccuracyReport:
     except (ValueError, RecursionError) as error:
         raise CheckError(f"an accuracy report is not JSON: {error}", where=where) from None
     return report_from_dict(values, where)
+
+
+def read_report(path: Path) -> AccuracyReport:
+    """A report from its ``report.json``, or from the directory that holds it.
+
+    Raises:
+        CheckError: no such file, or no report that this release can read.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        return report_from_json(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise CheckError(
+            f"cannot read the report: {error.strerror}", where=file, expected="a report.json that a check wrote"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CheckError(f"the report is not UTF-8: {error}", where=file) from None

@@ -5,22 +5,19 @@ Two heads are published. ChatGLM2's is ``classifier_head.{weight,bias}``, read a
 without a bias, read at the last id that is not the pad token (``GlmForSequenceClassification``). Both positions are the
 last real token, which is what glmquant reads, on whichever side the padding stands.
 
-Shape suffixes: B batch, T tokens, D hidden size, L labels.
+Shape suffixes: D hidden, L labels.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
-import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block
-from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.fields import Fields
 from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.linear import Linear
 from glmquant.glm.names import HEAD
 
 HeadName = Literal["score", "classifier_head"]
@@ -60,10 +57,10 @@ class ClassificationHead:
         if self.bias_L is not None and tuple(self.bias_L.shape) != (rows,):
             raise CheckpointError(f"a head's bias of shape {list(self.bias_L.shape)}", expected=f"[{rows}]")
 
-    def __call__(self, pooled_BD: Tensor) -> Tensor:
-        """Logits ``[B, L]`` of final hidden states, in their dtype."""
-        bias_L = None if self.bias_L is None else self.bias_L.to(pooled_BD.dtype)
-        return linear(pooled_BD, self.weight_LD.to(pooled_BD.dtype), bias_L)
+    @property
+    def linear(self) -> Linear:
+        """The head as a linear layer."""
+        return Linear(self.weight_LD, self.bias_L)
 
     @property
     def is_biased(self) -> bool:
@@ -92,36 +89,6 @@ class ClassificationHead:
             return {SCORE_WEIGHT: self.weight_LD}
         bias_L = self.weight_LD.new_zeros(len(self.labels)) if self.bias_L is None else self.bias_L
         return {HEAD_WEIGHT: self.weight_LD, HEAD_BIAS: bias_L}
-
-
-class Backbone(Protocol):
-    """A model without a head; its weights load on demand, block by block."""
-
-    @property
-    def config(self) -> GlmConfig: ...
-
-    def block(self, layer: int) -> Block: ...
-
-    def embedding(self) -> Tensor:
-        """Token embeddings ``[V, D]`` of any float dtype."""
-        ...
-
-    def final_norm(self) -> Tensor:
-        """Gain ``[D]`` of the last norm."""
-        ...
-
-
-class Classifier(Backbone, Protocol):
-    """A backbone with a classification head; ``config.labels`` are the head's."""
-
-    def classification_head(self) -> ClassificationHead: ...
-
-
-def last_real_token(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """The hidden state ``[B, D]`` of each row's last token whose mask is 1."""
-    places_T = torch.arange(mask_BT.shape[1])
-    last_B = (mask_BT.bool() * places_T).argmax(1)
-    return x_BTD[torch.arange(len(x_BTD)), last_B]
 
 
 def read_labels(fields: Fields, tensor_names: Collection[str] | None) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ class GlmConfig:
         attention_bias: q, k and v projections have a bias.
         eos_token_ids: every id that ends generation.
         float_dtype: the dtype the checkpoint's weights are published in.
+        hidden_act: which MLP part the blocks have (:data:`glmquant.glm.parts.MLP_PARTS`).
         labels: of a classifier, in the order of its head's rows; empty for a language model.
     """
 
@@ -50,6 +51,7 @@ class GlmConfig:
     pad_token_id: int
     float_dtype: FloatDtype = "float16"
     labels: tuple[str, ...] = ()
+    hidden_act: str = "silu"
 
     @property
     def query_rows(self) -> int:
@@ -71,44 +73,29 @@ class GlmConfig:
 
 @dataclass(frozen=True)
 class LinearGroup:
-    """Linears that share their input, are stacked into one matrix, and get one spec: the unit of a recipe's rule.
+    """Linear layers that share their input, are stacked into one matrix, and get one spec: the unit of a recipe's rule.
 
     Attributes:
         name: what rules match, e.g. ``layers.3.self_attn.qkv_proj`` or ``lm_head``.
         members: canonical module names, top rows first, e.g. ``model.layers.3.self_attn.q_proj``.
         member_rows: output rows of each member.
         columns: input columns.
+        bias: the members have one.
+        split: modules that hold equal shares of a single member's rows, where a checkpoint stores them apart.
     """
 
     name: str
     members: tuple[str, ...]
     member_rows: tuple[int, ...]
     columns: int
+    bias: bool = False
+    split: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         return sum(self.member_rows)
 
-
-def block_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
-    """The four linear groups of a block, in the order data flows through them."""
-    short, full = f"layers.{layer}", f"model.layers.{layer}"
-    qkv = tuple(f"{full}.self_attn.{part}_proj" for part in "qkv")
-    qkv_rows = (config.query_rows, config.key_value_rows, config.key_value_rows)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return (
-        LinearGroup(f"{short}.self_attn.qkv_proj", qkv, qkv_rows, hidden),
-        LinearGroup(f"{short}.self_attn.o_proj", (f"{full}.self_attn.o_proj",), (hidden,), config.query_rows),
-        LinearGroup(f"{short}.mlp.gate_up_proj", (f"{full}.mlp.gate_up_proj",), (2 * inner,), hidden),
-        LinearGroup(f"{short}.mlp.down_proj", (f"{full}.mlp.down_proj",), (hidden,), inner),
-    )
-
-
-def head_group(config: GlmConfig) -> LinearGroup:
-    return LinearGroup("lm_head", ("lm_head",), (config.vocab_size,), config.hidden_size)
-
-
-def linear_groups(config: GlmConfig) -> tuple[LinearGroup, ...]:
-    """Every linear group of the model, blocks first, ``lm_head`` last; a classifier has no ``lm_head``."""
-    blocks = [group for layer in range(config.num_hidden_layers) for group in block_groups(config, layer)]
-    return tuple(blocks) if config.num_labels else (*blocks, head_group(config))
+    @property
+    def within_layer(self) -> str:
+        """The name without its layer: ``self_attn.qkv_proj``; ``lm_head`` as it is."""
+        return self.name.split(".", 2)[2] if self.name.startswith("layers.") else self.name

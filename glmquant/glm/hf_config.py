@@ -29,7 +29,7 @@ def to_hf_config(config: GlmConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
+        "hidden_act": config.hidden_act,
         "attention_bias": config.attention_bias,
         "attention_dropout": 0.0,
         "rms_norm_eps": config.rms_norm_eps,

@@ -1,6 +1,7 @@
 """Canonical tensor names and shapes: those of transformers' ``GlmForCausalLM`` and ``Glm4ForCausalLM``."""
 
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.parts import part_kinds
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -13,21 +14,19 @@ def layer_prefix(layer: int) -> str:
 
 def layer_shapes(config: GlmConfig, layer: int) -> dict[str, tuple[int, ...]]:
     """Canonical names of a block's tensors and their shapes, in the order they are used."""
-    at, hidden, inner = layer_prefix(layer), config.hidden_size, config.intermediate_size
-    rows = {"q": config.query_rows, "k": config.key_value_rows, "v": config.key_value_rows}
-    shapes: dict[str, tuple[int, ...]] = {f"{at}input_layernorm.weight": (hidden,)}
-    for part, count in rows.items():
-        shapes[f"{at}self_attn.{part}_proj.weight"] = (count, hidden)
-        if config.attention_bias:
-            shapes[f"{at}self_attn.{part}_proj.bias"] = (count,)
-    shapes[f"{at}self_attn.o_proj.weight"] = (hidden, config.query_rows)
-    if config.sandwich_norms:
-        shapes[f"{at}post_self_attn_layernorm.weight"] = (hidden,)
-    shapes[f"{at}post_attention_layernorm.weight"] = (hidden,)
-    shapes[f"{at}mlp.gate_up_proj.weight"] = (2 * inner, hidden)
-    shapes[f"{at}mlp.down_proj.weight"] = (hidden, inner)
-    if config.sandwich_norms:
-        shapes[f"{at}post_mlp_layernorm.weight"] = (hidden,)
+    at = layer_prefix(layer)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for kind in part_kinds(config, layer):
+        gains = {name: (size,) for name, size in kind.gain_sizes(config).items()}
+        after = gains.pop(kind.output_norm, None)
+        shapes |= {f"{at}{name}.weight": shape for name, shape in gains.items()}
+        for group in kind.groups(config, layer):
+            for member, rows in zip(group.members, group.member_rows, strict=True):
+                shapes[f"{member}.weight"] = (rows, group.columns)
+                if group.bias:
+                    shapes[f"{member}.bias"] = (rows,)
+        if after is not None:
+            shapes[f"{at}{kind.output_norm}.weight"] = after
     return shapes
 
 

@@ -5,55 +5,33 @@ Shape suffixes: B batch, S tokens, T columns of the mask (the same number), D hi
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-from torch import Tensor
 
 from glmquant.errors import ExportError
-from glmquant.glm.block import Block, Linear
-from glmquant.glm.classifier import Classifier
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.glm.model import ModelSource
 from glmquant.onnx_export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
-from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
-from glmquant.onnx_export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
+from glmquant.onnx_export.save import (
+    TORCH_DTYPES,
+    BundledTokenizer,
+    check_supported,
+    metadata_of,
+    operators_of,
+    positions,
+)
 from glmquant.onnx_export.side_files import optimum_config, write_json
-from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
 
 
-@dataclass(frozen=True, eq=False)
-class _WithHead:
-    """A classifier as a :class:`glmquant.glm.model.ModelSource`, its head in the language model's place."""
-
-    classifier: Classifier
-
-    @property
-    def config(self) -> GlmConfig:
-        return self.classifier.config
-
-    def block(self, layer: int) -> Block:
-        return self.classifier.block(layer)
-
-    def embedding(self) -> Tensor:
-        return self.classifier.embedding()
-
-    def final_norm(self) -> Tensor:
-        return self.classifier.final_norm()
-
-    def lm_head(self) -> Linear:
-        head = self.classifier.classification_head()
-        return Linear(head.weight_LD, head.bias_L)
-
-
 def export_classifier(
-    classifier: Classifier,
+    classifier: ModelSource,
     options: ExportOptions,
     out: Path,
     *,
@@ -78,14 +56,14 @@ def export_classifier(
     with WeightsFile(out / WEIGHTS_FILE) as file:
         matrices = matrix_writer(file, dtype, options)
         weights = store_model(
-            _WithHead(classifier),
+            classifier,
             WeightWriter(file, dtype, matrices),
             embedding=options.embedding,
             length=positions(config, options),
             progress=progress,
         )
-    graph = build_classifier(config, weights, _operators(config, options, weights), dtype=DTYPES[dtype])
-    data = to_bytes(graph.graph, _metadata(config, options, file))
+    graph = build_classifier(config, weights, operators_of(config, options, weights), dtype=DTYPES[dtype])
+    data = to_bytes(graph.graph, metadata_of(config, options, file))
     (out / GRAPH_FILE).write_bytes(data)
     names = {"architectures": ["GlmForSequenceClassification"]}
     write_json(out / "config.json", optimum_config(to_hf_config(config)) | names)
@@ -117,24 +95,6 @@ def _empty_cache(config: GlmConfig, operators: Operators, input_ids_BS: ir.Value
     batch_1 = g.node("Shape", [input_ids_BS], start=0, end=1)
     shape = g.node("Concat", [batch_1, g.ints(config.num_key_value_heads, 0, operators.cache.width)], axis=0)
     return g.node("Cast", [g.node("ConstantOfShape", [shape])], to=int(operators.cache.dtype))
-
-
-def _operators(config: GlmConfig, options: ExportOptions, weights: StoredModel) -> Operators:
-    dtype = DTYPES[TORCH_DTYPES[options.dtype]]
-    if options.profile == "standard":
-        return StandardOperators(config, weights, dtype)
-    return FusedOperators(config, weights, dtype, options.accuracy_level)
-
-
-def _metadata(config: GlmConfig, options: ExportOptions, file: WeightsFile) -> dict[str, str]:
-    return {
-        "glmquant.task": "text-classification",
-        "glmquant.profile": options.profile,
-        "glmquant.accuracy_level": str(options.accuracy_level),
-        "glmquant.max_length": str(positions(config, options)),
-        "glmquant.weights_sha256": file.sha256,
-        "glmquant.weights_size": str(file.size),
-    }
 
 
 def _refuse_cache(options: ExportOptions) -> None:

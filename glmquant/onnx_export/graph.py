@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S new tokens, D hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import IR_VERSION, GraphBuilder
 from glmquant.onnx_export.bundle import TensorInfo
-from glmquant.onnx_export.weights import StoredBlock, StoredLinear, StoredMatrix, StoredModel
+from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel, StoredPart
 
 KEEP = "num_logits_to_keep"
 
@@ -89,6 +89,20 @@ def build_graph(
     return DecoderBuilder(config, weights, operators).build(dtype, last_only)
 
 
+@dataclass(frozen=True, eq=False)
+class GraphContext:
+    """What a part's nodes may need beside its input.
+
+    Attributes:
+        past: keys and values of the layer so far.
+        present: gets each layer's keys and values with the new ones added.
+    """
+
+    layer: int
+    past: tuple[ir.Value, ir.Value]
+    present: list[tuple[ir.Value, ir.Value]]
+
+
 Selection = Callable[[ir.Value], ir.Value]
 """From states of all new tokens, ``[B, S, D]``, to those that are wanted, ``[B, kept, D]``."""
 
@@ -139,35 +153,38 @@ class DecoderBuilder:
         ids_BS = ops.start(input_ids_BS, mask_BT)
         g.scope("embed_tokens")
         x_BSD = ops.embed(self._weights.embedding, ids_BS)
-        normed_BSD = ops.norm(x_BSD, self._gain(0))
-        present = []
+        normed_BSD = ops.norm(x_BSD, self._weights.blocks[0][0].input_gain)
+        present: list[tuple[ir.Value, ir.Value]] = []
+        gains = self._following_gains()
         for layer, block in enumerate(self._weights.blocks):
             g.scope(f"layers.{layer}")
-            context, *cache = ops.attention(ops.linear(normed_BSD, block.qkv_proj), past[layer], layer)
-            present.append((cache[0], cache[1]))
-            if layer == self._config.num_hidden_layers - 1:
-                context, x_BSD = select(context), select(x_BSD)
-            normed_BSD, x_BSD = self._after_attention(context, x_BSD, block, layer)
+            context = GraphContext(layer, past[layer], present)
+            is_last = layer == self._config.num_hidden_layers - 1
+            for part in block:
+                output, x_BSD = self._part(part, normed_BSD, x_BSD, context, select if is_last else None)
+                normed_BSD, x_BSD = ops.add_and_norm(self._norm_or_pass(output, part.output_gain), x_BSD, next(gains))
         return normed_BSD, present
 
-    def _after_attention(
-        self, context: ir.Value, x_BSD: ir.Value, block: StoredBlock, layer: int
+    def _part(
+        self, part: StoredPart, x: ir.Value, residual_BSD: ir.Value, context: GraphContext, select: Selection | None
     ) -> tuple[ir.Value, ir.Value]:
-        """Gives the next block's normed input, and the residual."""
-        ops = self._operators
-        attended = self._norm_or_pass(ops.linear(context, block.o_proj), block.post_self_attn_layernorm)
-        normed_BSD, x_BSD = ops.add_and_norm(attended, x_BSD, block.post_attention_layernorm)
-        inner = ops.linear(ops.swiglu(ops.linear(normed_BSD, block.gate_up_proj)), block.down_proj)
-        mlp = self._norm_or_pass(inner, block.post_mlp_layernorm)
-        return ops.add_and_norm(mlp, x_BSD, self._gain(layer + 1))
+        """What a part adds to the residual stream, and that stream; both of the selected tokens alone, if any."""
+        layers = list(part.linears.values())
+        for step, layer in enumerate(layers):
+            x = self._operators.linear(x, layer)
+            if step + 1 < len(layers):
+                x = part.kind.graph(step, x, part, self._operators, context)
+                if select is not None and step == part.kind.mixes_tokens_after:
+                    x, residual_BSD = select(x), select(residual_BSD)
+        return x, residual_BSD
+
+    def _following_gains(self) -> Iterator[ir.ExternalTensor]:
+        """For each part, the gain of the norm that reads what comes out of it."""
+        parts = [part for block in self._weights.blocks for part in block]
+        return iter([*(part.input_gain for part in parts[1:]), self._weights.final_norm])
 
     def _norm_or_pass(self, x_BSD: ir.Value, gain: ir.ExternalTensor | None) -> ir.Value:
         return x_BSD if gain is None else self._operators.norm(x_BSD, gain)
-
-    def _gain(self, layer: int) -> ir.ExternalTensor:
-        """Of the norm a layer's input passes; past the last layer, the final norm."""
-        blocks = self._weights.blocks
-        return blocks[layer].input_layernorm if layer < len(blocks) else self._weights.final_norm
 
     def _past(self, layer: int) -> tuple[ir.Value, ir.Value]:
         shape = self._cache_shape("past_sequence_length")

@@ -141,29 +141,39 @@ def cache_ranges(
     return key_values
 
 
-def _operators(config: GlmConfig, options: ExportOptions, weights: StoredModel) -> Operators:
+def operators_of(config: GlmConfig, options: ExportOptions, weights: StoredModel) -> Operators:
+    """The operators of the profile, with a graph of their own."""
     dtype = DTYPES[TORCH_DTYPES[options.dtype]]
     if options.profile == "standard":
         return StandardOperators(config, weights, dtype)
-    return FusedOperators(config, weights, dtype, options.accuracy_level, CACHE_BITS[options.kv_cache])
+    bits = 0 if config.num_labels else CACHE_BITS[options.kv_cache]
+    return FusedOperators(config, weights, dtype, options.accuracy_level, bits)
+
+
+def metadata_of(config: GlmConfig, options: ExportOptions, file: WeightsFile) -> dict[str, str]:
+    """What a graph says about itself."""
+    task = {"glmquant.task": "text-classification"} if config.num_labels else {}
+    cache = {} if config.num_labels else {"glmquant.kv_cache": options.kv_cache}
+    return {
+        **task,
+        "glmquant.profile": options.profile,
+        "glmquant.accuracy_level": str(options.accuracy_level),
+        **cache,
+        "glmquant.max_length": str(positions(config, options)),
+        "glmquant.weights_sha256": file.sha256,
+        "glmquant.weights_size": str(file.size),
+    }
 
 
 def _write_graphs(
     config: GlmConfig, options: ExportOptions, weights: StoredModel, file: WeightsFile, out: Path
 ) -> OnnxBundle:
     dtype = DTYPES[TORCH_DTYPES[options.dtype]]
-    metadata = {
-        "glmquant.profile": options.profile,
-        "glmquant.accuracy_level": str(options.accuracy_level),
-        "glmquant.kv_cache": options.kv_cache,
-        "glmquant.max_length": str(positions(config, options)),
-        "glmquant.weights_sha256": file.sha256,
-        "glmquant.weights_size": str(file.size),
-    }
-    decoder = build_graph(config, weights, _operators(config, options, weights), dtype=dtype)
+    metadata = metadata_of(config, options, file)
+    decoder = build_graph(config, weights, operators_of(config, options, weights), dtype=dtype)
     data = to_bytes(decoder.graph, metadata)
     (out / GRAPH_FILE).write_bytes(data)
-    last_only = build_graph(config, weights, _operators(config, options, weights), dtype=dtype, last_only=True)
+    last_only = build_graph(config, weights, operators_of(config, options, weights), dtype=dtype, last_only=True)
     (out / GENAI_GRAPH_FILE).write_bytes(to_bytes(last_only.graph, metadata))
     return OnnxBundle(
         path=out,

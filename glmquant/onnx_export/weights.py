@@ -14,14 +14,17 @@ from torch import Tensor
 
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
-from glmquant.glm.block import Block, Linear, rotary
+from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
+from glmquant.glm.parts import Part, PartKind
+from glmquant.glm.rotary import rotary
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.streaming.prefetch import blocks_ahead
 
-REACH = {8: 1.0, 4: 0.8}
+CLIP_RATIOS = {8: 1.0, 4: 0.8}
 """How much of a channel's range the codes of a quantized cache cover; what lies beyond is clipped. With 15 codes, finer
 steps are worth it: a fifth off brings INT4 half as far from the float cache's perplexity (results/kv_cache.md)."""
 
@@ -42,15 +45,23 @@ class StoredLinear:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredBlock:
-    input_layernorm: ir.ExternalTensor
-    qkv_proj: StoredLinear
-    o_proj: StoredLinear
-    post_attention_layernorm: ir.ExternalTensor
-    gate_up_proj: StoredLinear
-    down_proj: StoredLinear
-    post_self_attn_layernorm: ir.ExternalTensor | None
-    post_mlp_layernorm: ir.ExternalTensor | None
+class StoredPart:
+    """A :class:`glmquant.glm.parts.Part` as handles: linear layers and norm gains by the same names."""
+
+    kind: PartKind
+    linears: dict[str, StoredLinear]
+    gains: dict[str, ir.ExternalTensor]
+
+    @property
+    def input_gain(self) -> ir.ExternalTensor:
+        return self.gains[self.kind.input_norm]
+
+    @property
+    def output_gain(self) -> ir.ExternalTensor | None:
+        return self.gains.get(self.kind.output_norm)
+
+
+StoredBlock = tuple[StoredPart, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,24 +114,20 @@ class WeightWriter:
         return StoredLinear(name, weight, bias, order)
 
     def block(self, layer: int, block: Block) -> StoredBlock:
-        name = f"layers.{layer}"
+        """The parts one after the other, then the norms behind their outputs."""
+        parts = [self._part(layer, part) for part in block.parts]
+        for stored, part in zip(parts, block.parts, strict=True):
+            if part.has_output_norm:
+                name = part.kind.output_norm
+                stored.gains[name] = self.float_tensor(f"layers.{layer}.{name}.weight", part.gains[name])
+        return tuple(parts)
 
-        def norm(part: str, gain: Tensor) -> ir.ExternalTensor:
-            return self.float_tensor(f"{name}.{part}.weight", gain)
-
-        after_attention, after_mlp = block.post_self_attn_layernorm, block.post_mlp_layernorm
-        return StoredBlock(
-            input_layernorm=norm("input_layernorm", block.input_layernorm),
-            qkv_proj=self.linear(f"{name}.self_attn.qkv_proj", block.qkv_proj),
-            o_proj=self.linear(f"{name}.self_attn.o_proj", block.o_proj),
-            post_attention_layernorm=norm("post_attention_layernorm", block.post_attention_layernorm),
-            gate_up_proj=self.linear(f"{name}.mlp.gate_up_proj", block.gate_up_proj),
-            down_proj=self.linear(f"{name}.mlp.down_proj", block.down_proj),
-            post_self_attn_layernorm=None
-            if after_attention is None
-            else norm("post_self_attn_layernorm", after_attention),
-            post_mlp_layernorm=None if after_mlp is None else norm("post_mlp_layernorm", after_mlp),
-        )
+    def _part(self, layer: int, part: Part) -> StoredPart:
+        gains = {name: gain for name, gain in part.gains.items() if name != part.kind.output_norm}
+        stored_gains = {n: self.float_tensor(f"layers.{layer}.{n}.weight", gain) for n, gain in gains.items()}
+        scope = f"layers.{layer}.{part.kind.scope}"
+        linears = {name: self.linear(f"{scope}.{name}", linear) for name, linear in part.linears.items()}
+        return StoredPart(part.kind, linears, stored_gains)
 
     def embedding(self, weight_VD: Tensor, spec: QuantSpec | None) -> StoredMatrix:
         """Float, or rounded to nearest with ``spec``, some rows at a time."""
@@ -135,11 +142,11 @@ class WeightWriter:
         return self.float_tensor("cos_cache", rope.cos_BTR[0]), self.float_tensor("sin_cache", rope.sin_BTR[0])
 
     def cache_scales(self, layer: int, seen: KeyValueRange, bits: int) -> StoredScales:
-        """Scales that map ``REACH`` of the largest key and value of each channel to the largest code."""
+        """Scales that map ``CLIP_RATIOS`` of the largest key and value of each channel to the largest code."""
         largest = 2 ** (bits - 1) - 1
 
         def scales(part: str, absmax_CE: Tensor) -> ir.ExternalTensor:
-            scale_CE = (REACH[bits] * absmax_CE.float() / largest).clamp(min=torch.finfo(torch.float16).tiny)
+            scale_CE = (CLIP_RATIOS[bits] * absmax_CE.float() / largest).clamp(min=torch.finfo(torch.float16).tiny)
             return self._file.add(f"layers.{layer}.self_attn.{part}_cache_scale", scale_CE[None, :, None, :])
 
         return StoredScales(scales("key", seen.key_absmax_CE), scales("value", seen.value_absmax_CE))
@@ -199,4 +206,4 @@ def _part(source: ModelSource, number: int) -> Tensor | Block | Linear:
     """The embedding before the blocks, the head after them."""
     if number < 0:
         return source.embedding()
-    return source.block(number) if number < source.config.num_hidden_layers else source.lm_head()
+    return source.block(number) if number < source.config.num_hidden_layers else source.head()

@@ -1,7 +1,6 @@
 """Mixed precision under a budget: a multiple-choice knapsack over what groups cost at each precision."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,13 +8,14 @@ import numpy as np
 import torch
 
 from glmquant.core.device import CPU
+from glmquant.core.files import write_atomically, write_text
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, RecipeError
-from glmquant.glm.config import LinearGroup, linear_groups
+from glmquant.glm.config import LinearGroup
 from glmquant.progress import Progress, silent
 from glmquant.quantization.sensitivity import MEASURED_TOKENS, Sensitivities, measure_sensitivities
-from glmquant.recipe.plan import GroupPlan, resolve_rules
+from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Allocation, Recipe, Rule
 from glmquant.store.checkpoint import Checkpoint
 
@@ -24,71 +24,77 @@ FOUND: Final = "allocation.state"
 
 def allocate(
     checkpoint: Checkpoint,
-    recipe: Recipe,
+    plan: Plan,
     samples: CalibrationSet,
     progress: Progress = silent,
     *,
     device: torch.device = CPU,
-) -> Recipe:
-    """The recipe with a rule for each linear group in place of ``allocate``.
+) -> Plan:
+    """The plan of the recipe with a rule for each linear group in place of ``allocate``.
 
     Args:
         device: what computes.
 
     Raises:
-        RecipeError: a budget that not even the smallest alternatives fit, or ``lm_head`` among the choices.
+        RecipeError: a budget that not even the smallest alternatives fit.
     """
-    budget = recipe.allocate
-    assert budget is not None
-    groups = linear_groups(checkpoint.config)
-    plans = resolve_rules(recipe.rules, groups)
-    choices = {name: plan.choices for name, plan in plans.items() if plan.alternatives}
-    if "lm_head" in choices:
-        raise RecipeError(
-            "lm_head takes no part in an allocation",
-            where="rules",
-            fix="give it a rule of its own, without alternatives",
-        )
-    taking_part = [group for group in groups if group.name in choices]
-    most = budget_bytes(budget, taking_part)
+    recipe = plan.recipe
+    assert recipe.allocate is not None
+    choices = {name: each.choices for name, each in plan.by_group.items() if each.alternatives}
+    taking_part = [group for group in plan.groups if group.name in choices]
     tokens_SL = samples.tokens_SL[:, :MEASURED_TOKENS]
     tokens_SL = tokens_SL[: max(1, MEASURED_TOKENS // tokens_SL.shape[1])]
+    most = budget_bytes(recipe.allocate, taking_part)
+    require_budget(most, taking_part, choices)
     errors = measure_sensitivities(
-        checkpoint, choices, tokens_SL, evened=recipe.fit.equalize, device=device, progress=progress
+        checkpoint, choices, tokens_SL, equalized=recipe.fit.equalize, device=device, progress=progress
     )
     chosen = choose(taking_part, errors, most)
-    return recipe.model_copy(update={"allocate": None, "rules": tuple(_rules(plans, chosen))})
+    resolved = recipe.model_copy(update={"allocate": None, "rules": tuple(_rules(plan, chosen))})
+    return make_plan(resolved, plan.config)
 
 
 def allocated(
     checkpoint: Checkpoint,
-    recipe: Recipe,
+    plan: Plan,
     samples: CalibrationSet | None,
     directory: Path,
     progress: Progress,
     *,
     device: torch.device = CPU,
-) -> Recipe:
-    """The recipe as :func:`allocate` gives it, or as it did in an unfinished run that left ``directory``.
+) -> Plan:
+    """The plan as :func:`allocate` gives it, or as it did in an unfinished run that left ``directory``.
 
     Raises:
         CalibrationError: there are no samples to measure on.
     """
-    if recipe.allocate is None:
-        return recipe
+    if plan.recipe.allocate is None:
+        return plan
     if samples is None:
         raise CalibrationError(
             "an allocation is measured on calibration samples",
             where="allocate",
-            fix="run `glmquant calibrate` first and give its output with --calibration",
+            fix="calibrate first, and give what that gives as the calibration",
         )
     found = directory / FOUND
     if not found.exists():
-        resolved = allocate(checkpoint, recipe, samples, progress, device=device)
-        unfinished = found.with_suffix(".unfinished")
-        unfinished.write_text(resolved.model_dump_json(), encoding="utf-8")
-        os.replace(unfinished, found)
-    return Recipe.model_validate_json(found.read_text(encoding="utf-8"))
+        resolved = allocate(checkpoint, plan, samples, progress, device=device)
+        with write_atomically(found) as unfinished:
+            write_text(unfinished, resolved.recipe.model_dump_json())
+    return make_plan(Recipe.model_validate_json(found.read_text(encoding="utf-8")), plan.config)
+
+
+def require_budget(
+    most_bytes: float, groups: Sequence[LinearGroup], choices: Mapping[str, Collection[QuantSpec]]
+) -> None:
+    """Raises RecipeError where the budget is less than the smallest choices take."""
+    least = sum(min(spec.stored_bytes(g.rows, g.columns) for spec in choices[g.name]) for g in groups)
+    if least > most_bytes:
+        raise RecipeError(
+            f"the budget is {most_bytes / 1e6:,.3f} MB, and the smallest alternatives take {least / 1e6:,.3f} MB",
+            where="allocate",
+            fix="raise the budget, or offer fewer bits",
+        )
 
 
 def budget_bytes(budget: Allocation, groups: Sequence[LinearGroup]) -> float:
@@ -106,19 +112,13 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
     Raises:
         RecipeError: ``most_bytes`` is less than the smallest specs take.
     """
+    require_budget(most_bytes, groups, errors)
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and seldom needed
 
     options = [(number, spec) for number, group in enumerate(groups) for spec in errors[group.name]]
     sizes = np.array([spec.stored_bytes(groups[n].rows, groups[n].columns) for n, spec in options], dtype=float)
     costs = np.array([errors[groups[n].name][spec] for n, spec in options])
     owner = np.array([n for n, _ in options])
-    least = sum(sizes[owner == number].min() for number in range(len(groups)))
-    if least > most_bytes:
-        raise RecipeError(
-            f"the budget is {most_bytes / 1e6:,.3f} MB, and the smallest alternatives take {least / 1e6:,.3f} MB",
-            where="allocate",
-            fix="raise the budget, or offer fewer bits",
-        )
     each_once = LinearConstraint(np.equal.outer(np.arange(len(groups)), owner).astype(float), 1, 1)
     within = LinearConstraint(sizes / most_bytes, -np.inf, 1)
     whole = np.ones_like(owner)
@@ -133,11 +133,9 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
     return {groups[n].name: spec for (n, spec), taken in zip(options, solved.x, strict=True) if taken > 0.5}
 
 
-def _rules(plans: Mapping[str, GroupPlan], chosen: Mapping[str, QuantSpec]) -> list[Rule]:
-    rules = []
-    for name, plan in plans.items():
-        if plan.spec is None:
-            rules.append(Rule(match=name, keep=True))
+def _rules(plan: Plan, chosen: Mapping[str, QuantSpec]) -> Iterator[Rule]:
+    for name, each in plan.by_group.items():
+        if each.spec is None:
+            yield Rule(match=name, keep=True)
         else:
-            rules.append(Rule(match=name, spec=chosen.get(name, plan.spec), method=plan.method))
-    return rules
+            yield Rule(match=name, spec=chosen.get(name, each.spec), method=each.method)

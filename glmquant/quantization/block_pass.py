@@ -1,14 +1,13 @@
-"""One block: quantized linear by linear while the calibration samples pass through it once.
+"""One block, quantized linear layer by linear layer while the calibration samples pass through it once.
 
-Each linear sees the inputs it will meet: those that the linears before it, already quantized, produce. The block is
-cut where a linear's input appears, and what is there is kept, so each product is computed once.
+Each linear layer sees the inputs it will meet: those that the layers before it, already quantized, produce. The block
+is cut where a linear layer's input appears, and what is there is kept, so each product is computed once.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +16,16 @@ from glmquant.core.parallel import over_strips
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.stats import LayerStats, mean_square_output
 from glmquant.errors import QuantizationError
-from glmquant.glm.block import Block, Linear
-from glmquant.glm.config import GlmConfig
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
+from glmquant.glm.parts import Part
 from glmquant.quantization.error_propagation import LinearFit, without_bias
-from glmquant.quantization.lazy_matrix import RowwiseMatrix, Squares, ratio, relative, square_sums
-from glmquant.recipe.plan import GroupPlan
-from glmquant.recipe.schema import FitOptions
+from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relative, square_sums
+from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.store.manifest import GroupRecord
-from glmquant.streaming.activations import Activations, SampleTensor
-from glmquant.streaming.block_stream import Stream
+from glmquant.streaming.activations import Activations, ActivationTensor, Batch
 
 ROWS_AT_ONCE = 2048
-ROUNDED_ALONE = FitOptions()
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def quantize_linear(
     started = time.monotonic()
     if seen is None:
         squares: Squares = {}
-        quantized = RowwiseMatrix(weight_NK, plan.spec, plan.method, squares).rows(0, len(weight_NK))
+        quantized = LazyMatrix(weight_NK, plan.spec, plan.method, squares).rows(0, len(weight_NK))
         outcome = GroupOutcome(name, plan, relative(squares))
     else:
         weight_NK, stats = seen.result(weight_NK)
@@ -97,140 +94,153 @@ def require_float(name: str, linear: Linear) -> Tensor:
 
 def quantize_block(
     block: Block,
-    names: Sequence[str],
-    plans: dict[str, GroupPlan],
-    config: GlmConfig,
+    layer: int,
+    plan: Plan,
     activations: Activations | None,
-    *,
-    fit: FitOptions = ROUNDED_ALONE,
     reference: Activations | None = None,
 ) -> tuple[Block, list[GroupOutcome]]:
-    """The block with its linears quantized; ``activations`` (if any) move on to the next block's inputs.
+    """The block with its linear layers quantized; ``activations`` (if any) move on to the next block's inputs.
 
     Args:
-        names: of the block's four groups, in the order of :func:`glmquant.glm.config.block_groups`.
-        reference: what the samples are in the float model, where ``fit.compensate`` needs them; they move on, too.
+        block: float.
+        reference: the residual stream of the float model, where errors are propagated; it moves on, too.
     """
     if activations is None:
-        linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
-        done = [quantize_linear(n, linear, plans[n], None) for n, linear in zip(names, linears, strict=True)]
-        (qkv, _), (o, _), (gate_up, _), (down, _) = done
-        return replace(block, qkv_proj=qkv, o_proj=o, gate_up_proj=gate_up, down_proj=down), [
-            outcome for _, outcome in done
-        ]
-    done_block, outcomes = block, list[GroupOutcome]()
-    for part, of_part in zip((ATTENTION, MLP), (names[:2], names[2:]), strict=True):
-        half = _Half(part, block, config, activations, reference, fit)
-        reader, writer, both = half.quantize(of_part, [plans[name] for name in of_part])
-        changed: dict[str, Any] = {part.reader: reader, part.writer: writer}
-        done_block, outcomes = replace(done_block, **changed), [*outcomes, *both]
-    return done_block, outcomes
+        done = {
+            name: quantize_linear(f"layers.{layer}.{name}", linear, plan[f"layers.{layer}.{name}"], None)
+            for name, linear in block.linears().items()
+        }
+        quantized = block.with_linears({name: linear for name, (linear, _) in done.items()})
+        return quantized, [outcome for _, outcome in done.values()]
+    outcomes: list[GroupOutcome] = []
+    changed: dict[str, Linear] = {}
+    for part in block.parts:
+        scope = f"{part.kind.scope}."
+        run = _PartPass(part, f"layers.{layer}.{scope}", plan, activations, reference)
+        linears, of_part = run.quantize()
+        changed |= {scope + name: linear for name, linear in linears.items()}
+        outcomes += of_part
+    return block.with_linears(changed), outcomes
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Half a block: a linear that reads the hidden states through a norm, and one that writes to them.
+class _PartPass:
+    """A part of a block, quantized linear layer by linear layer while the samples pass through it.
 
-    Attributes:
-        reads: the reading linear's input.
-        gives: the writing linear's input, from what the reading one makes of that.
-        adds: its output to the hidden states.
+    ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did.
     """
 
-    reader: str
-    writer: str
-    reads: Callable[[Stream, slice], Tensor]
-    gives: Callable[[Stream, slice, Linear], Tensor]
-    adds: Callable[[Stream, slice, Tensor], None]
+    def __init__(self, part: Part, prefix: str, plan: Plan, stream: Activations, reference: Activations | None) -> None:
+        self._part, self._prefix, self._plan = part, prefix, plan
+        self._stream, self._reference = stream, reference
+        self._fit, self._dtype = plan.recipe.fit, stream.dtype
+        self._names = list(part.linears)
 
-
-ATTENTION = _Part("qkv_proj", "o_proj", Stream.qkv_input, Stream.o_input, Stream.add_attention)
-MLP = _Part("gate_up_proj", "down_proj", Stream.gate_up_input, Stream.down_input, Stream.add_mlp)
-
-
-class _Half:
-    """A part of a block with the samples as quantized linears made them, and as float ones did where wanted."""
-
-    def __init__(
-        self,
-        part: _Part,
-        block: Block,
-        config: GlmConfig,
-        activations: Activations,
-        reference: Activations | None,
-        fit: FitOptions,
-    ) -> None:
-        self._part, self._fit = part, fit
-        self._reader, self._writer = getattr(block, part.reader), getattr(block, part.writer)
-        self._stream = Stream(block, config, activations)
-        self._reference = None if reference is None else Stream(block, config, reference)
-        self._batches, self._dtype = list(activations.batches()), activations.dtype
-        self._adds_plainly = not config.sandwich_norms
-
-    def quantize(
-        self, names: Sequence[str], plans: Sequence[GroupPlan]
-    ) -> tuple[Linear, Linear, tuple[GroupOutcome, GroupOutcome]]:
-        """Both linears; the samples move on to after them."""
-        seen = self._seen_by_reader() if plans[0].needs_hessian else None
-        reader, first = quantize_linear(names[0], self._reader, plans[0], seen, self._dtype)
+    def quantize(self) -> tuple[dict[str, Linear], list[GroupOutcome]]:
+        """All linear layers; the samples move on to after the part."""
+        done: dict[str, Linear] = {}
+        outcomes = []
         with ExitStack() as stack:
-            width = self._writer.weight.shape[1]
-            found = stack.enter_context(self._stream.activations.lend(width))
-            wanted = None if self._reference is None else stack.enter_context(self._reference.activations.lend(width))
-            seen = LinearFit(self._writer, self._fit.compensate, by_inputs=False) if plans[1].needs_hessian else None
-            self._pass_reader(reader, found, wanted, seen)
-            writer, second = quantize_linear(names[1], self._writer, plans[1], seen, self._dtype)
-            self._pass_writer(self._stream, writer, found)
-            if self._reference is not None and wanted is not None:
-                self._pass_writer(self._reference, self._writer, wanted)
-        return reader, writer, (first, second)
-
-    def _seen_by_reader(self) -> LinearFit:
-        seen = LinearFit(self._reader, self._fit.compensate, by_inputs=True)
-        for batch in self._batches:
-            x = self._part.reads(self._stream, batch)
-            seen.add(x, None if self._reference is None else self._part.reads(self._reference, batch) - x)
-        return seen
-
-    def _pass_reader(
-        self, reader: Linear, found: SampleTensor, wanted: SampleTensor | None, seen: LinearFit | None
-    ) -> None:
-        """Computes what the writing linear reads, keeps it, and shows it to what that is fitted to."""
-        project = reader.floating(self._dtype)
-        drift = None if self._reference is None else self._drift(self._reference)
-        for batch in self._batches:
-            x, lack = self._part.gives(self._stream, batch, project), None
-            found.write(batch, x)
-            if drift is not None and wanted is not None:
-                float_x, lack = drift(batch, x)
-                wanted.write(batch, float_x)
+            found: ActivationTensor | None = None
+            wanted: ActivationTensor | None = None
+            seen = self._fit_to(0)
             if seen is not None:
-                hidden = self._stream.activations.hidden.read(batch)
-                seen.add(x, lack, self._token_weights(hidden))
+                self._show_first(seen)
+            for step, name in enumerate(self._names):
+                done[name], outcome = quantize_linear(
+                    self._prefix + name, self._part.linears[name], self._plan[self._prefix + name], seen, self._dtype
+                )
+                outcomes.append(outcome)
+                if step + 1 < len(self._names):
+                    width = self._part.linears[self._names[step + 1]].weight.shape[1]
+                    came_from, was_wanted = found, wanted
+                    found = stack.enter_context(self._stream.lend(width))
+                    wanted = None if self._reference is None else stack.enter_context(self._reference.lend(width))
+                    seen = self._fit_to(step + 1)
+                    self._advance(step, done[name], (came_from, was_wanted), (found, wanted), seen)
+            self._finish(self._stream, done[self._names[-1]], found)
+            if self._reference is not None:
+                self._finish(self._reference, self._part.linears[self._names[-1]], wanted)
+        return done, outcomes
 
-    def _drift(self, reference: Stream) -> Callable[[slice, Tensor], tuple[Tensor, Tensor]]:
-        """Gives the float model's inputs of the writing linear, and what they would add to the hidden states beyond
-        what ``x`` adds, with what these lack already."""
-        project, output = self._reader.floating(self._dtype), without_bias(self._writer).floating(self._dtype)
+    def _fit_to(self, step: int) -> LinearFit | None:
+        """What gathers the inputs of a linear layer, where its method needs them."""
+        name = self._names[step]
+        if not self._plan[self._prefix + name].needs_hessian:
+            return None
+        return LinearFit(self._part.linears[name], self._fit.compensate, by_inputs=not self._writes(step))
 
-        def of(batch: slice, x: Tensor) -> tuple[Tensor, Tensor]:
-            float_x = self._part.gives(reference, batch, project)
-            lack = output(float_x - x).float()
-            if self._adds_plainly:
-                lack += reference.activations.hidden.read(batch) - self._stream.activations.hidden.read(batch)
-            return float_x, lack
+    def _writes(self, step: int) -> bool:
+        """Whether a linear layer's output is added to the residual stream, its inputs being kept."""
+        return step > 0 and step == len(self._names) - 1
+
+    def _show_first(self, seen: LinearFit) -> None:
+        for batch in self._stream.batches:
+            x = self._input(self._stream, None, batch)
+            seen.add(x, None if self._reference is None else self._input(self._reference, None, batch) - x)
+
+    def _input(self, stream: Activations, kept: ActivationTensor | None, batch: Batch) -> Tensor:
+        """What a linear layer reads: kept, or made anew from the residual stream."""
+        if kept is not None:
+            return kept.read(batch)
+        return self._part.read(stream.hidden.read(batch), stream.config).to(self._dtype)
+
+    def _advance(
+        self,
+        step: int,
+        quantized: Linear,
+        came_from: tuple[ActivationTensor | None, ActivationTensor | None],
+        goes_to: tuple[ActivationTensor, ActivationTensor | None],
+        seen: LinearFit | None,
+    ) -> None:
+        """Computes what the linear layer after ``step`` reads, keeps it, and shows it to what that is fitted to."""
+        project = quantized.floating(self._dtype)
+        error = None if self._reference is None else self._error(step, self._reference, came_from[1])
+        for batch in self._stream.batches:
+            inputs = project(self._input(self._stream, came_from[0], batch))
+            x, missing = self._between(step, inputs, self._stream, batch), None
+            goes_to[0].write(batch, x)
+            if error is not None and goes_to[1] is not None:
+                float_x, missing = error(batch, x)
+                goes_to[1].write(batch, float_x)
+            if seen is not None:
+                weights = self._token_weights(batch) if self._writes(step + 1) else None
+                seen.add(x, missing, weights)
+
+    def _between(self, step: int, output: Tensor, stream: Activations, batch: Batch) -> Tensor:
+        return self._part.kind.between(step, output, self._part, stream.context(batch))
+
+    def _error(
+        self, step: int, reference: Activations, came_from: ActivationTensor | None
+    ) -> Callable[[Batch, Tensor], tuple[Tensor, Tensor]]:
+        """Gives the float model's inputs of the next linear layer, and what ``x`` falls short of: of these inputs, or
+        for a layer that writes to the residual stream of what they would add to it, with what it is short of already.
+        """
+        project = self._part.linears[self._names[step]].floating(self._dtype)
+        output = without_bias(self._part.linears[self._names[step + 1]]).floating(self._dtype)
+
+        def of(batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
+            float_x = self._between(step, project(self._input(reference, came_from, batch)), reference, batch)
+            if not self._writes(step + 1):
+                return float_x, float_x - x
+            missing = output(float_x - x).float()
+            if not self._part.has_output_norm:
+                missing += reference.hidden.read(batch) - self._stream.hidden.read(batch)
+            return float_x, missing
 
         return of
 
-    def _token_weights(self, hidden_BLD: Tensor) -> Tensor | None:
+    def _token_weights(self, batch: Batch) -> Tensor | None:
         if self._fit.token_weights == "uniform":
             return None
-        return 1 / (hidden_BLD.square().mean(-1) + self._stream.config.rms_norm_eps)
+        hidden_BTD = self._stream.hidden.read(batch)
+        return 1 / (hidden_BTD.square().mean(-1) + self._stream.config.rms_norm_eps)
 
-    def _pass_writer(self, stream: Stream, writer: Linear, inputs: SampleTensor) -> None:
-        project = writer.floating(self._dtype)
-        for batch in self._batches:
-            self._part.adds(stream, batch, project(inputs.read(batch)))
+    def _finish(self, stream: Activations, last: Linear, inputs: ActivationTensor | None) -> None:
+        """Adds the last linear layer's output to the residual stream."""
+        project = last.floating(self._dtype)
+        for batch in stream.batches:
+            output = project(self._input(stream, inputs, batch))
+            stream.hidden.write(batch, self._part.add(stream.hidden.read(batch), output, stream.config))
 
 
 def _measure(

@@ -1,89 +1,137 @@
-"""One pass of the float model over the calibration samples, recording the range of every linear's inputs."""
+"""Calibration samples, and where a KV cache is to be quantized the ranges of keys and values.
+
+The float model runs for those ranges alone: methods see their inputs while they quantize.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from glmquant import assets
 from glmquant.core.device import CPU
-from glmquant.core.stats import RangeAccumulator
-from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange
-from glmquant.errors import CheckpointError
-from glmquant.glm.attention import attend
-from glmquant.glm.block import Block, rms_norm
-from glmquant.glm.config import LinearGroup, block_groups, head_group, linear_groups
+from glmquant.core.matmul import dtype_for
+from glmquant.core.stats import AbsmaxAccumulator
+from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, sample_calibration
+from glmquant.errors import CalibrationError
+from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
+from glmquant.quantization.work import forward_work, rate
+from glmquant.recipe.plan import Plan
+from glmquant.recipe.schema import CalibrationOptions
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.streaming.activations import Activations, Room, embed
-from glmquant.streaming.block_stream import Stream
-from glmquant.streaming.prefetch import blocks_ahead
+from glmquant.streaming.activations import ActivationStore, embed
+from glmquant.streaming.forward import Forward, walk
+from glmquant.streaming.memory import forward_bytes
+from glmquant.streaming.resources import Resources
+
+log = logging.getLogger("glmquant")
+PACKAGED_CALIBRATION = ("glmquant:calibration.txt",)
+
+
+def sample_texts(checkpoint: Checkpoint, options: CalibrationOptions, data: Sequence[str] = ()) -> CalibrationSet:
+    """Calibration samples of the files ``data``, or of the recipe's, or of the packaged text.
+
+    Raises:
+        DataError: a file that cannot be read.
+        CalibrationError: too little text.
+    """
+    files = tuple(data) or options.data
+    if not files:
+        log.info("no calibration text given: using the packaged sample; text like your own would serve you better")
+        files = PACKAGED_CALIBRATION
+    return sample_calibration(
+        [Path(assets.resolve(name)) for name in files],
+        options.weights if files == options.data else (),
+        checkpoint.tokenizer,
+        num_samples=options.num_samples,
+        seq_len=options.seq_len,
+        seed=options.seed,
+        sampling=options.sampling,
+    )
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    samples: CalibrationSet,
+    resources: Resources,
+    directory: Path | None = None,
+    progress: Progress = silent,
+) -> Calibration:
+    """The samples, with ranges of keys and values where the plan needs them.
+
+    Args:
+        directory: where activations go that do not fit into memory.
+
+    Raises:
+        CheckpointError, CalibrationError: see :func:`key_value_ranges`.
+        DeviceError: the device has too little memory.
+    """
+    if not plan.needs_ranges:
+        return Calibration(samples)
+    config, started = checkpoint.config, time.monotonic()
+    dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
+    store = resources.store(forward_bytes(config, dtype), directory)
+    with resources.in_use():
+        ranges = key_value_ranges(checkpoint, samples, progress, store=store, dtype=dtype)
+    work = forward_work(config, range(config.num_hidden_layers), samples.tokens_SL.numel())
+    log.info(rate("calibrated", samples, work, time.monotonic() - started))
+    return Calibration(samples, ranges)
+
+
+def require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
+    """Raises CalibrationError where ``samples`` were encoded by another tokenizer than the checkpoint's."""
+    if samples.tokenizer != checkpoint.tokenizer.sha256:
+        raise CalibrationError(
+            "the calibration was made with another tokenizer",
+            where=checkpoint.path,
+            expected=f"the tokenizer of sha256 {samples.tokenizer}",
+            fix="calibrate with this checkpoint",
+        )
 
 
 @torch.inference_mode()
-def calibrate(
-    checkpoint: Checkpoint,
+def key_value_ranges(
+    source: ModelSource,
     samples: CalibrationSet,
     progress: Progress = silent,
     *,
-    room: Room | None = None,
+    store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Calibration:
-    """Statistics of the inputs of every linear group and of keys and values, one block in memory.
+) -> tuple[KeyValueRange, ...]:
+    """The largest keys and values of each layer, one block in memory.
 
     Args:
-        room: where activations may lie, and the device that computes.
-        dtype: of the operands of matrix products; hidden states stay in float32.
+        store: where activations may lie, and the device that computes.
+        dtype: of the operands of matrix products; the residual stream stays in float32.
 
     Raises:
         CheckpointError: activations are not finite.
         CalibrationError: token ids that are not the model's.
     """
-    config = checkpoint.config
-    room = room or Room()
-    activations = embed(samples.tokens_SL, checkpoint.embedding(), config, room, dtype)
-    ranges = {group.name: RangeAccumulator(group.columns, room.device) for group in linear_groups(config)}
-    key_values = []
-    layers = range(config.num_hidden_layers)
-    for layer, block in blocks_ahead(checkpoint.block, layers):
-        progress("calibrating", layer, len(layers))
-        stream = Stream(block.to(room.device), config, activations)
-        key_values.append(_observe(stream, stream.block.floating(dtype), block_groups(config, layer), ranges))
-        _require_finite(activations, layer)
-        del block, stream
-    norm_D = checkpoint.final_norm().to(room.device)
-    for batch in () if config.num_labels else activations.batches():
-        hidden_BLD = activations.hidden.read(batch)
-        ranges[head_group(config).name].add(rms_norm(hidden_BLD, norm_D, config.rms_norm_eps))
-    progress("calibrating", len(layers), len(layers))
-    inputs = {name: accumulator.result().to(CPU) for name, accumulator in ranges.items()}
-    return Calibration(samples, inputs, tuple(key_values))
+    config, store = source.config, store or ActivationStore()
+    layers = config.num_hidden_layers
+    seen = [[AbsmaxAccumulator(config.key_value_rows, store.device) for _ in range(2)] for _ in range(layers)]
 
+    def show(layer: int, key_BTCE: Tensor, value_BTCE: Tensor) -> None:
+        keys, values = seen[layer]
+        keys.add(key_BTCE.flatten(-2))
+        values.add(value_BTCE.flatten(-2))
 
-def _observe(
-    stream: Stream, block: Block, groups: tuple[LinearGroup, ...], ranges: dict[str, RangeAccumulator]
-) -> KeyValueRange:
-    qkv_range, o_range, gate_up_range, down_range = (ranges[group.name] for group in groups)
-    config = stream.config
-    device = stream.activations.room.device
-    keys, values = (RangeAccumulator(config.key_value_rows, device) for _ in range(2))
-    for batch in stream.activations.batches():
-        qkv_range.add(stream.qkv_input(batch))
-        query, key, value = stream.heads(batch, block.qkv_proj)
-        keys.add(key.flatten(-2))
-        values.add(value.flatten(-2))
-        context = attend(query, key, value, None)
-        o_range.add(context)
-        stream.add_attention(batch, block.o_proj(context))
-        gate_up_range.add(stream.gate_up_input(batch))
-        inner = stream.down_input(batch, block.gate_up_proj)
-        down_range.add(inner)
-        stream.add_mlp(batch, block.down_proj(inner))
+    activations = embed(samples.tokens_SL, source.embedding(), config, store, dtype)
+    walk(
+        source.block,
+        range(layers),
+        [activations],
+        Forward(on_key_values=show),
+        device=store.device,
+        progress=progress,
+        stage="calibrating",
+        total=layers,
+    )
     shape = (config.num_key_value_heads, config.head_dim)
-    return KeyValueRange(*(seen.result().absmax_K.to(CPU).view(shape) for seen in (keys, values)))
-
-
-def _require_finite(activations: Activations, layer: int) -> None:
-    if not all(torch.isfinite(activations.hidden.read(batch)).all() for batch in activations.batches()):
-        raise CheckpointError(
-            "the model's activations are not finite",
-            where=f"after layers.{layer}",
-            expected="finite values in float32",
-            fix="check the checkpoint: its weights are damaged or belong to another architecture",
-        )
+    return tuple(KeyValueRange(*(each.absmax_K.to(CPU).view(shape) for each in of_layer)) for of_layer in seen)

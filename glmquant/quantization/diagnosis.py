@@ -6,7 +6,8 @@ from typing import Any
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
-from glmquant.glm.config import GlmConfig, linear_groups
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.groups import linear_groups
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmquant.core.matmul import float32_products
 from glmquant.core.stats import DriftAccumulator, HessianAccumulator, LayerStats
-from glmquant.glm.block import Linear
+from glmquant.glm.linear import Linear
 from glmquant.methods.gptq import cholesky_factor, ridge
 
 DAMPING = 0.1

@@ -7,7 +7,7 @@ it; every other block takes the same. No weight of the checkpoint is read but fo
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,30 +15,25 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.machine import peak_memory
 from glmquant.core.matmul import dtype_for
 from glmquant.core.packing import pack_blocks
 from glmquant.core.qtensor import QuantTensor
-from glmquant.glm.block import Block, Linear
-from glmquant.glm.config import GlmConfig, block_groups, linear_groups
-from glmquant.glm.equalization import equalize
+from glmquant.glm.block import Block
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.linear import Linear
+from glmquant.glm.parts import Part, part_kinds
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.quantization.memory import (
-    activation_bytes,
-    allocate_bytes,
-    forward_bytes,
-    held_bytes,
-    quantize_bytes,
-    room_within,
-)
-from glmquant.quantization.sensitivity import MEASURED_TOKENS, block_sensitivities
+from glmquant.quantization.memory import allocate_bytes, quantize_bytes
+from glmquant.quantization.sensitivity import MEASURED_TOKENS, SensitivityMeter
 from glmquant.quantization.work import forward_work, quantize_work
-from glmquant.recipe.plan import resolve_rules
-from glmquant.recipe.schema import Recipe
+from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.direct_file import DirectFile
 from glmquant.store.tensors import byte_view
-from glmquant.streaming.activations import TOKENS_AT_ONCE, Activations, Room, unfilled
-from glmquant.streaming.block_stream import Stream
+from glmquant.streaming.activations import TOKENS_AT_ONCE, Activations, ActivationStore, sample_batches, unfilled
+from glmquant.streaming.memory import activation_bytes, forward_bytes
+from glmquant.streaming.resources import Resources
 
 PROBE_BATCHES: Final = 2
 DISK_BYTES: Final = 128 << 20
@@ -86,58 +81,80 @@ class _Probe:
 @torch.inference_mode()
 def forecast(
     checkpoint: Checkpoint,
-    recipe: Recipe,
+    plan: Plan,
     stored_bytes: int,
-    memory_limit: int | None = None,
-    device: torch.device = CPU,
+    resources: Resources,
 ) -> Forecast:
-    """What ``quantize`` (with what it measures to allocate bits) and ``export``, and the samples' float pass where the
-    cache is quantized, will take.
+    """What quantizing (with what it measures to allocate bits) and exporting, and the samples' float pass where the
+    KV cache is quantized, will take.
 
     Args:
-        stored_bytes: of the quantized linears, as the recipe makes them.
-        device: what is to compute.
+        stored_bytes: of the quantized linear layers, as the recipe makes them.
 
     Raises:
-        RecipeError: a rule that matches nothing.
         OutputError: a memory limit that one block exceeds.
     """
-    config, options = checkpoint.config, recipe.calibration
+    held = peak_memory()  # before the measurements below, which a run has no part of
+    config, options, device = plan.config, plan.recipe.calibration, resources.device
     dtype = dtype_for(options.precision, device)
-    plans = resolve_rules(recipe.rules, linear_groups(config))
-    samples = options.num_samples if any(plan.needs_hessian for plan in plans.values()) else 0
-    tokens, layers = samples * options.seq_len, range(config.num_hidden_layers)
-    streams = 2 if recipe.fit.compensate else 1
-    held = held_bytes()  # before the measurements below, which a run has no part of
-    probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0, device)
+    samples = options.num_samples if plan.first_fitted is not None else 0
+    probe = _measure(checkpoint, plan, dtype, options.seq_len if samples else 0, device)
     written = stored_bytes + _kept_bytes(config)
+    stages = []
+    if plan.needs_ranges:
+        stages.append(_calibrate_stage(plan, dtype, device))
+    if plan.recipe.allocate:
+        seconds = config.num_hidden_layers * _allocate_second(plan, device) + checkpoint.tensor_bytes * probe.read
+        stages.append(_Stage("allocate", seconds, allocate_bytes(config)))
+    stages.append(_quantize_stage(checkpoint, plan, dtype, probe, written, samples))
+    packing = written * (probe.read + probe.pack + probe.write)
+    stages.append(_Stage("export", packing, forward_bytes(config, torch.float32) // 2))
+    active = max(stage.active for stage in stages)
+    return Forecast(
+        tuple(stage.forecast(held, resources) for stage in stages),
+        2 * written + 2 * active,
+        _how(probe, samples * options.seq_len, dtype),
+    )
 
-    def stage(name: str, seconds: float, needed: int, active: int, work: int) -> StageForecast:
-        room_within(memory_limit, needed, held=held)
-        whole = held + needed + active
-        peak = whole if memory_limit is None else min(whole, memory_limit)
-        return StageForecast(name, seconds, peak, work / seconds / 1e9 if work else None)
 
-    active = streams * activation_bytes(config, samples, options.seq_len, dtype)
+@dataclass(frozen=True)
+class _Stage:
+    """Seconds, bytes held beside activations, bytes of these, and operations."""
+
+    name: str
+    seconds: float
+    needed: int
+    active: int = 0
+    work: int = 0
+
+    def forecast(self, held: int, resources: Resources) -> StageForecast:
+        resources.store(self.needed, held=held)
+        whole = held + self.needed + self.active
+        peak = whole if resources.memory_limit is None else min(whole, resources.memory_limit)
+        return StageForecast(self.name, self.seconds, peak, self.work / self.seconds / 1e9 if self.work else None)
+
+
+def _calibrate_stage(plan: Plan, dtype: torch.dtype, device: torch.device) -> _Stage:
+    config, options = plan.config, plan.recipe.calibration
+    work = forward_work(config, range(config.num_hidden_layers), options.num_samples * options.seq_len)
+    active = activation_bytes(config, options.num_samples, options.seq_len, dtype)
+    seconds = work * _second_an_operation(config, dtype, device)
+    return _Stage("calibrate", seconds, forward_bytes(config, dtype), active, work)
+
+
+def _quantize_stage(
+    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, probe: "_Probe", written: int, samples: int
+) -> _Stage:
+    config, length = plan.config, plan.recipe.calibration.seq_len
+    layers, tokens = range(config.num_hidden_layers), samples * length
+    active = plan.num_streams * activation_bytes(config, samples, length, dtype)
     read = checkpoint.tensor_bytes * probe.read
     blocks = len(layers) * (probe.fixed + tokens * probe.a_token)
-    state = len(layers) * 2 * streams * samples * options.seq_len * config.hidden_size * 4 * probe.write
-    needed = quantize_bytes(config, recipe, dtype)
+    state = len(layers) * 2 * plan.num_streams * tokens * config.hidden_size * 4 * probe.write
     # Without samples, blocks are read and written while others are worked on; with them, too, but only up to the next
     # block's first change of the activations, which is not counted.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
-    stages = [stage("quantize", seconds, needed, active, quantize_work(config, recipe, layers, tokens))]
-    if recipe.allocate:
-        seconds = len(layers) * _allocate_second(config, recipe, device) + read
-        stages.insert(0, stage("allocate", seconds, allocate_bytes(config), 0, 0))
-    if recipe.export.kv_cache != "float":
-        tokens = options.num_samples * options.seq_len
-        needed, work = forward_bytes(config, dtype), forward_work(config, len(layers), tokens)
-        active = activation_bytes(config, options.num_samples, options.seq_len, dtype)
-        stages.insert(0, stage("calibrate", work * _second_an_operation(config, dtype, device), needed, active, work))
-    packing = written * (probe.read + probe.pack + probe.write)
-    stages.append(stage("export", packing, forward_bytes(config, torch.float32) // 2, 0, 0))
-    return Forecast(tuple(stages), 2 * written + 2 * active, _how(probe, tokens, dtype))
+    return _Stage("quantize", seconds, quantize_bytes(plan, dtype), active, quantize_work(plan, layers, tokens))
 
 
 def _kept_bytes(config: GlmConfig) -> int:
@@ -145,49 +162,48 @@ def _kept_bytes(config: GlmConfig) -> int:
     return 2 * config.vocab_size * config.hidden_size
 
 
-def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len: int, device: torch.device) -> _Probe:
-    config = checkpoint.config
-    names, plans = [group.name for group in block_groups(config, 0)], resolve_rules(recipe.rules, linear_groups(config))
-    streams: list[Activations] = []
-    tokens = 0
+def _measure(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, seq_len: int, device: torch.device) -> _Probe:
+    config, streams = plan.config, list[Activations]()
     if seq_len:
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
-        tokens = samples * seq_len
-        for _ in range(2 if recipe.fit.compensate else 1):
-            streams.append(unfilled(samples, seq_len, config, Room(device=device), dtype))
-            for batch in streams[-1].batches():
-                streams[-1].hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))
+        store = ActivationStore(device=device)
+        streams = [_random_activations(config, samples, seq_len, store, dtype) for _ in range(plan.num_streams)]
     block = _random_block(config)
     activations, reference = (*streams, None, None)[:2]
     started = time.monotonic()
-    if recipe.fit.equalize:
-        block = equalize(block, config)
-    evened = time.monotonic() - started
+    if plan.recipe.fit.equalize:
+        block = block.equalized(config)
+    equalized = time.monotonic() - started
     started = time.monotonic()
-    done, outcomes = quantize_block(
-        block.to(device), names, plans, config, activations, fit=recipe.fit, reference=reference
-    )
+    done, outcomes = quantize_block(block.to(device), 0, plan, activations, reference)
     seconds = time.monotonic() - started
     fixed = sum(outcome.seconds for outcome in outcomes)
-    a_token = max(0.0, seconds - fixed) / tokens if tokens else 0.0
-    return _Probe(evened + fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
+    a_token = max(0.0, seconds - fixed) / streams[0].num_tokens if streams else 0.0
+    return _Probe(equalized + fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
 
 
-def _allocate_second(config: GlmConfig, recipe: Recipe, device: torch.device) -> float:
-    """Of measuring one block's sensitivities."""
-    plans = resolve_rules(recipe.rules, linear_groups(config))
-    blocks = [block_groups(config, layer) for layer in range(config.num_hidden_layers)]
-    groups = max(blocks, key=lambda groups: sum(len(plans[group.name].choices) for group in groups))
-    length = min(MEASURED_TOKENS, recipe.calibration.seq_len)
-    samples = min(recipe.calibration.num_samples, MEASURED_TOKENS // length)
-    activations = unfilled(samples, length, config, Room(device=device))
-    for batch in activations.batches():
-        activations.hidden.write(batch, _random(batch.stop - batch.start, length, config.hidden_size))
-    block = _random_block(config).to(device).floating()
-    choices = {group.name: plans[group.name].choices for group in groups}
+def _allocate_second(plan: Plan, device: torch.device) -> float:
+    """Of measuring one block's sensitivities: the one with the most choices."""
+    config, options = plan.config, plan.recipe.calibration
+    layers = range(config.num_hidden_layers)
+    layer = max(layers, key=lambda layer: sum(len(plan[group.name].choices) for group in plan.block_groups(layer)))
+    length = min(MEASURED_TOKENS, options.seq_len)
+    samples = min(options.num_samples, MEASURED_TOKENS // length)
+    activations = _random_activations(config, samples, length, ActivationStore(device=device))
+    block = _random_block(config).to(device)
+    meter = SensitivityMeter({group.name: plan[group.name].choices for group in plan.groups}, equalized=False)
     started = time.monotonic()
-    block_sensitivities(Stream(block, config, activations), groups, choices)
+    meter.visit(layer, block, [activations])
     return time.monotonic() - started
+
+
+def _random_activations(
+    config: GlmConfig, samples: int, length: int, store: ActivationStore, dtype: torch.dtype = torch.float32
+) -> Activations:
+    activations = unfilled(sample_batches(samples, length), config, store, dtype)
+    for batch in activations.batches:
+        activations.hidden.write(batch, _random(len(batch.members), length, config.hidden_size))
+    return activations
 
 
 def _random(*shape: int) -> Tensor:
@@ -195,14 +211,14 @@ def _random(*shape: int) -> Tensor:
 
 
 def _random_block(config: GlmConfig) -> Block:
-    linears = [
-        Linear(_random(group.rows, group.columns).div_(group.columns**0.5).half()) for group in block_groups(config, 0)
-    ]
-    gain = torch.ones(config.hidden_size)
-    block = Block(gain, linears[0], linears[1], gain, linears[2], linears[3])
-    if config.sandwich_norms:
-        block = replace(block, post_self_attn_layernorm=gain, post_mlp_layernorm=gain)
-    return block
+    parts = []
+    for kind in part_kinds(config, 0):
+        linears = {
+            group.name.rpartition(".")[2]: Linear(_random(group.rows, group.columns).div_(group.columns**0.5).half())
+            for group in kind.groups(config, 0)
+        }
+        parts.append(Part(kind, linears, {name: torch.ones(size) for name, size in kind.gain_sizes(config).items()}))
+    return Block(*parts)
 
 
 def _second_an_operation(config: GlmConfig, dtype: torch.dtype, device: torch.device) -> float:
@@ -234,10 +250,12 @@ def _write_second() -> float:
 
 
 def _pack_second(block: Block) -> float:
-    weight = block.gate_up_proj.weight
-    if not isinstance(weight, QuantTensor):
+    """Of the first quantized linear layer of the widest kind."""
+    weights = [linear.weight for linear in block.linears().values() if isinstance(linear.weight, QuantTensor)]
+    if not weights:
         return 0.0
-    part = weight.rows(0, min(2048, len(weight.codes_NK)))
+    largest = max(weights, key=lambda weight: weight.codes_NK.numel())
+    part = largest.rows(0, min(2048, len(largest.codes_NK)))
     started = time.monotonic()
     packed = pack_blocks(part.codes_NK, part.spec.bits, 128, part.spec.middle)
     return (time.monotonic() - started) / packed.numel()
@@ -248,4 +266,4 @@ def _how(probe: _Probe, tokens: int, dtype: torch.dtype) -> tuple[str, ...]:
     if tokens:
         block += f", and {1e3 * probe.a_token:.3f} ms for each of {tokens:,} tokens, products in {dtype}"
     disk = f"the disk read {1e-9 / max(probe.read, 1e-12):.1f} GB/s and took {1e-9 / max(probe.write, 1e-12):.1f} GB/s"
-    return block, disk, "memory follows from the shapes; the candidate's side of `check` is not included"
+    return block, disk, "memory follows from the shapes; the candidate's side of the check is not included"

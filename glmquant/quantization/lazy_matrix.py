@@ -18,7 +18,7 @@ Squares = dict[int, tuple[float, float]]
 """``‖W - Q‖²`` and ``‖W‖²`` of strips of a matrix, by their first rows."""
 
 
-class RowwiseMatrix:
+class LazyMatrix:
     """A :class:`glmquant.core.qtensor.QuantMatrix` whose rows are quantized on demand, each once.
 
     Args:

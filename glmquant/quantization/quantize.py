@@ -1,163 +1,156 @@
-"""Quantizing a checkpoint block by block into a directory from which a killed run goes on."""
+"""Quantizing a checkpoint block by block into a directory from which a killed run resumes."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from glmquant.core.device import CPU
 from glmquant.core.parallel import lone_worker
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
-from glmquant.glm.block import Block, rms_norm
-from glmquant.glm.config import block_groups, head_group, linear_groups
+from glmquant.glm.block import Block
+from glmquant.glm.groups import head_group
+from glmquant.glm.rotary import rms_norm
 from glmquant.progress import Progress, silent
 from glmquant.quantization.allocate import FOUND, allocated
 from glmquant.quantization.block_pass import GroupOutcome, quantize_block, quantize_linear
 from glmquant.quantization.error_propagation import LinearFit
 from glmquant.quantization.prepare import float_block, float_head
-from glmquant.recipe.plan import GroupPlan, resolve_rules
-from glmquant.recipe.schema import FitOptions, Recipe
+from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.streaming.activations import Activations, Room, embed
-from glmquant.streaming.prefetch import blocks_ahead
+from glmquant.streaming.activations import Activations, ActivationStore, Batch, embed, sample_batches, unfilled
+from glmquant.streaming.forward import walk
 from glmquant.streaming.state import SavedStates
 
 
 @torch.inference_mode()
 def quantize(
     checkpoint: Checkpoint,
-    recipe: Recipe,
+    plan: Plan,
     samples: CalibrationSet | None,
     directory: Path,
     progress: Progress = silent,
     *,
-    room: Room | None = None,
+    store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Sequence[int]:
-    """Writes ``checkpoint``, quantized by the recipe's rules, into the existing ``directory``.
+    """Writes ``checkpoint``, quantized by the plan, into the existing ``directory``.
 
-    Every linear is fitted to the inputs it will meet: the samples pass through each block once, and on from its
+    Every linear layer is fitted to the inputs it will meet: the samples pass through each block once, and on from its
     quantized form. What an earlier, unfinished run with the same inputs left in ``directory`` is taken up.
+
+    Args:
+        store: where activations may lie, and the device that computes.
+        dtype: of the operands of matrix products.
 
     Returns:
         the blocks that were quantized now, not by an earlier run.
 
     Raises:
-        RecipeError: a rule that matches nothing.
         CalibrationError: a method that needs samples, and there are none.
-        QuantizationError: a linear that its method cannot quantize, or a checkpoint in GPTQ format.
+        QuantizationError: a linear layer that its method cannot quantize, or a checkpoint in GPTQ format.
     """
     if checkpoint.quantization == "gptq":
         raise QuantizationError(
             "the checkpoint is quantized already, in GPTQ format",
             where=checkpoint.path,
             expected="a float checkpoint, or one with its publisher's own int4 or int8 rows",
-            fix="start from the original; to export this one as it is, use `glmquant export`",
+            fix="start from the original; this one can be exported as it is",
         )
-    config = checkpoint.config
-    room = room or Room()
-    recipe = allocated(checkpoint, recipe, samples, directory, progress, device=room.device)
-    plans = resolve_rules(recipe.rules, linear_groups(config))
-    writer = ArtifactWriter(
-        directory, config, {name: plan.spec for name, plan in plans.items()}, gate_up=recipe.store.layout
-    )
+    store = store or ActivationStore()
+    plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
+    writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
-    needed = _samples_needed(plans, samples)
-    run = _Run(checkpoint, plans, recipe.fit, writer, SavedStates(directory), room)
+    needed = _samples_needed(plan, samples)
+    run = _Run(checkpoint, plan, writer, SavedStates(directory), store)
     streams = [] if needed is None else run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)
-    writer.finish(
-        checkpoint,
-        recipe=recipe.identity(),
-        calibration=None if needed is None else needed.sha256,
-    )
+    writer.finish(checkpoint, recipe=plan.recipe.identity(), calibration=None if needed is None else needed.sha256)
     run.states.clear()
     (directory / FOUND).unlink(missing_ok=True)
     return done
 
 
-def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None) -> CalibrationSet | None:
-    if not any(plan.needs_hessian for plan in plans.values()):
+def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSet | None:
+    if plan.first_fitted is None:
         return None
     if samples is None:
-        needing = next(name for name, plan in plans.items() if plan.needs_hessian)
         raise CalibrationError(
             "the recipe needs calibration samples",
-            where=f"the rule for {needing}",
-            fix="run `glmquant calibrate` first and give its output with --calibration",
+            where=f"the rule for {plan.first_fitted}",
+            fix="calibrate first, and give what that gives as the calibration",
         )
     return samples
 
 
 class _Run:
-    """The loop over blocks. ``states`` keeps the activations before the next block, so that a killed run can go on.
+    """A visitor that quantizes each block. ``states`` keeps the activations before the next one, so that a killed run
+    can resume.
 
     The samples are one stream, as quantized blocks made them; a second one, as float blocks did, is the reference where
-    ``fit.compensate`` needs it.
+    errors are propagated.
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        plans: dict[str, GroupPlan],
-        fit: FitOptions,
-        writer: ArtifactWriter,
-        states: SavedStates,
-        room: Room,
+        self, checkpoint: Checkpoint, plan: Plan, writer: ArtifactWriter, states: SavedStates, store: ActivationStore
     ) -> None:
-        self._checkpoint, self._plans, self._fit = checkpoint, plans, fit
-        self._writer, self.states, self._room = writer, states, room
-        self._config = checkpoint.config
+        self._checkpoint, self._plan, self._writer = checkpoint, plan, writer
+        self.states, self._store, self._config = states, store, checkpoint.config
         self._first = 0
+        self._background: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
 
     def start(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
         """The samples before the first block, or before the one that an unfinished run would have come to."""
-        streams, (count, length) = 2 if self._fit.compensate else 1, samples.tokens_SL.shape
-        found = self.states.load(streams, (count, length), self._config, self._room, dtype)
+        found, count = self.states.furthest, self._plan.num_streams
         if found is not None:
-            self._first = found[0]
-            return found[1]
+            self._first = found
+            batches = sample_batches(*samples.tokens_SL.shape)
+            streams = [unfilled(batches, self._config, self._store, dtype) for _ in range(count)]
+            self.states.load(streams, found)
+            return streams
         embedding_VD = self._checkpoint.embedding()
-        return [embed(samples.tokens_SL, embedding_VD, self._config, self._room, dtype) for _ in range(streams)]
+        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype) for _ in range(count)]
 
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
-        activations, reference = (*streams, None, None)[:2]
-        if activations is None:
-            todo = [layer for layer in range(layers) if not self._writer.has_block(layer)]
-        else:
-            todo = list(range(self._first, layers))
-        with lone_worker("writer") as background:
-            written: Future[None] | None = None
-            for layer, block in blocks_ahead(self._float_block, todo):
-                progress("quantizing", layer, layers)
-                names = [group.name for group in block_groups(self._config, layer)]
-                done, outcomes = quantize_block(
-                    block.to(self._room.device),
-                    names,
-                    self._plans,
-                    self._config,
-                    activations,
-                    fit=self._fit,
-                    reference=reference,
-                )
-                del block
-                done = done.to(CPU)
-                if written is not None:
-                    written.result()
-                written = background.submit(self._keep, layer, done, outcomes, streams)
-                del done, outcomes  # so that they go once they are written
-                for stream in streams:
-                    stream.hidden.keep_until(written)
-            if written is not None:
-                written.result()
-        progress("quantizing", layers, layers)
+        todo = [k for k in range(self._first, layers) if streams or not self._writer.has_block(k)]
+        with lone_worker("writer") as self._background:
+            walk(
+                lambda layer: float_block(self._checkpoint, layer, self._plan),
+                todo,
+                streams,
+                self,
+                device=self._store.device,
+                progress=progress,
+                stage="quantizing",
+                total=layers,
+            )
+            self._wait()
         return todo
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        activations, reference = (*streams, None, None)[:2]
+        done, outcomes = quantize_block(block, layer, self._plan, activations, reference)
+        del block
+        done = done.to(CPU)
+        self._wait()
+        assert self._background is not None
+        self._written = self._background.submit(self._keep, layer, done, outcomes, streams)
+        for stream in streams:
+            stream.hidden.keep_until(self._written)
+
+    def _wait(self) -> None:
+        """What is being written is held until the next block is done."""
+        if self._written is not None:
+            self._written.result()
+        self._written = None
 
     @torch.inference_mode()  # which is a thread's own
     def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> None:
@@ -166,9 +159,6 @@ class _Run:
         if streams:
             self.states.save(streams, layer + 1)
 
-    def _float_block(self, layer: int) -> Block:
-        return float_block(self._checkpoint, layer, self._plans, self._fit)
-
     def head(self, streams: Sequence[Activations]) -> None:
         if self._writer.has_head:
             return
@@ -176,17 +166,17 @@ class _Run:
             self._writer.write_head(self._checkpoint.final_norm(), self._checkpoint.classification_head())
             return
         name, dtype = head_group(self._config).name, torch.float32
-        plan = self._plans[name]
-        norm_D, linear = float_head(self._checkpoint, plan, self._fit)
-        norm_D, linear = norm_D.to(self._room.device), linear.to(self._room.device)
+        plan = self._plan[name]
+        norm_D, linear = float_head(self._checkpoint, self._plan)
+        norm_D, linear = norm_D.to(self._store.device), linear.to(self._store.device)
         seen = None
         if streams and plan.needs_hessian:
-            seen, dtype = LinearFit(linear, self._fit.compensate, by_inputs=True), streams[0].dtype
-            for batch in streams[0].batches():
+            seen, dtype = LinearFit(linear, self._plan.recipe.fit.compensate, by_inputs=True), streams[0].dtype
+            for batch in streams[0].batches:
                 x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
                 seen.add(x, wanted[0] - x if wanted else None)
         lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
         self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])
 
-    def _normed(self, stream: Activations, batch: slice, norm_D: torch.Tensor) -> torch.Tensor:
+    def _normed(self, stream: Activations, batch: Batch, norm_D: Tensor) -> Tensor:
         return rms_norm(stream.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(stream.dtype)

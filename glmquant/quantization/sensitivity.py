@@ -4,10 +4,11 @@ A group alone is rounded, and its block computed with it: the error is how far t
 moves, relative to its own size, which is how the next norm sees it. Rounding to scales chosen by the inputs' size
 stands for every method; what matters to an allocation is how groups and precisions compare.
 
-Shape suffixes: S samples, L tokens of a sample, D hidden size, K input columns.
+Shape suffixes: S samples, L tokens of a sample, B sequences of a batch, T tokens, D hidden, K input columns.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,27 +16,17 @@ from torch import Tensor
 from glmquant.core.device import CPU
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
-from glmquant.core.stats import RangeAccumulator
-from glmquant.glm.attention import attend
-from glmquant.glm.block import (
-    Linear,
-    add_attention,
-    add_mlp,
-    attention_input,
-    gate,
-    mlp_input,
-    split_heads,
-)
-from glmquant.glm.config import LinearGroup, block_groups
-from glmquant.glm.equalization import equalize
+from glmquant.core.stats import mean_square
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
+from glmquant.glm.model import ModelSource
+from glmquant.glm.parts import Context, Part
 from glmquant.methods.grid import encode, search_grid
 from glmquant.progress import Progress, silent
-from glmquant.store.checkpoint import Checkpoint
-from glmquant.streaming.activations import Room, embed
-from glmquant.streaming.block_stream import Stream
+from glmquant.streaming.activations import Activations, ActivationStore, embed
+from glmquant.streaming.forward import walk
 
-LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-COARSE = (1.0, 0.85, 0.7, 0.55, 0.4)
+COARSE_CLIP_RATIOS = (1.0, 0.85, 0.7, 0.55, 0.4)
 MEASURED_TOKENS = 1024
 """Of the calibration samples: enough to compare, and a block is passed through some twenty times."""
 
@@ -44,11 +35,11 @@ Sensitivities = dict[str, dict[QuantSpec, float]]
 
 @torch.inference_mode()
 def measure_sensitivities(
-    checkpoint: Checkpoint,
+    source: ModelSource,
     choices: Mapping[str, Sequence[QuantSpec]],
     tokens_SL: Tensor,
     *,
-    evened: bool,
+    equalized: bool,
     device: torch.device = CPU,
     progress: Progress = silent,
 ) -> Sensitivities:
@@ -56,98 +47,92 @@ def measure_sensitivities(
 
     Args:
         device: what computes.
-        evened: blocks are to be evened out (:func:`glmquant.glm.equalization.equalize`) before they are quantized.
+        equalized: blocks are to be equalized (:mod:`glmquant.glm.equalization`) before they are quantized.
 
     Raises:
         CalibrationError: token ids that are not the model's.
     """
-    config = checkpoint.config
-    activations = embed(tokens_SL, checkpoint.embedding(), config, Room(device=device))
-    found: Sensitivities = {}
-    for layer in range(config.num_hidden_layers):
-        progress("measuring sensitivities", layer, config.num_hidden_layers)
-        block = checkpoint.block(layer).to(device).floating()
-        block = equalize(block, config) if evened else block
-        found |= block_sensitivities(Stream(block, config, activations), block_groups(config, layer), choices)
-        del block
-    progress("measuring sensitivities", config.num_hidden_layers, config.num_hidden_layers)
-    return found
+    config, layers = source.config, source.config.num_hidden_layers
+    activations = embed(tokens_SL, source.embedding(), config, ActivationStore(device=device))
+    meter = SensitivityMeter(choices, equalized=equalized)
+    walk(
+        source.block,
+        range(layers),
+        [activations],
+        meter,
+        device=device,
+        progress=progress,
+        stage="measuring sensitivities",
+        total=layers,
+    )
+    return meter.found
 
 
-def block_sensitivities(
-    stream: Stream, groups: Sequence[LinearGroup], choices: Mapping[str, Sequence[QuantSpec]]
-) -> Sensitivities:
-    """Of the groups of one float block. The hidden states move on through it."""
-    found: Sensitivities = {}
-    whole = [_Passing(stream, batch) for batch in stream.activations.batches()]
-    for group, linear in zip(groups, LINEARS, strict=True):
-        importance_K = _mean_square([passing.inputs[linear] for passing in whole])
-        for spec in choices.get(group.name, ()):
-            rounded = _rounded(getattr(stream.block, linear), spec, importance_K)
-            errors = [_relative(passing.output_with(linear, rounded), passing.output_BLD) for passing in whole]
-            found.setdefault(group.name, {})[spec] = float(torch.cat(errors).mean())
-    for batch, passing in zip(stream.activations.batches(), whole, strict=True):
-        stream.activations.hidden.write(batch, passing.output_BLD)
-    return found
+class SensitivityMeter:
+    """A visitor: what rounding each linear group alone does to the residual stream.
+
+    Args:
+        equalized: see :func:`measure_sensitivities`.
+
+    Attributes:
+        found: errors so far.
+    """
+
+    def __init__(self, choices: Mapping[str, Sequence[QuantSpec]], *, equalized: bool) -> None:
+        self._choices, self._equalized = choices, equalized
+        self.found: Sensitivities = {}
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        (stream,) = streams
+        block = block.equalized(stream.config) if self._equalized else block.floating()
+        passes = [_Pass(block, stream.hidden.read(batch).clone(), stream.context(batch)) for batch in stream.batches]
+        for place, part in enumerate(block.parts):
+            for step, (name, linear) in enumerate(part.linears.items()):
+                group = f"layers.{layer}.{part.kind.scope}.{name}"
+                importance_K = mean_square(each.inputs[place][step] for each in passes)
+                for spec in self._choices.get(group, ()):
+                    changed = part.with_linears({name: _rounded(linear, spec, importance_K)})
+                    errors = [_relative(each.output_with(place, step, changed), each.output_BTD) for each in passes]
+                    self.found.setdefault(group, {})[spec] = float(torch.cat(errors).mean())
+        for batch, each in zip(stream.batches, passes, strict=True):
+            stream.hidden.write(batch, each.output_BTD)
 
 
-class _Passing:
-    """Samples on their way through a float block, kept where each linear reads them."""
+class _Pass:
+    """A batch on its way through a float block, kept where each linear layer reads it."""
 
-    def __init__(self, stream: Stream, batch: slice) -> None:
-        self._block, self._config, self._rope = stream.block, stream.config, stream.activations.rope
-        self._before_BLD = stream.activations.hidden.read(batch).clone()
-        self.inputs: dict[str, Tensor] = {}
-        self.output_BLD = self._attention(self._block.qkv_proj, keep=True)
+    def __init__(self, block: Block, hidden_BTD: Tensor, context: Context) -> None:
+        self._block, self._context = block, context
+        self._hidden: list[Tensor] = []
+        self.inputs: list[list[Tensor]] = []
+        for part in block.parts:
+            self._hidden.append(hidden_BTD)
+            read: list[Tensor] = []
+            hidden_BTD = part.forward(hidden_BTD, context, on_input=partial(_keep, read))
+            self.inputs.append(read)
+        self.output_BTD = hidden_BTD
 
-    def output_with(self, name: str, linear: Linear) -> Tensor:
-        """What the block gives with ``linear`` in place of the one of that name; only what follows it is computed."""
-        if name == "qkv_proj":
-            return self._attention(linear)
-        if name == "o_proj":
-            return self._after_attention(linear(self.inputs["o_proj"]))
-        if name == "gate_up_proj":
-            return self._mlp(self._between_BLD, linear)
-        return add_mlp(self._between_BLD, linear(self.inputs["down_proj"]), self._block, self._config)
-
-    def _attention(self, qkv_proj: Linear, *, keep: bool = False) -> Tensor:
-        x_BLD = attention_input(self._before_BLD, self._block, self._config)
-        context = attend(*split_heads(qkv_proj(x_BLD), self._config, self._rope), None)
-        if keep:
-            self.inputs |= {"qkv_proj": x_BLD, "o_proj": context}
-        return self._after_attention(self._block.o_proj(context), keep=keep)
-
-    def _after_attention(self, output_BLD: Tensor, *, keep: bool = False) -> Tensor:
-        between_BLD = add_attention(self._before_BLD, output_BLD, self._block, self._config)
-        if keep:
-            self._between_BLD = between_BLD
-        return self._mlp(between_BLD, self._block.gate_up_proj, keep=keep)
-
-    def _mlp(self, between_BLD: Tensor, gate_up_proj: Linear, *, keep: bool = False) -> Tensor:
-        x_BLD = mlp_input(between_BLD, self._block, self._config)
-        inner = gate(gate_up_proj(x_BLD))
-        if keep:
-            self.inputs |= {"gate_up_proj": x_BLD, "down_proj": inner}
-        return add_mlp(between_BLD, self._block.down_proj(inner), self._block, self._config)
+    def output_with(self, place: int, step: int, changed: Part) -> Tensor:
+        """What the block gives with a part changed from linear layer ``step`` on; only what follows is computed."""
+        hidden_BTD = changed.resume(self._hidden[place], step, self.inputs[place][step], self._context)
+        for part in self._block.parts[place + 1 :]:
+            hidden_BTD = part.forward(hidden_BTD, self._context)
+        return hidden_BTD
 
 
-def _relative(ours_BLD: Tensor, theirs_BLD: Tensor) -> Tensor:
+def _keep(inputs: list[Tensor], name: str, x: Tensor) -> None:
+    inputs.append(x)
+
+
+def _relative(ours_BTD: Tensor, theirs_BTD: Tensor) -> Tensor:
     """A value for each token."""
-    return ((ours_BLD - theirs_BLD).square().sum(-1) / theirs_BLD.square().sum(-1).clamp(min=1e-12)).flatten()
+    return ((ours_BTD - theirs_BTD).square().sum(-1) / theirs_BTD.square().sum(-1).clamp(min=1e-12)).flatten()
 
 
 def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:
     weight_NK = linear.dense()
 
     def rounded(rows_NK: Tensor) -> QuantTensor:
-        return encode(rows_NK, *search_grid(rows_NK, spec, importance_K, COARSE, ()), spec)
+        return encode(rows_NK, *search_grid(rows_NK, spec, importance_K, COARSE_CLIP_RATIOS, ()), spec)
 
     return Linear(QuantTensor.from_strips(weight_NK, spec, rounded).dequantize(), linear.bias_N)
-
-
-def _mean_square(inputs: Sequence[Tensor]) -> Tensor:
-    """Of each column."""
-    seen = RangeAccumulator(inputs[0].shape[-1], inputs[0].device)
-    for x in inputs:
-        seen.add(x)
-    return seen.result().mean_square_K

@@ -1,14 +1,15 @@
 """What a checkpoint is, and what a recipe would make of it, from names and shapes alone."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.config import GlmConfig, LinearGroup, linear_groups
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.quantization.allocate import budget_bytes
 from glmquant.quantization.forecast import Forecast
-from glmquant.recipe.plan import resolve_rules
-from glmquant.recipe.schema import Recipe
+from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint, Quantization
 from glmquant.store.manifest import Manifest
 
@@ -56,20 +57,15 @@ class ModelSummary:
         return asdict(self)
 
 
-def summarize(checkpoint: Checkpoint, recipe: Recipe | None = None) -> ModelSummary:
-    """Reads no weight.
-
-    Raises:
-        RecipeError: a rule of the recipe that matches nothing.
-    """
-    config = checkpoint.config
-    groups = _groups(config, recipe) if recipe is not None else ()
+def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
+    """What a checkpoint is, and what a plan would make of it; reads no weight."""
+    groups = tuple(_summary(group, plan[group.name].spec, plan.config) for group in plan.groups) if plan else ()
     weights = sum(group.rows * group.columns for group in groups)
     return ModelSummary(
         path=str(checkpoint.path),
-        config=config,
+        config=checkpoint.config,
         quantization=checkpoint.quantization,
-        num_parameters=num_parameters(config),
+        num_parameters=num_parameters(checkpoint.config),
         num_bytes=checkpoint.tensor_bytes,
         readers=_readers(checkpoint),
         groups=groups,
@@ -96,32 +92,21 @@ def _is_uniform(manifest: Manifest) -> bool:
 
 
 def num_parameters(config: GlmConfig) -> int:
-    linears = linear_groups(config)
-    blocks = linears if config.num_labels else linears[:-1]
-    inside = sum(group.rows * group.columns for group in blocks)
-    norms = (4 if config.sandwich_norms else 2) * config.num_hidden_layers + 1
-    biases = config.num_hidden_layers * (config.query_rows + 2 * config.key_value_rows) if config.attention_bias else 0
-    own_head = 0 if config.tie_word_embeddings else config.vocab_size
-    tables = config.vocab_size + (config.num_labels or own_head)
-    return inside + (tables + norms) * config.hidden_size + biases
+    """Weights, norms and biases of the model; a tied head counts once, a classifier's head without its bias."""
+    shapes = canonical_shapes(config)
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD, None)
+    return sum(math.prod(shape) for shape in shapes.values()) + config.num_labels * config.hidden_size
 
 
-def stored_bytes(summary: ModelSummary, recipe: Recipe) -> int:
-    """Of all linears once they are quantized; where bits are allocated, as far as budget and choices go."""
-    if recipe.allocate is None:
+def stored_bytes(summary: ModelSummary, plan: Plan) -> int:
+    """Of all linear layers once they are quantized; where bits are allocated, as far as budget and choices go."""
+    if plan.recipe.allocate is None:
         return sum(group.num_bytes for group in summary.groups)
-    groups = linear_groups(summary.config)
-    plans = resolve_rules(recipe.rules, groups)
-    chosen = [group for group in groups if plans[group.name].alternatives]
-    others = [group.num_bytes for group in summary.groups if not plans[group.name].alternatives]
-    largest = sum(max(spec.stored_bytes(g.rows, g.columns) for spec in plans[g.name].choices) for g in chosen)
-    return sum(others) + min(int(budget_bytes(recipe.allocate, chosen)), largest)
-
-
-def _groups(config: GlmConfig, recipe: Recipe) -> tuple[GroupSummary, ...]:
-    linears = linear_groups(config)
-    plans = resolve_rules(recipe.rules, linears)
-    return tuple(_summary(group, plans[group.name].spec, config) for group in linears)
+    chosen = [group for group in plan.groups if plan[group.name].alternatives]
+    others = [group.num_bytes for group in summary.groups if not plan[group.name].alternatives]
+    largest = sum(max(spec.stored_bytes(g.rows, g.columns) for spec in plan[g.name].choices) for g in chosen)
+    return sum(others) + min(int(budget_bytes(plan.recipe.allocate, chosen)), largest)
 
 
 def _summary(group: LinearGroup, spec: QuantSpec | None, config: GlmConfig) -> GroupSummary:

@@ -1,28 +1,48 @@
-"""How much there is to compute: floating-point operations, a multiplication and an addition each counted.
+"""How much there is to compute, and how fast it was: floating-point operations, a multiplication and an addition each.
 
 A product of ``[T, K]`` by ``[N, K]`` counts 2 T N K, a Hessian 2 T K² though half of it is mirrored, and what a method
 makes of the Hessian K³. Attention's own products, norms and rounding are left out: they are a few percent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
-from glmquant.recipe.plan import GroupPlan, resolve_rules
-from glmquant.recipe.schema import Recipe
-
-
-def forward_work(config: GlmConfig, layers: int, tokens: int) -> int:
-    """Of ``tokens`` on their way through ``layers`` blocks."""
-    return layers * sum(2 * tokens * group.rows * group.columns for group in block_groups(config, 0))
+from glmquant.data.calibration import CalibrationSet
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.groups import block_groups
+from glmquant.recipe.plan import Plan
+from glmquant.store.checkpoint import Checkpoint
 
 
-def quantize_work(config: GlmConfig, recipe: Recipe, layers: Sequence[int], tokens: int) -> int:
-    """Of quantizing some of the blocks while ``tokens`` pass through them, through the float ones too where the recipe
-    compensates; the products that compare the two are not counted."""
-    plans, streams = resolve_rules(recipe.rules, linear_groups(config)), 2 if recipe.fit.compensate else 1
-    hessians = (_hessian_work(group, plans, tokens) for layer in layers for group in block_groups(config, layer))
-    return streams * forward_work(config, len(layers), tokens) + sum(hessians)
+def forward_work(config: GlmConfig, layers: Sequence[int], tokens: int) -> int:
+    """Of ``tokens`` on their way through some blocks."""
+    groups = (group for layer in layers for group in block_groups(config, layer))
+    return sum(2 * tokens * group.rows * group.columns for group in groups)
 
 
-def _hessian_work(group: LinearGroup, plans: Mapping[str, GroupPlan], tokens: int) -> int:
-    return (2 * tokens + group.columns) * group.columns**2 if plans[group.name].needs_hessian else 0
+def quantize_work(plan: Plan, layers: Sequence[int], tokens: int) -> int:
+    """Of quantizing some of the blocks while ``tokens`` pass through them, through the float ones too where errors are
+    propagated; the products that compare the two are not counted."""
+    hessians = (_hessian_work(group, plan, tokens) for layer in layers for group in plan.block_groups(layer))
+    return plan.num_streams * forward_work(plan.config, layers, tokens) + sum(hessians)
+
+
+def _hessian_work(group: LinearGroup, plan: Plan, tokens: int) -> int:
+    return (2 * tokens + group.columns) * group.columns**2 if plan[group.name].needs_hessian else 0
+
+
+def quantize_rate(
+    checkpoint: Checkpoint, plan: Plan, samples: CalibrationSet | None, layers: Sequence[int], seconds: float
+) -> str:
+    """How fast ``layers`` were quantized, in words."""
+    if samples is None or plan.first_fitted is None:
+        return f"quantized {checkpoint.tensor_bytes / 1e9:.2f} GB in {seconds:.1f} s"
+    return rate("quantized", samples, quantize_work(plan, layers, samples.tokens_SL.numel()), seconds)
+
+
+def rate(what: str, samples: CalibrationSet, work: int, seconds: float) -> str:
+    """``work`` in floating-point operations."""
+    tokens = samples.tokens_SL.numel()
+    return (
+        f"{what} with {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s, "
+        f"{work / seconds / 1e9:,.0f} GFLOP/s"
+    )

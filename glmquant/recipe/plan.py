@@ -1,21 +1,22 @@
-"""Rules resolved for one model: which group is quantized how."""
+"""A recipe resolved against one model, once: which linear group is quantized how."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import RecipeError
-from glmquant.glm.config import LinearGroup
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.groups import linear_groups
 from glmquant.methods import Method
-from glmquant.recipe.schema import Rule
+from glmquant.recipe.schema import Recipe, Rule
 
 
 @dataclass(frozen=True)
 class GroupPlan:
     """What happens to one linear group: kept float when ``spec`` is None.
 
-    ``alternatives`` are what allocating may choose instead of ``spec``.
+    ``alternatives`` are what an allocation may choose instead of ``spec``.
     """
 
     spec: QuantSpec | None = None
@@ -28,24 +29,84 @@ class GroupPlan:
 
     @property
     def choices(self) -> tuple[QuantSpec, ...]:
-        """Every spec that allocating may choose, its own among them; none where there is no choice."""
+        """Every spec that an allocation may choose, its own among them; none where there is no choice."""
         if self.spec is None or not self.alternatives:
             return ()
         return tuple(dict.fromkeys((self.spec, *self.alternatives)))
 
 
-def resolve_rules(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[str, GroupPlan]:
-    """A plan for every group by name. The first rule that matches a group wins; a group without a rule is kept float.
+@dataclass(frozen=True)
+class Plan:
+    """A recipe resolved against a model.
+
+    Attributes:
+        groups: every linear group of the model, blocks first.
+        by_group: what happens to each, by name.
+    """
+
+    recipe: Recipe
+    config: GlmConfig
+    groups: tuple[LinearGroup, ...]
+    by_group: Mapping[str, GroupPlan]
+
+    def __getitem__(self, group: str) -> GroupPlan:
+        return self.by_group[group]
+
+    def block_groups(self, layer: int) -> tuple[LinearGroup, ...]:
+        """The groups of one block."""
+        return tuple(group for group in self.groups if group.name.startswith(f"layers.{layer}."))
+
+    @property
+    def specs(self) -> dict[str, QuantSpec | None]:
+        return {name: plan.spec for name, plan in self.by_group.items()}
+
+    @property
+    def first_fitted(self) -> str | None:
+        """The first group whose method needs calibration samples."""
+        return next((name for name, plan in self.by_group.items() if plan.needs_hessian), None)
+
+    @property
+    def needs_samples(self) -> bool:
+        """A method or an allocation is fitted to calibration samples."""
+        return self.recipe.allocate is not None or self.first_fitted is not None
+
+    @property
+    def needs_ranges(self) -> bool:
+        """The bundle's KV cache is quantized by ranges of keys and values."""
+        return self.recipe.export.kv_cache != "float"
+
+    @property
+    def num_streams(self) -> int:
+        """Streams of activations: the quantized model's, and the float model's where errors are propagated."""
+        return 2 if self.recipe.fit.compensate else 1
+
+
+def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:
+    """Resolves the recipe's rules against the model's linear groups.
 
     Raises:
-        RecipeError: a rule that matches no group, or only groups that rules above it took.
+        RecipeError: a rule that matches no group, or only groups that rules above it took; or ``lm_head`` among an
+            allocation's choices.
     """
+    groups = linear_groups(config)
+    plan = Plan(recipe, config, groups, _resolve(recipe.rules, groups))
+    if recipe.allocate is not None and "lm_head" in plan.by_group and plan["lm_head"].alternatives:
+        raise RecipeError(
+            "lm_head takes no part in an allocation",
+            where="rules",
+            fix="give it a rule of its own, without alternatives",
+        )
+    return plan
+
+
+def _resolve(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[str, GroupPlan]:
+    """The first rule that matches a group wins; a group without a rule is kept float."""
     plans: dict[str, GroupPlan] = {}
     for number, rule in enumerate(rules):
         matched = [group.name for group in groups if fnmatchcase(group.name, rule.match)]
         free = [name for name in matched if name not in plans]
         if not free:
-            why = "only linears that rules above it match" if matched else "no linear"
+            why = "only linear layers that rules above it match" if matched else "no linear layer"
             raise RecipeError(
                 f"the rule {rule.match!r} matches {why}",
                 where=f"rules.{number}.match",

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from glmquant.core.files import write_text
+from glmquant.errors import OutputError
 from glmquant.evaluation.report import AccuracyReport
 from glmquant.report.html import to_html
 from glmquant.report.junit import to_junit
@@ -19,7 +21,19 @@ def write_report(report: AccuracyReport, directory: Path, others: Sequence[Accur
         "junit.xml": to_junit(report),
     }
     for name, content in contents.items():
-        (directory / name).write_text(content, encoding="utf-8")
+        write_text(directory / name, content)
+
+
+def write_page(reports: Sequence[AccuracyReport], out: Path) -> None:
+    """Writes the HTML page of the first report, with the others drawn beside it.
+
+    Raises:
+        OutputError: ``out`` cannot be written.
+    """
+    try:
+        write_text(out, to_html(reports[0], reports[1:]))
+    except OSError as error:
+        raise OutputError(f"cannot write there: {error.strerror}", where=out, fix="choose another place") from error
 
 
 def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:

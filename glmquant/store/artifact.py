@@ -17,16 +17,16 @@ from torch import Tensor
 from glmquant import __version__
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
 from glmquant.glm.classifier import ClassificationHead
-from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group, linear_groups
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.groups import block_groups, head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
-from glmquant.glm.layouts.layout import Layout, TensorSource
-from glmquant.glm.names import EMBEDDING, FINAL_NORM, canonical_shapes, layer_prefix
-from glmquant.store.canonical import FUSED, HALVES, TensorTable
+from glmquant.glm.linear import Linear
+from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
 from glmquant.store.checkpoint import CONFIG, Checkpoint
-from glmquant.store.gptq import GptqFormat, encode, require_whole_words
-from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Plan, quantize_config, version_for
+from glmquant.store.gptq import encode, require_whole_words
+from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -41,7 +41,7 @@ from glmquant.store.output import sync_directory
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
 
-GateUp = Literal["fused", "split"]
+StoreLayout = Literal["fused", "split"]
 """``fused`` is what transformers loads, ``split`` what GPTQModel loads."""
 
 RECORDS: Final = "glmquant.records"
@@ -54,20 +54,20 @@ class ArtifactWriter:
     Args:
         directory: exists; what an earlier run with the same inputs wrote may be in it.
         config: of the model.
-        plan: a spec for each linear group by name; None where it is kept float.
-        gate_up: how the two are stored.
+        specs: a spec for each linear group by name; None where it is kept float.
+        layout: how linear layers are stored that a checkpoint may hold fused or split.
 
     Raises:
-        QuantizationError: a linear whose shape the GPTQ format cannot hold at the bits planned.
+        QuantizationError: a linear whose shape the GPTQ format cannot hold at the bits wanted.
     """
 
-    def __init__(self, directory: Path, config: GlmConfig, plan: Plan, *, gate_up: GateUp = "fused") -> None:
-        self._directory, self._plan, self._gate_up = directory, plan, gate_up
-        own_head = plan.get(HEAD) is not None
+    def __init__(self, directory: Path, config: GlmConfig, specs: Specs, *, layout: StoreLayout = "fused") -> None:
+        self._directory, self._specs, self._layout = directory, specs, layout
+        own_head = specs.get(HEAD) is not None
         self._config = replace(config, tie_word_embeddings=False) if own_head else config
-        self._version = version_for(plan)
+        self._version = version_for(specs)
         for group in linear_groups(config):
-            spec = plan[group.name]
+            spec = specs[group.name]
             for module, start, stop in self._modules(group):
                 if spec is not None:
                     require_whole_words(module, stop - start, group.columns, spec.bits)
@@ -89,15 +89,9 @@ class ArtifactWriter:
     def write_block(self, layer: int, block: Block, records: Sequence[GroupRecord] = ()) -> None:
         """``block``'s linears are quantized as planned; ``records`` say what that cost."""
         at = layer_prefix(layer)
-        norms = {
-            "input_layernorm": block.input_layernorm,
-            "post_self_attn_layernorm": block.post_self_attn_layernorm,
-            "post_attention_layernorm": block.post_attention_layernorm,
-            "post_mlp_layernorm": block.post_mlp_layernorm,
-        }
-        tensors = {f"{at}{name}.weight": gain for name, gain in norms.items() if gain is not None}
-        linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
-        for group, linear in zip(block_groups(self._config, layer), linears, strict=True):
+        gains = {name: gain for part in block.parts for name, gain in part.gains.items()}
+        tensors = {f"{at}{name}.weight": gain for name, gain in gains.items()}
+        for group, linear in zip(block_groups(self._config, layer), block.linears().values(), strict=True):
             tensors |= self._linear(group, linear)
         self._write(self._shard(1 + layer), tensors, records)
 
@@ -112,13 +106,6 @@ class ArtifactWriter:
             tensors = self._linear(head_group(self._config), head)
         self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)
 
-    def read_block(self, layer: int) -> Block:
-        """A block that is already written."""
-        sources = {name: TensorSource(name, shape) for name, shape in canonical_shapes(self._config).items()}
-        stored = read_safetensors(self._shard(1 + layer))
-        usual = next((spec.group_size for spec in self._plan.values() if spec is not None), -1)
-        return TensorTable(Layout(self._config, sources), stored, GptqFormat(self._version, usual)).block(layer)
-
     def finish(self, source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None) -> None:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
@@ -130,7 +117,7 @@ class ArtifactWriter:
         shards = [self._shard(piece) for piece in range(self._pieces)]
         records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
         manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records)
-        quantization = quantize_config(self._plan, f"glmquant:{__version__}")
+        quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
         self._write_json(CONFIG, to_hf_config(self._config) | section)
         if quantization:
@@ -151,8 +138,7 @@ class ArtifactWriter:
         """The modules a group is written as, each with its rows ``[start, stop)``."""
         start = 0
         for member, rows in zip(group.members, group.member_rows, strict=True):
-            split = self._gate_up == "split" and member.endswith(FUSED)
-            names = [member.replace(FUSED, half) for half in HALVES] if split else [member]
+            names = group.split if self._layout == "split" and group.split else (member,)
             for name in names:
                 stop = start + rows // len(names)
                 yield name, start, stop
@@ -161,7 +147,7 @@ class ArtifactWriter:
     def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
         weight, bias_N = linear.weight, linear.bias_N
         spec = None if isinstance(weight, Tensor) else weight.spec
-        assert spec == self._plan[group.name], f"{group.name} is not quantized as planned"
+        assert spec == self._specs[group.name], f"{group.name} is not quantized as planned"
         tensors: dict[str, Tensor] = {}
         for module, start, stop in self._modules(group):
             if isinstance(weight, Tensor):

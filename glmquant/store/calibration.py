@@ -1,16 +1,16 @@
 """A calibration on disk: two files in a directory.
 
-    calibration.json          format, tokens' sha256, tokenizer, sources, seed, sampling, names of linear groups, layers
+    calibration.json          format, tokens' sha256, tokenizer, sources, seed, sampling, layers (with ranges, or 0)
     calibration.safetensors   tokens                         int64   [S, L]
-                              inputs.{group}.absmax          float32 [K]
-                              inputs.{group}.mean_square     float32 [K]
                               key_values.{layer}.key_absmax  float32 [C, E]
                               key_values.{layer}.value_absmax
 
-Shape suffixes: S samples, L tokens of a sample, K input columns, C key/value heads, E head size.
+Format 1, of release 0.1, also held the ranges of every linear layer's inputs, which nothing read; it is read without
+them.
+
+Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmquant.core.stats import InputRange
+from glmquant.core.files import write_json
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, Sampling, TextSource
 from glmquant.errors import CalibrationError
 
 DESCRIPTION, TENSORS = "calibration.json", "calibration.safetensors"
-FORMAT = 1
+FORMAT = 2
+READ_FORMATS = (1, FORMAT)
 LARGEST_DESCRIPTION_BYTES = 1 << 24
 
 
@@ -38,7 +39,6 @@ class _Description:
     sources: tuple[TextSource, ...]
     seed: int
     sampling: Sampling
-    groups: tuple[str, ...]
     layers: int
 
 
@@ -52,12 +52,10 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
         sources=samples.sources,
         seed=samples.seed,
         sampling=samples.sampling,
-        groups=tuple(calibration.inputs),
         layers=len(calibration.key_values),
     )
     save_file({name: tensor.contiguous() for name, tensor in _tensors(calibration).items()}, directory / TENSORS)
-    text = json.dumps(asdict(description), ensure_ascii=False, indent=1)
-    (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / DESCRIPTION, asdict(description), indent=1)
 
 
 def read_calibration(directory: Path) -> Calibration:
@@ -68,26 +66,17 @@ def read_calibration(directory: Path) -> Calibration:
     """
     description = _read_description(directory / DESCRIPTION)
     tensors = _read_tensors(directory / TENSORS)
-    inputs = {
-        group: InputRange(
-            _range(tensors, f"inputs.{group}.absmax", 1), _range(tensors, f"inputs.{group}.mean_square", 1)
-        )
-        for group in description.groups
-    }
     key_values = tuple(
         KeyValueRange(
-            _range(tensors, f"key_values.{layer}.key_absmax", 2), _range(tensors, f"key_values.{layer}.value_absmax", 2)
+            _range(tensors, f"key_values.{layer}.key_absmax"), _range(tensors, f"key_values.{layer}.value_absmax")
         )
         for layer in range(description.layers)
     )
-    return Calibration(_samples(tensors, description, directory), inputs, key_values)
+    return Calibration(_samples(tensors, description, directory), key_values)
 
 
 def _tensors(calibration: Calibration) -> dict[str, Tensor]:
     tensors = {"tokens": calibration.samples.tokens_SL}
-    for group, values in calibration.inputs.items():
-        tensors[f"inputs.{group}.absmax"] = values.absmax_K
-        tensors[f"inputs.{group}.mean_square"] = values.mean_square_K
     for layer, cache in enumerate(calibration.key_values):
         tensors[f"key_values.{layer}.key_absmax"] = cache.key_absmax_CE
         tensors[f"key_values.{layer}.value_absmax"] = cache.value_absmax_CE
@@ -99,8 +88,8 @@ def _read_description(path: Path) -> _Description:
         raise CalibrationError(
             f"no {path.name} in {path.parent}",
             where=path,
-            expected="a directory that `calibrate` wrote",
-            fix="run: glmquant calibrate MODEL --data TEXT --out DIR",
+            expected="a directory that a calibration was written to",
+            fix="calibrate first",
         )
     if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
         raise CalibrationError(f"{path.name} is larger than {LARGEST_DESCRIPTION_BYTES:,} bytes", where=path)
@@ -110,11 +99,13 @@ def _read_description(path: Path) -> _Description:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CalibrationError(
-            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", fix="run `calibrate` again"
+            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", fix="calibrate again"
         ) from None
-    if description.format != FORMAT:
+    if description.format not in READ_FORMATS:
         raise CalibrationError(
-            f"calibration format {description.format} is not known", where=path, expected=str(FORMAT)
+            f"calibration format {description.format} is not known",
+            where=path,
+            expected="1 or 2",
         )
     return description
 
@@ -123,13 +114,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, fix="run `calibrate` again") from None
+        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, fix="calibrate again") from None
 
 
-def _range(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
+def _range(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     tensor = tensors.get(name)
-    if tensor is None or tensor.dtype != torch.float32 or tensor.dim() != dimensions:
-        raise CalibrationError(f"{TENSORS} has no float32 tensor {name} of {dimensions} dimensions", where=name)
+    if tensor is None or tensor.dtype != torch.float32 or tensor.dim() != 2:
+        raise CalibrationError(f"{TENSORS} has no float32 tensor {name} of 2 dimensions", where=name)
     if not (torch.isfinite(tensor) & (tensor >= 0)).all():
         raise CalibrationError(f"{name} holds values that are negative or not finite", where=f"{TENSORS}, {name}")
     return tensor
@@ -147,6 +138,6 @@ def _samples(tensors: Mapping[str, Tensor], description: _Description, directory
             f"the tokens in {TENSORS} are not those that {DESCRIPTION} describes",
             where=directory,
             expected=f"sha256 {description.sha256}",
-            fix="run `calibrate` again",
+            fix="calibrate again",
         )
     return samples

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
 from glmquant.glm.classifier import HEAD_BIAS, HEAD_WEIGHT, ClassificationHead
-from glmquant.glm.config import LinearGroup, block_groups, head_group
+from glmquant.glm.config import LinearGroup
+from glmquant.glm.groups import block_groups, head_group
 from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
+from glmquant.glm.parts import Part, part_kinds
 from glmquant.store.gptq import GptqFormat, GptqLinear, locate_linear
 from glmquant.store.row_quantized import RowQuantizedLinear
 from glmquant.store.tensors import StoredTensor
@@ -22,11 +26,10 @@ from glmquant.store.tensors import StoredTensor
 FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32)
 WEIGHT: Final = ".weight"
 Stored = StoredTensor | GptqLinear | RowQuantizedLinear
-FUSED, HALVES = "gate_up_proj", ("gate_proj", "up_proj")
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredRows:
     """Rows ``[start, stop)`` of a stored matrix or vector, which is float or quantized."""
 
     stored: Stored
@@ -88,13 +91,26 @@ class TensorTable:
             for part in self.parts(name):
                 yield from part.tensors
 
-    def parts(self, name: str) -> tuple[Part, ...]:
+    def parts(self, name: str) -> tuple[StoredRows, ...]:
         """Where a canonical tensor lies, top rows first."""
         source = self.layout.sources[name]
-        if source.name.endswith(FUSED + WEIGHT) and not self._holds(source.name):
-            return self._halves(source)
+        split = self._splits.get(name, ())
+        if split and source.name == name and not self._holds(name) and any(map(self._holds, split)):
+            rows, *rest = source.shape
+            share = (rows // len(split), *rest)
+            return tuple(StoredRows(self._locate(half, share), 0, share[0]) for half in split)
         start, stop = source.rows or (0, source.shape[0])
-        return (Part(self._whole(name, source), start, stop),)
+        return (StoredRows(self._whole(name, source), start, stop),)
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[str, ...]]:
+        """Canonical weights that may be stored in shares, and the names of these."""
+        return {
+            group.members[0] + WEIGHT: tuple(module + WEIGHT for module in group.split)
+            for layer in range(self.layout.config.num_hidden_layers)
+            for group in block_groups(self.layout.config, layer)
+            if group.split
+        }
 
     def _whole(self, name: str, source: TensorSource) -> Stored:
         if source.scales is not None:
@@ -102,14 +118,6 @@ class TensorTable:
             return RowQuantizedLinear(weight, self._float(source.scales.name, source.shape[:1]), source.scales.bits)
         is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
         return self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
-
-    def _halves(self, source: TensorSource) -> tuple[Part, ...]:
-        rows, *rest = source.shape
-        names = [source.name.replace(FUSED, half) for half in HALVES]
-        if not any(self._holds(name) for name in names):
-            names = [source.name]
-        share = (rows // len(names), *rest)
-        return tuple(Part(self._locate(name, share), 0, share[0]) for name in names)
 
     def _holds(self, name: str) -> bool:
         return name in self.stored or name.removesuffix(WEIGHT) + ".qweight" in self.stored
@@ -148,9 +156,9 @@ class TensorTable:
             )
         return locate_linear(self.stored, module, shape, self.gptq)
 
-    def _weight_parts(self, group: LinearGroup) -> list[Part]:
+    def _weight_parts(self, group: LinearGroup) -> list[StoredRows]:
         """The parts of a group's weight; rows that follow each other in one stored tensor become one part."""
-        merged: list[Part] = []
+        merged: list[StoredRows] = []
         for part in (part for member in group.members for part in self.parts(member + WEIGHT)):
             last = merged[-1] if merged else None
             if last is not None and last.stored == part.stored and last.stop == part.start:
@@ -159,11 +167,11 @@ class TensorTable:
                 merged.append(part)
         return merged
 
-    def _bias_parts(self, group: LinearGroup) -> list[Part]:
+    def _bias_parts(self, group: LinearGroup) -> list[StoredRows]:
         names = [f"{member}.bias" for member in group.members if f"{member}.bias" in self.layout.sources]
         return [part for name in names for part in self.parts(name)]
 
-    def _uniform(self, name: str, parts: Sequence[Part]) -> None:
+    def _uniform(self, name: str, parts: Sequence[StoredRows]) -> None:
         kinds = {p.stored.dtype if isinstance(p.stored, StoredTensor) else p.stored.spec for p in parts}
         if len(kinds) > 1:
             raise CheckpointError(
@@ -193,7 +201,7 @@ class TensorTable:
         stacked = _stack([stored.read(start, stop) for stored, start, stop in quantized])
         return Linear(stacked, bias_N, _order(parts[0].stored))
 
-    def _read_float(self, parts: Sequence[Part]) -> Tensor:
+    def _read_float(self, parts: Sequence[StoredRows]) -> Tensor:
         tensors = [part.stored for part in parts if isinstance(part.stored, StoredTensor)]
         rows = sum(part.stop - part.start for part in parts)
         out = torch.empty((rows, *tensors[0].shape[1:]), dtype=tensors[0].dtype)
@@ -206,18 +214,12 @@ class TensorTable:
 
     def block(self, layer: int) -> Block:
         at, config = layer_prefix(layer), self.layout.config
-        qkv, o, gate_up, down = (self.linear(group) for group in block_groups(config, layer))
-        after = config.sandwich_norms
-        return Block(
-            input_layernorm=self.vector(f"{at}input_layernorm.weight"),
-            qkv_proj=qkv,
-            o_proj=o,
-            post_attention_layernorm=self.vector(f"{at}post_attention_layernorm.weight"),
-            gate_up_proj=gate_up,
-            down_proj=down,
-            post_self_attn_layernorm=self.vector(f"{at}post_self_attn_layernorm.weight") if after else None,
-            post_mlp_layernorm=self.vector(f"{at}post_mlp_layernorm.weight") if after else None,
-        )
+        parts = []
+        for kind in part_kinds(config, layer):
+            linears = {group.name.rpartition(".")[2]: self.linear(group) for group in kind.groups(config, layer)}
+            gains = {name: self.vector(f"{at}{name}.weight") for name in kind.gain_sizes(config)}
+            parts.append(Part(kind, linears, gains))
+        return Block(*parts)
 
     def embedding(self) -> Tensor:
         return self.vector(EMBEDDING)
@@ -240,7 +242,7 @@ class TensorTable:
             raise CheckpointError(
                 "the checkpoint is a language model: it has no classification head",
                 expected="tensors classifier_head.weight or score.weight",
-                fix="train one with `glmquant train-classifier`",
+                fix="train a classifier from it first",
             )
         bias_L = self.vector(HEAD_BIAS) if HEAD_BIAS in self.layout.sources else None
         return ClassificationHead(self.vector(HEAD_WEIGHT), bias_L, labels)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.linear import Linear
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.store.canonical import TensorTable
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
@@ -76,6 +78,15 @@ class Checkpoint:
             update_digest(digest, path, stored.get(path, []))
         return digest.hexdigest()
 
+    @cached_property
+    def tokenizer(self) -> GlmTokenizer:
+        """The checkpoint's own tokenizer, built once.
+
+        Raises:
+            CheckpointError: a tokenizer file that is missing, damaged, or does not fit the model.
+        """
+        return load_tokenizer(self.path, self.config)
+
     def stored(self) -> Iterator[StoredTensor]:
         """Every tensor of the model, as it lies in its file."""
         return iter(dict.fromkeys(self._table.used()))
@@ -95,6 +106,10 @@ class Checkpoint:
     def lm_head(self) -> Linear:
         """The head ``[V, D]``; the embedding, where they are tied. A classifier has none."""
         return self._table.lm_head()
+
+    def head(self) -> Linear:
+        """The head, whichever the model has, as a linear layer."""
+        return self.classification_head().linear if self.config.num_labels else self.lm_head()
 
     def classification_head(self) -> ClassificationHead:
         """A classifier's head, in its stored dtype; a language model has none."""

@@ -5,14 +5,16 @@ same way): regular expressions over module names, with ``-:`` before them for mo
 those with other values; the first that matches counts.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError
+from glmquant.glm.config import LinearGroup
 from glmquant.store.gptq import GptqFormat, Version
 
 QUANTIZE_CONFIG: Final = "quantize_config.json"
@@ -20,15 +22,7 @@ SECTION: Final = "quantization_config"
 HEAD: Final = "lm_head"
 AUTO_ROUND: Final = ("auto-round", "intel/auto-round")
 
-MODULES: Final = {
-    "self_attn.qkv_proj": r"self_attn\.(q|k|v|qkv)_proj",
-    "self_attn.o_proj": r"self_attn\.o_proj",
-    "mlp.gate_up_proj": r"mlp\.(gate|up|gate_up)_proj",
-    "mlp.down_proj": r"mlp\.down_proj",
-}
-"""The modules of each linear group, in every form a reader may have them: split, or fused."""
-
-Plan = Mapping[str, QuantSpec | None]
+Specs = Mapping[str, QuantSpec | None]
 """A spec for each linear group by name; None where it is kept float."""
 
 
@@ -92,29 +86,29 @@ def _group_size(section: Mapping[str, Any], where: str) -> int:
     return size
 
 
-def version_for(plan: Plan) -> Version:
+def version_for(specs: Specs) -> Version:
     """v1, which every reader knows, unless it cannot hold a zero point that is not in the middle."""
-    return "gptq" if all(spec.symmetric for spec in plan.values() if spec is not None) else "gptq_v2"
+    return "gptq" if all(spec.symmetric for spec in specs.values() if spec is not None) else "gptq_v2"
 
 
-def quantize_config(plan: Plan, quantizer: str) -> dict[str, Any] | None:
+def quantize_config(groups: Sequence[LinearGroup], specs: Specs, quantizer: str) -> dict[str, Any] | None:
     """The configuration of an artifact, its keys in a fixed order; None where nothing is quantized.
 
     Args:
+        groups: of the model, each named in ``specs``.
         quantizer: name and version of the program, as ``glmquant:0.1.0``.
     """
-    blocks = {name: spec for name, spec in plan.items() if name != HEAD}
-    head = plan.get(HEAD)
-    counts = Counter(spec for spec in (*blocks.values(), head) if spec is not None)
+    head = specs.get(HEAD)
+    counts = Counter(spec for spec in specs.values() if spec is not None)
     if not counts:
         return None
     base = counts.most_common(1)[0][0]
-    dynamic = dict(_block_rules(blocks, base))
+    dynamic = dict(_block_rules([group for group in groups if group.name != HEAD], specs, base))
     if head not in (None, base):
         dynamic[f"+:{HEAD}$"] = _difference(head, base)
     values = {
         "quant_method": "gptq",
-        "checkpoint_format": version_for(plan),
+        "checkpoint_format": version_for(specs),
         **_values(base),
         "desc_act": False,
         "static_groups": False,
@@ -126,15 +120,24 @@ def quantize_config(plan: Plan, quantizer: str) -> dict[str, Any] | None:
     return values | ({"dynamic": dynamic} if dynamic else {})
 
 
-def _block_rules(blocks: Plan, base: QuantSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+def _block_rules(groups: Sequence[LinearGroup], specs: Specs, base: QuantSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     layers: dict[tuple[str, QuantSpec | None], list[str]] = {}
-    for name, spec in blocks.items():
-        _, layer, group = name.split(".", 2)
-        if spec != base:
-            layers.setdefault((group, spec), []).append(layer)
-    for (group, spec), numbers in layers.items():
-        pattern = rf"model\.layers\.({'|'.join(numbers)})\.{MODULES[group]}$"
+    for group in groups:
+        if (spec := specs[group.name]) != base:
+            layers.setdefault((_module_pattern(group), spec), []).append(group.name.split(".")[1])
+    for (modules, spec), numbers in layers.items():
+        pattern = rf"model\.layers\.({'|'.join(numbers)})\.{modules}$"
         yield (f"-:{pattern}", {}) if spec is None else (f"+:{pattern}", _difference(spec, base))
+
+
+def _module_pattern(group: LinearGroup) -> str:
+    """A regular expression for the group's modules in every form a reader may have them: split, or fused."""
+    scope, _, fused = group.within_layer.rpartition(".")
+    names = dict.fromkeys(module.rpartition(".")[2] for module in (*(group.split or group.members), fused))
+    if len(names) == 1:
+        return re.escape(f"{scope}.{fused}")
+    stems = "|".join(name.removesuffix("_proj") for name in names)
+    return rf"{re.escape(scope)}\.({stems})_proj"
 
 
 def _values(spec: QuantSpec) -> dict[str, Any]:

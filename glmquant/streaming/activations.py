@@ -1,12 +1,11 @@
-"""What all calibration samples are on their way through the model, in memory or on the disk.
+"""Activations of all sequences on their way through the model, in memory or on the disk.
 
-Shape suffixes: S samples, L tokens of a sample, D hidden size, W any width, V vocabulary.
+Shape suffixes: S samples, L tokens of a sample, B sequences of a batch, T tokens, D hidden, W any width, V vocabulary.
 """
 
 import math
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,38 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.direct_io import read_at, write_at
+from glmquant.data.sequences import Ids, length_batches, padded
 from glmquant.errors import CalibrationError
-from glmquant.glm.block import Rotary, rotary
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.parts import Context
+from glmquant.glm.rotary import Rotary, rotary
 from glmquant.store.tensors import byte_view
 
 TOKENS_AT_ONCE = 2048
 
 
-class SampleTensor:
-    """``[S, L, W]``, read and written some samples at a time.
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that pass through the model side by side.
+
+    Attributes:
+        members: numbers of the sequences, in the order of the batch's rows.
+        length: tokens of each row, padding on the right included.
+        start: tokens of all batches before this one.
+    """
+
+    members: tuple[int, ...]
+    length: int
+    start: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.members) * self.length
+
+
+class ActivationTensor:
+    """Values ``[B, T, W]`` of every batch, one batch behind the other, read and written a batch at a time.
 
     Where it lies in a file, that is read and written, never mapped: what a process holds is what it asked for.
 
@@ -35,63 +56,50 @@ class SampleTensor:
         device: where what is read is wanted; the values lie in the processor's memory or on the disk.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], dtype: torch.dtype, place: Tensor | BinaryIO, device: torch.device = CPU
-    ) -> None:
-        self.shape, self.dtype, self._device = shape, dtype, device
+    def __init__(self, width: int, dtype: torch.dtype, place: Tensor | BinaryIO, device: torch.device = CPU) -> None:
+        self.width, self.dtype, self._device = width, dtype, device
         self._in_use: Future[None] | None = None
         self._values: Tensor | None = None
         self._file: BinaryIO | None = None
         if isinstance(place, Tensor):
-            self._values = place[: self.nbytes].view(dtype).view(shape)
+            whole = place.numel() // (width * dtype.itemsize)
+            self._values = place[: whole * width * dtype.itemsize].view(dtype).view(whole, width)
         else:
             self._file = place
 
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+    def read(self, batch: Batch) -> Tensor:
+        """``[B, T, W]`` on the device; where that is the processor, as :meth:`stored`."""
+        return self.stored(batch).to(self._device)
 
-    @property
-    def all(self) -> slice:
-        return slice(0, self.shape[0])
-
-    @property
-    def on_disk(self) -> bool:
-        return self._file is not None
-
-    def read(self, samples: slice) -> Tensor:
-        """``[samples, L, W]`` on the device; where that is the processor, as :meth:`stored`."""
-        return self.stored(samples).to(self._device)
-
-    def stored(self, samples: slice) -> Tensor:
-        """``[samples, L, W]``: the tensor's own memory, or a copy of what the file holds."""
+    def stored(self, batch: Batch) -> Tensor:
+        """``[B, T, W]``: the tensor's own memory, or a copy of what the file holds."""
+        shape = (len(batch.members), batch.length, self.width)
         if self._values is not None:
-            return self._values[samples]
-        out = torch.empty(samples.stop - samples.start, *self.shape[1:], dtype=self.dtype)
-        self._transfer(os.preadv, out, samples)
+            return self._values[batch.start : batch.start + batch.num_tokens].view(shape)
+        out = torch.empty(shape, dtype=self.dtype)
+        read_at(self._opened, byte_view(out), self._offset(batch))
         return out
 
     def keep_until(self, done: Future[None]) -> None:
         """The values stay as they are until then: a write waits."""
         self._in_use = done
 
-    def write(self, samples: slice, values: Tensor) -> None:
+    def write(self, batch: Batch, values: Tensor) -> None:
         if self._in_use is not None:
             self._in_use.result()
             self._in_use = None
         if self._values is not None:
-            self._values[samples] = values
+            self.stored(batch).copy_(values)
         else:
-            self._transfer(os.pwritev, values.to(CPU, self.dtype).contiguous(), samples)
+            write_at(self._opened, byte_view(values.to(CPU, self.dtype).contiguous()), self._offset(batch))
 
-    def _transfer(self, move: Callable[[int, list[memoryview], int], int], values: Tensor, samples: slice) -> None:
+    @property
+    def _opened(self) -> BinaryIO:
         assert self._file is not None
-        view, at = byte_view(values), samples.start * math.prod(self.shape[1:]) * self.dtype.itemsize
-        while view:
-            count = move(self._file.fileno(), [view], at)
-            if not count:
-                raise OSError("a file of activations ends too early")
-            view, at = view[count:], at + count
+        return self._file
+
+    def _offset(self, batch: Batch) -> int:
+        return batch.start * self.width * self.dtype.itemsize
 
     def close(self) -> None:
         self._values = None
@@ -99,7 +107,7 @@ class SampleTensor:
             self._file.close()
 
 
-class Room:
+class ActivationStore:
     """Where activations may lie: in memory up to ``budget`` bytes, in files of ``directory`` beyond.
 
     The files have no name: nothing is left of them when the process ends, however it ends.
@@ -112,15 +120,15 @@ class Room:
         self._left, self._directory, self.device = budget, directory, device
         self._spare: list[Tensor] = []
 
-    def tensor(self, shape: tuple[int, int, int], dtype: torch.dtype) -> SampleTensor:
-        """A tensor that lasts as long as the run."""
-        return SampleTensor(shape, dtype, self._place(math.prod(shape) * dtype.itemsize), self.device)
+    def tensor(self, num_tokens: int, width: int, dtype: torch.dtype) -> ActivationTensor:
+        """A tensor that lasts as long as the store."""
+        return ActivationTensor(width, dtype, self._place(num_tokens * width * dtype.itemsize), self.device)
 
     @contextmanager
-    def lent(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[SampleTensor]:
+    def lent(self, num_tokens: int, width: int, dtype: torch.dtype) -> Iterator[ActivationTensor]:
         """A tensor that lasts as long as the context. Its memory is kept for the next: new pages take their time."""
-        place = self._place(math.prod(shape) * dtype.itemsize)
-        tensor = SampleTensor(shape, dtype, place, self.device)
+        place = self._place(num_tokens * width * dtype.itemsize)
+        tensor = ActivationTensor(width, dtype, place, self.device)
         try:
             yield tensor
         finally:
@@ -144,63 +152,102 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Hidden states before a block, and what every block needs to read them.
+    """The residual stream before a block, and what every block needs to read it.
 
     Attributes:
-        hidden: float32 ``[S, L, D]``; a block's pass overwrites it.
-        rope: angles of the sample's positions, the same for every sample, ``[1, L, R]``.
-        room: where a block's pass keeps its intermediate results.
+        hidden: float32 ``[B, T, D]`` of each batch; a block's pass overwrites it.
+        batches: in the order they pass.
+        ropes: angles of the positions, ``[1, T, R]``, by the batches' lengths.
+        store: where a block's pass keeps its intermediate results.
         dtype: of the operands of matrix products.
     """
 
-    hidden: SampleTensor
-    rope: Rotary
-    room: Room
+    hidden: ActivationTensor
+    batches: tuple[Batch, ...]
+    ropes: dict[int, Rotary]
+    config: GlmConfig
+    store: ActivationStore
     dtype: torch.dtype = torch.float32
 
-    def batches(self) -> Iterator[slice]:
-        """Slices of samples that hold about ``TOKENS_AT_ONCE`` tokens each."""
-        samples, length, _ = self.hidden.shape
-        step = max(1, TOKENS_AT_ONCE // length)
-        for start in range(0, samples, step):
-            yield slice(start, min(start + step, samples))
+    @property
+    def num_tokens(self) -> int:
+        return sum(batch.num_tokens for batch in self.batches)
 
-    def lend(self, width: int) -> AbstractContextManager[SampleTensor]:
-        """``[S, L, width]`` for the inputs of a linear."""
-        samples, length, _ = self.hidden.shape
-        return self.room.lent((samples, length, width), self.dtype)
+    def context(self, batch: Batch) -> Context:
+        """What a forward pass of the batch knows. Padding stands on the right, where causal attention never looks."""
+        return Context(self.config, self.ropes[batch.length])
+
+    def lend(self, width: int) -> AbstractContextManager[ActivationTensor]:
+        """``[B, T, width]`` of each batch, for the inputs of a linear layer."""
+        return self.store.lent(self.num_tokens, width, self.dtype)
 
 
 def unfilled(
-    samples: int, length: int, config: GlmConfig, room: Room | None = None, dtype: torch.dtype = torch.float32
+    batches: Sequence[Batch],
+    config: GlmConfig,
+    store: ActivationStore | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Activations:
-    """Activations whose hidden states have yet to be written."""
-    room = room or Room()
-    positions_1L = torch.arange(length, device=room.device).unsqueeze(0)
-    hidden = room.tensor((samples, length, config.hidden_size), torch.float32)
-    return Activations(hidden, rotary(config, positions_1L), room, dtype)
+    """Activations whose residual stream has yet to be written."""
+    store = store or ActivationStore()
+    lengths = sorted({batch.length for batch in batches})
+    ropes = {length: rotary(config, torch.arange(length, device=store.device).unsqueeze(0)) for length in lengths}
+    hidden = store.tensor(sum(batch.num_tokens for batch in batches), config.hidden_size, torch.float32)
+    return Activations(hidden, tuple(batches), ropes, config, store, dtype)
+
+
+def sample_batches(samples: int, length: int) -> list[Batch]:
+    """Samples of equal length, in order, about ``TOKENS_AT_ONCE`` tokens a batch."""
+    step = max(1, TOKENS_AT_ONCE // length)
+    starts = range(0, samples, step)
+    return [Batch(tuple(range(start, min(start + step, samples))), length, start * length) for start in starts]
 
 
 def embed(
     tokens_SL: Tensor,
     embedding_VD: Tensor,
     config: GlmConfig,
-    room: Room | None = None,
+    store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Activations:
-    """The first block's inputs.
+    """The first block's inputs, of samples of equal length.
 
     Raises:
         CalibrationError: a token id outside the vocabulary.
     """
-    if int(tokens_SL.min()) < 0 or int(tokens_SL.max()) >= config.vocab_size:
-        raise CalibrationError(
-            f"token ids span {int(tokens_SL.min())} to {int(tokens_SL.max())}",
-            expected=f"0 to {config.vocab_size - 1}",
-            fix="calibrate again with this checkpoint's own tokenizer",
-        )
-    samples, length = tokens_SL.shape
-    activations = unfilled(samples, length, config, room, dtype)
-    for batch in activations.batches():
-        activations.hidden.write(batch, embedding_VD[tokens_SL[batch]].float())
+    activations = unfilled(sample_batches(*tokens_SL.shape), config, store, dtype)
+    for batch in activations.batches:
+        ids_BT = _within(tokens_SL[list(batch.members)], len(embedding_VD))
+        activations.hidden.write(batch, embedding_VD[ids_BT].float())
     return activations
+
+
+def embed_sequences(
+    ids: Sequence[Ids], embedding_VD: Tensor, config: GlmConfig, store: ActivationStore | None = None
+) -> Activations:
+    """The first block's inputs, float32, of sequences of any lengths: similar ones share a batch, padded on the right.
+
+    Raises:
+        CalibrationError: a token id outside the vocabulary.
+    """
+    batches, start = [], 0
+    for members in length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE):
+        batches.append(Batch(tuple(members), len(ids[members[0]]), start))
+        start += batches[-1].num_tokens
+    activations = unfilled(batches, config, store)
+    for batch in batches:
+        rows_BT, _ = padded([ids[member] for member in batch.members], 0, side="right")
+        ids_BT = _within(torch.from_numpy(rows_BT), len(embedding_VD))
+        activations.hidden.write(batch, embedding_VD[ids_BT].float())
+    return activations
+
+
+def _within(ids_BT: Tensor, vocabulary: int) -> Tensor:
+    low, high = int(ids_BT.min()), int(ids_BT.max())
+    if low < 0 or high >= vocabulary:
+        raise CalibrationError(
+            f"token ids span {low} to {high}",
+            expected=f"0 to {vocabulary - 1}",
+            fix="encode the text with this checkpoint's own tokenizer",
+        )
+    return ids_BT

@@ -7,14 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from glmquant import assets
 from glmquant.data.labeled import LabeledSet, read_labeled
 from glmquant.errors import RecipeError
-from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.progress import Progress, silent
-from glmquant.recipe.schema import Recipe, Task, TrainOptions
+from glmquant.recipe.schema import CheckOptions, Recipe, Task, TrainOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_directory
+from glmquant.streaming.memory import forward_bytes
+from glmquant.streaming.resources import Resources
 from glmquant.train.held_out import hold_out, write_jsonl
 from glmquant.train.report import TrainingReport
 from glmquant.train.train import train_classifier
@@ -26,14 +29,27 @@ log = logging.getLogger("glmquant.train")
 
 
 def train_directory(
-    checkpoint: Checkpoint, labeled: LabeledSet, options: TrainOptions, out: Path, progress: Progress = silent
+    checkpoint: Checkpoint,
+    labeled: LabeledSet,
+    options: TrainOptions,
+    out: Path,
+    resources: Resources,
+    progress: Progress = silent,
 ) -> TrainingReport:
-    """Trains a classifier; ``out`` gets its checkpoint, its tokenizer and the report."""
-    tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
+    """Trains a classifier; ``out`` gets its checkpoint, its tokenizer and the report.
+
+    Raises:
+        DataError, TrainingError: see :func:`glmquant.train.train.train_classifier`.
+        DeviceError: the device has too little memory.
+    """
+    tokenizer = checkpoint.tokenizer
     inputs = [checkpoint.fingerprint, options.identity(), tokenizer.sha256, labeled.sha256, version("glmquant")]
+    if resources.device.type != "cpu":
+        inputs.append(resources.device.type)
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    with output_directory(out, resume_key=key) as partial:
-        report = train_classifier(checkpoint, labeled, tokenizer, options, partial, progress)
+    store = resources.store(forward_bytes(checkpoint.config, torch.float32), out.resolve().parent)
+    with output_directory(out, resume_key=key) as partial, resources.in_use():
+        report = train_classifier(checkpoint, labeled, tokenizer, options, partial, progress, store)
         tokenizer.save(partial)
     return report
 
@@ -52,25 +68,30 @@ def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabeledSet |
             "the recipe trains a classifier, and names nothing to train on",
             where="train.data",
             expected="labeled texts, or a model that is a classifier already",
-            fix="give some with --train-data",
+            fix="name some in train.data",
         )
     return None
 
 
 def train_for_run(
-    checkpoint: Checkpoint, labeled: LabeledSet, recipe: Recipe, directory: Path, progress: Progress = silent
-) -> tuple[Checkpoint, Recipe]:
-    """The classifier, in ``directory``, and the recipe with what to check it on: the examples held out in
-    ``directory``, where it names none itself. What an unfinished run trained is not trained again.
+    checkpoint: Checkpoint,
+    labeled: LabeledSet,
+    recipe: Recipe,
+    check: CheckOptions,
+    directory: Path,
+    resources: Resources,
+    progress: Progress = silent,
+) -> tuple[Checkpoint, CheckOptions]:
+    """The classifier, in ``directory``, and what to check it on: examples held out in ``directory``, where
+    ``check`` names none itself. What an unfinished run trained is not trained again.
     """
-    tasks = recipe.check.tasks
-    if not tasks:
+    if not check.tasks:
         labeled, test = hold_out(labeled, recipe.train.test, recipe.train.seed)
         write_jsonl(test, directory / TEST_FILE)
-        tasks = (Task(data=str(directory / TEST_FILE), name=Path(labeled.name).stem),)
+        task = Task(data=str(directory / TEST_FILE), name=Path(labeled.name).stem)
+        check = check.model_copy(update={"tasks": (task,)})
     out = directory / CLASSIFIER
     if not out.exists():
-        report = train_directory(checkpoint, labeled, recipe.train, out, progress)
+        report = train_directory(checkpoint, labeled, recipe.train, out, resources, progress)
         log.info("trained: validation accuracy %.2f %%", 100 * report.best.validation_accuracy)
-    check = recipe.check.model_copy(update={"tasks": tasks})
-    return open_checkpoint(out), recipe.model_copy(update={"check": check})
+    return open_checkpoint(out), check

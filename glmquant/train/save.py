@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from glmquant.glm.classifier import Backbone, ClassificationHead
-from glmquant.glm.config import linear_groups
+from glmquant.glm.classifier import ClassificationHead
+from glmquant.glm.groups import linear_groups
+from glmquant.glm.model import ModelSource
 from glmquant.recipe.schema import TrainOptions
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
@@ -12,7 +13,7 @@ from glmquant.train.weights import stored
 
 
 def write_classifier(
-    source: Checkpoint, backbone: Backbone, head: ClassificationHead, options: TrainOptions, directory: Path
+    source: Checkpoint, backbone: ModelSource, head: ClassificationHead, options: TrainOptions, directory: Path
 ) -> None:
     """Writes the backbone block by block, then the head, in the dtype ``source`` is published in.
 
@@ -24,8 +25,7 @@ def write_classifier(
         options: noted in ``glmquant.json``.
     """
     config = replace(source.config, labels=head.labels)
-    plan = {group.name: None for group in linear_groups(config)}
-    writer = ArtifactWriter(directory, config, plan)
+    writer = ArtifactWriter(directory, config, {group.name: None for group in linear_groups(config)})
     writer.write_embedding(backbone.embedding())
     for layer in range(config.num_hidden_layers):
         writer.write_block(layer, backbone.block(layer))

@@ -3,7 +3,7 @@
 Shape suffixes: E examples, D hidden size, L labels.
 """
 
-import os
+import math
 from pathlib import Path
 from typing import Final
 
@@ -11,16 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from glmquant.core.files import write_text
+from glmquant.core.machine import physical_memory
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import LabeledSet
 from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import TrainingError
-from glmquant.glm.classifier import Backbone, ClassificationHead
+from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.model import ModelSource
+from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.progress import Progress, silent
 from glmquant.recipe.schema import TrainOptions
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.train.features import pooled_features
+from glmquant.streaming.activations import ActivationStore
+from glmquant.streaming.features import pooled_features
 from glmquant.train.loop import Forward, History, Schedule, Trainer
 from glmquant.train.report import LabelCount, TrainingReport
 from glmquant.train.save import write_classifier
@@ -44,11 +49,15 @@ def train_classifier(
     options: TrainOptions,
     directory: Path,
     progress: Progress = silent,
+    store: ActivationStore | None = None,
 ) -> TrainingReport:
     """Trains a head, and more as ``options.mode`` says, and writes the classifier into the existing ``directory``.
 
     What an earlier, unfinished run with the same inputs left there is taken up. ``training.json`` and ``training.md``
     hold the report.
+
+    Args:
+        store: where activations of the frozen model may lie, and the device that computes them.
 
     Raises:
         DataError: a label with one example, or an empty text.
@@ -57,12 +66,12 @@ def train_classifier(
     _refuse_impossible(checkpoint, options)
     split = split_examples(labeled, options.validation, options.seed)
     encoded = _encode(labeled, tokenizer, min(options.max_length, checkpoint.config.max_position_embeddings))
-    run = _Run(checkpoint, labeled, encoded, split, options, directory, progress)
+    run = _Run(checkpoint, labeled, encoded, split, options, directory, progress, store)
     backbone, head, history = run.head() if options.mode == "head" else run.inside()
     write_classifier(checkpoint, backbone, head, options, directory)
     report = _report(labeled, split, encoded, options, run.schedule, head, history)
-    (directory / "training.json").write_text(report.to_json(), encoding="utf-8")
-    (directory / "training.md").write_text(report.to_markdown(), encoding="utf-8")
+    write_text(directory / "training.json", report.to_json())
+    write_text(directory / "training.md", report.to_markdown())
     return report
 
 
@@ -76,18 +85,22 @@ class _Run:
         options: TrainOptions,
         directory: Path,
         progress: Progress,
+        store: ActivationStore | None,
     ) -> None:
+        self._store = store
         self._checkpoint, self._labels, self._encoded = checkpoint, labeled.labels, encoded
         self._split, self._options, self._directory, self._progress = split, options, directory, progress
         self._truth_E = label_indices(labeled)
         usual = SCHEDULES[options.mode]
         self.schedule = Schedule(options.epochs or usual.epochs, options.learning_rate or usual.learning_rate)
 
-    def head(self) -> tuple[Backbone, ClassificationHead, History]:
+    def head(self) -> tuple[ModelSource, ClassificationHead, History]:
         """On the frozen backbone's features, each divided by its root mean square while the head is trained."""
         cache = self._directory / FEATURES
         cache.mkdir(exist_ok=True)
-        features_ED = pooled_features(self._checkpoint, self._encoded.ids, cache=cache, progress=self._progress)
+        features_ED = pooled_features(
+            self._checkpoint, self._encoded.ids, cache=cache, store=self._store, progress=self._progress
+        )
         scale_D = features_ED[torch.from_numpy(self._split.train)].square().mean(0).sqrt().clamp(min=1e-6)
         scaled_ED = features_ED / scale_D
         first = self._first_head()
@@ -107,7 +120,7 @@ class _Run:
         cache.rmdir()
         return self._checkpoint, head, history
 
-    def inside(self) -> tuple[Backbone, ClassificationHead, History]:
+    def inside(self) -> tuple[ModelSource, ClassificationHead, History]:
         """The backbone too, or additions to it."""
         options, ids = self._options, self._encoded.ids
         first = self._first_head()
@@ -118,7 +131,7 @@ class _Run:
         lengths = [len(sequence) for sequence in ids]
         trainer = self._trainer(model.parameters(), lambda batch: model.logits([ids[i] for i in batch]), lengths)
         history = trainer.train(self._split, self._progress)
-        return model, model.head(self._labels), history
+        return model, model.classification_head(self._labels), history
 
     def _trainer(self, parameters: list[Tensor], forward: Forward, lengths: list[int]) -> Trainer:
         num_labels = len(self._labels)
@@ -159,7 +172,7 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
     if options.mode == "head":
         return
     needed = _num_weights(checkpoint.config) * BYTES_A_PARAMETER[options.mode]
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = physical_memory()
     if needed > there:
         raise TrainingError(
             f"train.mode {options.mode} needs about {needed / 1e9:.0f} GB of memory; there are {there / 1e9:.0f}",
@@ -169,8 +182,7 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
 
 
 def _num_weights(config: GlmConfig) -> int:
-    block = config.hidden_size * (2 * config.query_rows + 2 * config.key_value_rows + 3 * config.intermediate_size)
-    return config.num_hidden_layers * block + config.vocab_size * config.hidden_size
+    return sum(math.prod(shape) for name, shape in canonical_shapes(config).items() if name != HEAD)
 
 
 def _report(

@@ -3,19 +3,23 @@
 Shape suffixes: B batch, T tokens, D hidden size, L labels, N output rows, K input columns, R rank.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
+from torch.nn.functional import linear as product
 
-from glmquant.data.sequences import Ids
+from glmquant.data.sequences import Ids, padded
 from glmquant.errors import TrainingError
-from glmquant.glm.block import Block, Linear, block_forward, rms_norm, rotary
-from glmquant.glm.classifier import Backbone, ClassificationHead
+from glmquant.glm.block import Block
+from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import FloatDtype, GlmConfig
-from glmquant.train.features import last_tokens, right_padded
+from glmquant.glm.linear import Linear
+from glmquant.glm.model import ModelSource
+from glmquant.glm.parts import Context
+from glmquant.glm.rotary import rms_norm, rotary
 
 ALPHA = 16.0
 
@@ -36,7 +40,7 @@ class LoraLinear(Linear):
         return ALPHA / len(self.down_RK)
 
     def __call__(self, x: Tensor) -> Tensor:
-        added = linear(linear(x, self.down_RK.to(x.dtype)), self.up_NR.to(x.dtype))
+        added = product(product(x, self.down_RK.to(x.dtype)), self.up_NR.to(x.dtype))
         return super().__call__(x) + self.scale * added
 
     def merged(self) -> Linear:
@@ -48,7 +52,7 @@ class LoraLinear(Linear):
 class TrainableClassifier:
     """A backbone and its head; ``parameters`` are what is trained.
 
-    A :class:`glmquant.glm.classifier.Backbone` again once it is trained: its tensors are in the dtype the checkpoint is
+    A :class:`glmquant.glm.model.ModelSource` again once it is trained: its tensors are in the dtype the checkpoint is
     published in.
     """
 
@@ -59,14 +63,14 @@ class TrainableClassifier:
         self._blocks = list(blocks)
 
     @classmethod
-    def full(cls, backbone: Backbone, head: ClassificationHead) -> "TrainableClassifier":
+    def full(cls, backbone: ModelSource, head: ClassificationHead) -> "TrainableClassifier":
         """Every weight in float32, and trained."""
         blocks = [_trainable(backbone.block(layer)) for layer in range(backbone.config.num_hidden_layers)]
         tensors = [backbone.embedding(), backbone.final_norm(), *_head_tensors(head)]
         return cls(backbone.config, [_leaf(tensor) for tensor in tensors], blocks)
 
     @classmethod
-    def lora(cls, backbone: Backbone, head: ClassificationHead, rank: int, seed: int) -> "TrainableClassifier":
+    def lora(cls, backbone: ModelSource, head: ClassificationHead, rank: int, seed: int) -> "TrainableClassifier":
         """Every weight in float32 and frozen; additions to the blocks' linears, and the head, are trained."""
         generator = torch.Generator().manual_seed(seed)
         blocks = [
@@ -90,17 +94,18 @@ class TrainableClassifier:
     def logits(self, ids: Sequence[Ids]) -> Tensor:
         """float32 ``[B, L]``."""
         config = self._config
-        rows_BT = right_padded(ids, config.vocab_size)
+        rows_BT = torch.from_numpy(padded(ids, 0, side="right")[0])
         x_BTD = embedding(rows_BT, self._embedding_VD).float()
-        rope = rotary(config, torch.arange(rows_BT.shape[1]).unsqueeze(0))
+        context = Context(config, rotary(config, torch.arange(rows_BT.shape[1]).unsqueeze(0)))
         for block in self._blocks:
-            x_BTD = block_forward(x_BTD, block, config, rope)
-        pooled_BD = rms_norm(last_tokens(x_BTD, [len(sequence) for sequence in ids]), self._norm_D, config.rms_norm_eps)
-        return linear(pooled_BD, self._weight_LD, self._bias_L).float()
+            x_BTD = block.forward(x_BTD, context)
+        last_B = torch.tensor([len(sequence) - 1 for sequence in ids])
+        pooled_BD = rms_norm(x_BTD[torch.arange(len(ids)), last_B], self._norm_D, config.rms_norm_eps)
+        return product(pooled_BD, self._weight_LD, self._bias_L).float()
 
     def block(self, layer: int) -> Block:
         block = self._blocks[layer]
-        merged = _mapped(block, _merged, lambda gain: gain)
+        merged = block.mapped(_merged, lambda gain: gain)
         return _cast(merged, self._config.float_dtype)
 
     def embedding(self) -> Tensor:
@@ -109,7 +114,11 @@ class TrainableClassifier:
     def final_norm(self) -> Tensor:
         return stored(self._norm_D, self._config.float_dtype)
 
-    def head(self, labels: tuple[str, ...]) -> ClassificationHead:
+    def head(self) -> Linear:
+        """In float32."""
+        return Linear(self._weight_LD, self._bias_L)
+
+    def classification_head(self, labels: tuple[str, ...]) -> ClassificationHead:
         """In float32."""
         bias_L = None if self._bias_L is None else self._bias_L.detach().clone()
         return ClassificationHead(self._weight_LD.detach().clone(), bias_L, labels)
@@ -140,7 +149,7 @@ def _head_tensors(head: ClassificationHead) -> list[Tensor]:
 
 
 def _trainable(block: Block) -> Block:
-    return _mapped(block, lambda layer: Linear(_leaf(layer.dense()), _leaf_or_none(layer.bias_N)), _leaf)
+    return block.mapped(lambda layer: Linear(_leaf(layer.dense()), _leaf_or_none(layer.bias_N)), _leaf)
 
 
 def _leaf_or_none(tensor: Tensor | None) -> Tensor | None:
@@ -155,7 +164,7 @@ def _with_additions(block: Block, rank: int, generator: torch.Generator) -> Bloc
         up_NR = torch.zeros(rows, rank)  # so that training starts from the model itself
         return LoraLinear(weight_NK, layer.bias_N, down_RK=down_RK.requires_grad_(), up_NR=up_NR.requires_grad_())
 
-    return _mapped(block, added, lambda gain: gain)
+    return block.mapped(added, lambda gain: gain)
 
 
 def _merged(layer: Linear) -> Linear:
@@ -167,30 +176,19 @@ def _cast(block: Block, dtype: FloatDtype) -> Block:
         bias_N = None if layer.bias_N is None else stored(layer.bias_N, dtype)
         return Linear(stored(layer.dense(), dtype), bias_N)
 
-    return _mapped(block, cast, lambda gain: stored(gain, dtype))
-
-
-def _mapped(block: Block, linear_map: Callable[[Linear], Linear], gain_map: Callable[[Tensor], Tensor]) -> Block:
-    """The block with its linears and its gains replaced."""
-    parts: dict[str, Linear | Tensor] = {}
-    for field in fields(Block):
-        value: Linear | Tensor | None = getattr(block, field.name)
-        if isinstance(value, Linear):
-            parts[field.name] = linear_map(value)
-        elif value is not None:
-            parts[field.name] = gain_map(value)
-    return replace(block, **parts)  # type: ignore[arg-type]
+    return block.mapped(cast, lambda gain: stored(gain, dtype))
 
 
 def _tensors(block: Block) -> Iterator[Tensor]:
-    """Every tensor of a block, in the order of its fields."""
-    for field in fields(Block):
-        value: Linear | Tensor | None = getattr(block, field.name)
-        if isinstance(value, LoraLinear):
-            yield from (value.down_RK, value.up_NR)
-        elif isinstance(value, Linear) and isinstance(value.weight, Tensor):
-            yield value.weight
-            if value.bias_N is not None:
-                yield value.bias_N
-        elif isinstance(value, Tensor):
-            yield value
+    """Every tensor of a block, in a fixed order."""
+    for part in block.parts:
+        yield part.gains[part.kind.input_norm]
+        for linear in part.linears.values():
+            if isinstance(linear, LoraLinear):
+                yield from (linear.down_RK, linear.up_NR)
+            elif isinstance(linear.weight, Tensor):
+                yield linear.weight
+                if linear.bias_N is not None:
+                    yield linear.bias_N
+    for part in block.parts:
+        yield from (gain for name, gain in part.gains.items() if name != part.kind.input_norm)

@@ -21,7 +21,7 @@ from benchmarks.accuracy.read_back import Candidate, read_gguf, read_onnx, read_
 from benchmarks.accuracy.rows import Row, blocks, ours
 from benchmarks.accuracy.table import Failure, Result, accuracy_table, best_of_ours
 from glmquant import assets
-from tests.paths import CHATGLM2
+from tests.support.paths import CHATGLM2
 
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 TEXT = Path(assets.resolve("glmquant:calibration.txt"))
@@ -98,7 +98,7 @@ def test_onnxruntime_is_read_back(
     x_1K = np.random.default_rng(0).standard_normal((1, prepared.checkpoint.config.intermediate_size), np.float32)
     zeros = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs()}
     (expected,) = session.run([f"{name}.y"], zeros | {f"{name}.x": x_1K})
-    weight_NK = candidate.source.block(1).down_proj.dense()
+    weight_NK = candidate.source.block(1).linears()["mlp.down_proj"].dense()
     np.testing.assert_allclose(x_1K @ weight_NK.numpy().T, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ def test_what_is_written_opens_as_chatglm2(tmp_path, monkeypatch) -> None:
     make_chatglm2.write(tmp_path / "m", 2, None)
     checkpoint = open_checkpoint(tmp_path / "m")
     assert (checkpoint.config.family, checkpoint.config.num_hidden_layers) == ("chatglm2", 2)
-    assert checkpoint.block(1).gate_up_proj.dense().shape == (192, 128)
+    assert checkpoint.block(1).linears()["mlp.gate_up_proj"].dense().shape == (192, 128)
     assert torch.isfinite(checkpoint.embedding()).all()
     index = json.loads((tmp_path / "m" / "pytorch_model.bin.index.json").read_text())
     assert index["metadata"]["total_size"] == checkpoint.tensor_bytes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glmquant.data.calibration import CalibrationSet, TextSource, sample_calibration
 from glmquant.errors import CalibrationError, DataError
-from tests.data.tokenizers import Letters, Publisher
+from tests.support.tokenizers import Letters, Publisher
 
 DIGITS = "0123456789" * 10
 

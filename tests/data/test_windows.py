@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from glmquant.data.windows import last_windows
 from glmquant.errors import CheckError
-from tests.data.tokenizers import Letters
+from tests.support.tokenizers import Letters
 
 
 def write(directory: Path, text: str, name: str = "held_out.txt") -> Path:

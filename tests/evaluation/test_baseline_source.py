@@ -12,7 +12,7 @@ from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
 from glmquant.glm.block import Block
 from glmquant.store.checkpoint import open_checkpoint
-from tests.onnx_export.models import TINY, TINY_GLM4, MemorySource, random_source, torch_logits
+from tests.support.models import TINY, TINY_GLM4, MemorySource, random_source, torch_logits
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = {"chatglm2-tiny": "chatglm2", "chatglm3-tiny": "chatglm3"}

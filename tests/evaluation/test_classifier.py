@@ -14,7 +14,7 @@ from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import CheckOptions, ExportOptions, Limits, Task
 from glmquant.runtime.classify import OnnxClassifier, classify
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.classifiers import golden_classifier
+from tests.support.classifiers import golden_classifier
 
 LABELS = ("a", "b", "c")
 SETTING = Setting(ModelFacts("candidate", 1), ModelFacts("baseline", 2), 4, ())

@@ -17,9 +17,9 @@ from glmquant.evaluation.source import LogitsSource
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.recipe.schema import CheckOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.evaluation.models import Noisy, transformers_twin
-from tests.evaluation.reports import SETTING
-from tests.onnx_export.models import golden_source, quantized
+from tests.support.models import golden_source, quantized
+from tests.support.reports import SETTING
+from tests.support.sources import Noisy, transformers_twin
 
 GOLDEN = Path(__file__).parents[1] / "golden/chatglm2-tiny"
 TEXT = "模型把文本变成向量。Quantization makes models small; 准确率要检查。\n" * 12

@@ -6,7 +6,7 @@ from glmquant.evaluation.gate import Verdict, judge, overall
 from glmquant.evaluation.statistics import Interval, units_needed
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.recipe.schema import Limits
-from tests.evaluation.reports import language, report, task
+from tests.support.reports import language, report, task
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 

@@ -11,7 +11,7 @@ from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from tests.evaluation.test_baseline_source import queries
-from tests.onnx_export.models import MemorySource, random_source, torch_logits
+from tests.support.models import MemorySource, random_source, torch_logits
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from glmquant.errors import CheckError
 from glmquant.evaluation.plan import TaskPlan, plan_task, without_prior
 from glmquant.recipe.schema import Task
-from tests.data.tokenizers import Letters
 from tests.evaluation.test_tasks import naive_score, scores
+from tests.support.tokenizers import Letters
 
 QUESTIONS = "question,A,B,C,D,answer\nq?,ab,abcd,x,yy,B\nr?,k,ll,,,A\n"
 

@@ -9,7 +9,7 @@ from glmquant.evaluation.regression import judge_regression, regression
 from glmquant.evaluation.report import AccuracyReport, report_from_json, with_regression
 from glmquant.evaluation.tasks import Truth, compare
 from glmquant.recipe.schema import Limits, RegressionLimits
-from tests.evaluation.reports import language, report
+from tests.support.reports import language, report
 
 TRUTH = Truth("reviews", ("a", "b"), tuple(i % 2 for i in range(400)), ("t",) * 400)
 

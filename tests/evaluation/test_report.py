@@ -11,7 +11,7 @@ from glmquant.evaluation.report import AccuracyReport, report_from_dict, report_
 from glmquant.recipe.schema import Limits
 from glmquant.report.junit import to_junit
 from glmquant.report.markdown import size, to_markdown
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)
 

@@ -10,8 +10,8 @@ from glmquant.errors import CheckError, DataError
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task
 from glmquant.evaluation.tasks import Truth, compare, macro_f1_intervals
 from glmquant.recipe.schema import Task
-from tests.data.tokenizers import Letters, Publisher
-from tests.evaluation.models import Hashed
+from tests.support.sources import Hashed
+from tests.support.tokenizers import Letters, Publisher
 
 LANGUAGE = Hashed(vocabulary=128)
 

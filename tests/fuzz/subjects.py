@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.config import GlmConfig, linear_groups
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.groups import linear_groups
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
@@ -21,14 +22,14 @@ from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import open_checkpoint
-from tests.glm.glm4 import write_tokenizer
-from tests.glm.golden import config as golden_config
-from tests.glm.golden import directory as golden
-from tests.glm.golden import tokenizer as golden_tokenizer
-from tests.store.models import float_tensors, tiny_config, write_checkpoint, write_config
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
+from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint, write_config
+from tests.support.glm4 import write_tokenizer
+from tests.support.golden import config as golden_config
+from tests.support.golden import directory as golden
+from tests.support.golden import tokenizer as golden_tokenizer
 
 ROUNDED = Recipe.model_validate({"version": 1, "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
 

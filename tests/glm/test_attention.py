@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glmquant.glm.attention import STRIP_POSITIONS, attend
+from glmquant.glm.parts.attend import STRIP_POSITIONS, attend
 
 
 @pytest.mark.parametrize("length", [1, STRIP_POSITIONS - 1, STRIP_POSITIONS, STRIP_POSITIONS + 1, 150])

@@ -8,8 +8,8 @@ import torch
 
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
-from tests.glm.golden import NAMES, config, expected, tensors
-from tests.glm.model import first_cache, logits
+from tests.support.golden import NAMES, config, expected, tensors
+from tests.support.whole_model import first_cache, logits
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import block_forward, positions_and_mask, rms_norm, rotary
 from glmquant.glm.classifier import ClassificationHead, last_real_token
+from glmquant.glm.rotary import positions_and_mask, rms_norm, rotary
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected
-from tests.store.models import float_tensors, tiny_config, write_config
+from tests.support.blocks import block_forward
+from tests.support.checkpoints import float_tensors, tiny_config, write_config
+from tests.support.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected
 
 LABELS = ("bad", "good", "so-so")
 

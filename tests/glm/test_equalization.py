@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from glmquant.glm.block import Block, Linear, rms_norm
+from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.equalization import LARGEST_FACTOR, equalize, equalize_norm
-from tests.onnx_export.models import (
+from glmquant.glm.linear import Linear
+from glmquant.glm.rotary import rms_norm
+from tests.support.models import (
     GOLDEN_NAMES,
     TINY,
     TINY_GLM4,
@@ -39,10 +41,10 @@ def uneven(block: Block, seed: int) -> Block:
 
     return replace(
         block,
-        qkv_proj=scaled(block.qkv_proj),
-        o_proj=scaled(block.o_proj),
-        gate_up_proj=scaled(block.gate_up_proj),
-        down_proj=scaled(block.down_proj),
+        qkv_proj=scaled(block.linears()["self_attn.qkv_proj"]),
+        o_proj=scaled(block.linears()["self_attn.o_proj"]),
+        gate_up_proj=scaled(block.linears()["mlp.gate_up_proj"]),
+        down_proj=scaled(block.linears()["mlp.down_proj"]),
     )
 
 
@@ -69,7 +71,7 @@ def test_the_function_stays_the_same(config: GlmConfig, seed: int, dtype: torch.
     source = replace(source, blocks=blocks, norm_D=source.norm_D.to(dtype))
     ids = torch.arange(2 * 12).view(2, 12) % config.vocab_size
     after = evened(source)
-    assert after.blocks[0].input_layernorm.dtype == dtype
+    assert after.blocks[0].attention.gains["input_layernorm"].dtype == dtype
     assert relative_error(torch_logits(after, ids), torch_logits(source, ids)) <= 1e-4
 
 
@@ -90,7 +92,9 @@ def test_columns_are_even_afterwards() -> None:
     after = equalize(block, TINY)
     for name in ("qkv_proj", "gate_up_proj", "down_proj"):
         assert spread_of(getattr(after, name).dense()) < 0.1 * spread_of(getattr(block, name).dense())
-    assert spread_of(after.o_proj.dense()) < spread_of(block.o_proj.dense())  # three heads share a factor
+    assert spread_of(after.linears()["self_attn.o_proj"].dense()) < spread_of(
+        block.linears()["self_attn.o_proj"].dense()
+    )  # three heads share a factor
 
 
 def test_channels_that_are_not_read_or_silent_stay_as_they_are() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmquant.glm.block import rotary
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.layouts.row_quantized import read_rows
-from tests.glm.golden import published_config
-from tests.glm.model import logits
+from glmquant.glm.rotary import rotary
+from tests.support.golden import published_config
+from tests.support.whole_model import logits
 
 HEADS, GROUPS, HEAD_DIM, HIDDEN, INNER, VOCABULARY, LAYERS = 4, 2, 32, 64, 96, 2112, 2
 

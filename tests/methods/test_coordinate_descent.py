@@ -8,7 +8,7 @@ from glmquant.methods import Gptq
 from glmquant.methods.coordinate_descent import descend
 from glmquant.methods.gptq import ridge
 from tests.methods.test_gptq import SPECS, layer
-from tests.reference import output_error
+from tests.support.reference import output_error
 
 DAMPING = 0.01
 

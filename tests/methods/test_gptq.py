@@ -6,7 +6,7 @@ from glmquant.core.stats import HessianAccumulator, LayerStats
 from glmquant.errors import QuantizationError, RecipeError
 from glmquant.methods import Gptq, Rtn
 from glmquant.methods.grid import encode, range_grid, search_grid
-from tests.reference import gptq_codes, output_error
+from tests.support.reference import gptq_codes, output_error
 
 SPECS = [
     QuantSpec(4, 32, True),

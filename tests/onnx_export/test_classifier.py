@@ -12,12 +12,13 @@ import torch
 
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import ExportError
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import ExportOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected
+from tests.support.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected
 
 LABELS = ("差", "good", "so-so")
 

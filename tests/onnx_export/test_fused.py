@@ -10,7 +10,7 @@ from glmquant.errors import ExportError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
 
 
 def ranges_of(directory, ids: np.ndarray) -> list[KeyValueRange]:

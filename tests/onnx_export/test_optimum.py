@@ -16,7 +16,7 @@ import glmquant as gq
 from glmquant.data.sequences import encode_texts
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.tokenizer import load_bundle_tokenizer
-from tests.classifiers import golden_classifier
+from tests.support.classifiers import golden_classifier
 
 PEERS = Path(__file__).parents[2] / "benchmarks" / "interop"
 TEXTS = ["房间很干净，下次还来", "no", "The 3 breakfasts were cold, and   the staff did not care."]

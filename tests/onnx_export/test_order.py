@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.onnx_export.models import MemorySource, random_source, torch_logits
+from tests.support.models import MemorySource, random_source, torch_logits
 
 
 def reordered(layer: Linear, seed: int) -> Linear:
@@ -28,10 +29,10 @@ def reordered_source() -> MemorySource:
     def block(number: int, block: Block) -> Block:
         return replace(
             block,
-            qkv_proj=reordered(block.qkv_proj, number),
-            o_proj=reordered(block.o_proj, number + 10),
-            gate_up_proj=reordered(block.gate_up_proj, number + 20),
-            down_proj=reordered(block.down_proj, number + 30),
+            qkv_proj=reordered(block.linears()["self_attn.qkv_proj"], number),
+            o_proj=reordered(block.linears()["self_attn.o_proj"], number + 10),
+            gate_up_proj=reordered(block.linears()["mlp.gate_up_proj"], number + 20),
+            down_proj=reordered(block.linears()["mlp.down_proj"], number + 30),
         )
 
     blocks = tuple(block(number, each) for number, each in enumerate(source.blocks))

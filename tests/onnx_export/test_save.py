@@ -15,7 +15,7 @@ from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.onnx_export.models import (
+from tests.support.models import (
     GOLDEN,
     GOLDEN_NAMES,
     TINY,

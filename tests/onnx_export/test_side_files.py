@@ -7,7 +7,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.recipe.schema import ExportOptions
-from tests.onnx_export.models import GOLDEN, TINY, TINY_GLM4, golden_source
+from tests.support.models import GOLDEN, TINY, TINY_GLM4, golden_source
 
 
 def test_genai_config_names_the_graph() -> None:

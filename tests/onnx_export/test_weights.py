@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
-from glmquant.glm.block import Block, Linear
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.matrices import PackedMatrix, PackedWriter, block_size
 from glmquant.onnx_export.weights import WeightWriter, store_model
 from glmquant.onnx_export.weights_file import WeightsFile
-from tests.onnx_export.models import TINY, MemorySource, random_source
+from tests.support.models import TINY, MemorySource, random_source
 
 
 def read(path: Path, tensor) -> np.ndarray:
@@ -85,7 +86,7 @@ def test_float_linears_are_transposed_in_pieces(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("value", [1e5, float("inf"), float("nan")])
 def test_a_value_float16_cannot_hold_is_named(tmp_path, value) -> None:
     source = random_source()
-    source.blocks[1].down_proj.weight[3, 4] = value
+    source.blocks[1].linears()["mlp.down_proj"].weight[3, 4] = value
     with WeightsFile(tmp_path / "w") as file, pytest.raises(ExportError, match=r"layers\.1\.mlp\.down_proj\.weight"):
         store_model(
             source, WeightWriter(file, torch.float16, PackedWriter(file, torch.float16)), embedding=None, length=8
@@ -98,7 +99,12 @@ class CountingSource(MemorySource):
     def block(self, layer: int) -> Block:
         self.alive.append(sum(ref() is not None for ref in self.refs))
         fresh = random_source(replace(TINY, num_hidden_layers=1), seed=layer).blocks[0]
-        weights = [fresh.qkv_proj.weight, fresh.o_proj.weight, fresh.gate_up_proj.weight, fresh.down_proj.weight]
+        weights = [
+            fresh.linears()["self_attn.qkv_proj"].weight,
+            fresh.linears()["self_attn.o_proj"].weight,
+            fresh.linears()["mlp.gate_up_proj"].weight,
+            fresh.linears()["mlp.down_proj"].weight,
+        ]
         self.refs.extend(weakref.ref(weight) for weight in weights)
         return fresh
 

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from glmquant import api, assets
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CalibrationError, RecipeError
-from glmquant.glm.block import Linear, block_forward
-from glmquant.glm.config import LinearGroup, block_groups
+from glmquant.glm.config import LinearGroup
+from glmquant.glm.groups import block_groups
+from glmquant.glm.linear import Linear
 from glmquant.quantization.allocate import choose
 from glmquant.quantization.sensitivity import measure_sensitivities
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.streaming.activations import embed
-from tests.paths import CHATGLM2, contents
 from tests.quantization.test_quantize import StopAt, samples_for
+from tests.support.blocks import block_forward
+from tests.support.paths import CHATGLM2, contents
 
 SPECS = (QuantSpec(4, 32), QuantSpec(2, 32), QuantSpec(8, 32))
 RULES = [
@@ -96,7 +98,7 @@ def test_a_sensitivity_is_what_rounding_that_group_alone_does_to_its_block() -> 
     x = block_forward(x, checkpoint.block(0).floating(), checkpoint.config, activations.rope)
     block = checkpoint.block(1).floating()
     whole = block_forward(x, block, checkpoint.config, activations.rope)
-    halved = type(block)(**{**vars(block), "down_proj": Linear(block.down_proj.dense() / 2)})
+    halved = type(block)(**{**vars(block), "down_proj": Linear(block.linears()["mlp.down_proj"].dense() / 2)})
     moved = block_forward(x, halved, checkpoint.config, activations.rope)
     largest = ((moved - whole).square().sum(-1) / whole.square().sum(-1)).mean()
     assert 0 < found[name][SPECS[0]] < float(largest)

@@ -13,15 +13,15 @@ from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.errors import QuantizationError
-from glmquant.glm.block import block_forward
-from glmquant.glm.config import block_groups
+from glmquant.glm.groups import block_groups
 from glmquant.methods import Gptq, Rtn
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.recipe.plan import GroupPlan
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.streaming.activations import Activations, embed
-from tests.paths import CHATGLM2
-from tests.reference import output_error
+from tests.support.blocks import block_forward
+from tests.support.paths import CHATGLM2
+from tests.support.reference import output_error
 
 INT4 = QuantSpec(4, 128)
 
@@ -51,7 +51,7 @@ def test_a_kept_block_passes_samples_on_as_the_plain_block_does() -> None:
     block, names = checkpoint.block(0), names_of(checkpoint, 0)
     expected = block_forward(hidden_states(activations).clone(), block, checkpoint.config, activations.rope)
     kept, outcomes = quantize_block(block, names, dict.fromkeys(names, GroupPlan()), checkpoint.config, activations)
-    assert kept == block or kept.qkv_proj is block.qkv_proj
+    assert kept == block or kept.linears()["self_attn.qkv_proj"] is block.linears()["self_attn.qkv_proj"]
     assert [outcome.weight_error for outcome in outcomes] == [None] * 4
     torch.testing.assert_close(hidden_states(activations), expected, atol=1e-5, rtol=1e-5)
 

@@ -1,10 +1,13 @@
 import torch
 
 from glmquant.data.calibration import CalibrationSet
-from glmquant.glm.block import Block, attention_input, block_forward, rms_norm, rotary, split_heads
+from glmquant.glm.block import Block, attention_input
+from glmquant.glm.parts.attention import split_heads
+from glmquant.glm.rotary import rms_norm, rotary
 from glmquant.quantization.calibrate import calibrate
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import CHATGLM2
+from tests.support.blocks import block_forward
+from tests.support.paths import CHATGLM2
 
 
 def test_ranges_are_those_of_the_plain_forward() -> None:
@@ -17,7 +20,7 @@ def test_ranges_are_those_of_the_plain_forward() -> None:
     for layer in range(config.num_hidden_layers):
         block: Block = checkpoint.block(layer)
         inputs = attention_input(x, block, config)
-        _, key, value = split_heads(block.qkv_proj(inputs), config, rope)
+        _, key, value = split_heads(block.linears()["self_attn.qkv_proj"](inputs), config, rope)
         seen = calibration.inputs[f"layers.{layer}.self_attn.qkv_proj"]
         torch.testing.assert_close(seen.absmax_K, inputs.abs().amax((0, 1)))
         torch.testing.assert_close(seen.mean_square_K, inputs.square().mean((0, 1)))

@@ -8,8 +8,8 @@ import torch
 from glmquant import api, assets
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import DriftAccumulator, HessianAccumulator
-from glmquant.glm.block import Linear, block_forward
-from glmquant.glm.config import block_groups
+from glmquant.glm.groups import block_groups
+from glmquant.glm.linear import Linear
 from glmquant.methods import Gptq
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.error_propagation import DAMPING, LinearFit, compensated
@@ -18,8 +18,9 @@ from glmquant.recipe.plan import GroupPlan
 from glmquant.recipe.schema import FitOptions
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.streaming.activations import embed
-from tests.paths import CHATGLM2, contents
 from tests.quantization.test_quantize import StopAt, samples_for
+from tests.support.blocks import block_forward
+from tests.support.paths import CHATGLM2, contents
 
 FIT = {"fit": {"equalize": True, "compensate": 1.0, "token_weights": "relative"}}
 
@@ -97,7 +98,10 @@ def test_an_interrupted_run_goes_on_with_both_streams(tmp_path: Path, layer: int
         api.quantize(CHATGLM2, recipe, samples, out=tmp_path / "broken", progress=StopAt(layer))
     api.quantize(CHATGLM2, recipe, samples, out=tmp_path / "broken")
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
-    kept, published = whole.block(1).o_proj.weight, open_checkpoint(CHATGLM2).block(1).o_proj.weight
+    kept, published = (
+        whole.block(1).linears()["self_attn.o_proj"].weight,
+        open_checkpoint(CHATGLM2).block(1).linears()["self_attn.o_proj"].weight,
+    )
     assert isinstance(kept, torch.Tensor)
     assert isinstance(published, torch.Tensor)
     assert kept.dtype == published.dtype

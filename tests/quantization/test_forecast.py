@@ -11,7 +11,7 @@ from glmquant.quantization.memory import held_bytes, room_within
 from glmquant.quantization.work import forward_work, quantize_work
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import CHATGLM2, contents
+from tests.support.paths import CHATGLM2, contents
 
 GPTQ = {
     "rules": [{"match": "*.o_proj", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from glmquant.core import parallel as strips
 from glmquant.core.spec import QuantSpec
 from glmquant.methods import Rtn
-from glmquant.quantization.lazy_matrix import RowwiseMatrix, Squares, relative
+from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, relative
 
 
 @given(
@@ -28,8 +28,8 @@ def test_pieces_are_the_whole(
     at_once, in_pieces = dict[int, tuple[float, float]](), dict[int, tuple[float, float]]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strips, "STRIP_ELEMENTS", 3 * columns)
-        found = RowwiseMatrix(weight_NK, spec, Rtn(), at_once).rows(0, rows)
-        rowwise, step = RowwiseMatrix(weight_NK, spec, Rtn(), in_pieces), 3 * strips_at_once
+        found = LazyMatrix(weight_NK, spec, Rtn(), at_once).rows(0, rows)
+        rowwise, step = LazyMatrix(weight_NK, spec, Rtn(), in_pieces), 3 * strips_at_once
         pieces = [rowwise.rows(start, min(start + step, rows)) for start in reversed(range(0, rows, step))]
     for name in ("codes_NK", "scales_NG", "zeros_NG"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
@@ -41,5 +41,5 @@ def test_pieces_are_the_whole(
 
 def test_a_matrix_of_zeros_loses_nothing() -> None:
     squares: Squares = {}
-    RowwiseMatrix(torch.zeros(2, 16), QuantSpec(4, 16), Rtn(), squares).rows(0, 2)
+    LazyMatrix(torch.zeros(2, 16), QuantSpec(4, 16), Rtn(), squares).rows(0, 2)
     assert relative(squares) == 0.0

@@ -20,11 +20,11 @@ from glmquant.quantization.forecast import forecast
 from glmquant.quantization.quantize import quantize
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
-from glmquant.streaming.activations import Room
-from tests.paths import CHATGLM2, GOLDEN, contents
-from tests.pretended_gpu import GPU, pretended_gpu
+from glmquant.streaming.activations import ActivationStore
 from tests.quantization.test_allocate import RULES
 from tests.quantization.test_quantize import recipe, samples_for
+from tests.support.paths import CHATGLM2, GOLDEN, contents
+from tests.support.simulated_gpu import GPU, simulated_gpu
 
 EVERYTHING = {"fit.equalize": True, "fit.compensate": 1.0, "fit.token_weights": "relative"}
 DESCENT = [{"match": "*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq", "descent": 2}}]
@@ -51,16 +51,18 @@ def test_quantizing_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     for place in ("cpu", "gpu"):
         (tmp_path / place).mkdir()
     quantize(checkpoint, chosen, samples, tmp_path / "cpu")
-    with pretended_gpu() as computed:
-        quantize(checkpoint, chosen, samples, tmp_path / "gpu", room=Room(device=GPU))
+    with simulated_gpu() as computed:
+        quantize(checkpoint, chosen, samples, tmp_path / "gpu", room=ActivationStore(device=GPU))
         assert computed() > 500
     assert contents(tmp_path / "gpu") == contents(tmp_path / "cpu")
 
 
 def test_activations_may_lie_on_the_disk(tmp_path: Path) -> None:
     checkpoint, samples = open_checkpoint(CHATGLM2), samples_for(CHATGLM2)
-    with pretended_gpu():
-        in_memory, on_disk = (calibrate(checkpoint, samples, room=Room(budget, tmp_path, GPU)) for budget in (1e9, 0))
+    with simulated_gpu():
+        in_memory, on_disk = (
+            calibrate(checkpoint, samples, room=ActivationStore(budget, tmp_path, GPU)) for budget in (1e9, 0)
+        )
     assert all(torch.equal(seen.absmax_K, on_disk.inputs[name].absmax_K) for name, seen in in_memory.inputs.items())
 
 
@@ -68,8 +70,8 @@ def test_activations_may_lie_on_the_disk(tmp_path: Path) -> None:
 def test_calibrating_records_the_same(model: str) -> None:
     checkpoint, samples = open_checkpoint(GOLDEN[model]), samples_for(GOLDEN[model])
     on_cpu = calibrate(checkpoint, samples)
-    with pretended_gpu() as computed:
-        on_gpu = calibrate(checkpoint, samples, room=Room(device=GPU))
+    with simulated_gpu() as computed:
+        on_gpu = calibrate(checkpoint, samples, room=ActivationStore(device=GPU))
         assert computed() > 100
     for name, seen in on_cpu.inputs.items():
         assert torch.equal(on_gpu.inputs[name].mean_square_K, seen.mean_square_K)
@@ -81,8 +83,8 @@ def test_the_baseline_says_the_same() -> None:
     queries = [Query(np.arange(3, 3 + length), wanted) for length, wanted in ((9, 9), (5, 2), (9, 1))]
     checkpoint = open_checkpoint(CHATGLM2)
     on_cpu = list(BaselineSource(checkpoint).logits(queries))
-    with pretended_gpu() as computed:
-        on_gpu = list(BaselineSource(checkpoint, room=Room(device=GPU)).logits(queries))
+    with simulated_gpu() as computed:
+        on_gpu = list(BaselineSource(checkpoint, room=ActivationStore(device=GPU)).logits(queries))
         assert computed() > 100
     for mine, theirs in zip(on_gpu, on_cpu, strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -90,7 +92,7 @@ def test_the_baseline_says_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["everything", "allocated"])
 def test_a_forecast_measures_the_device(name: str) -> None:
-    with pretended_gpu() as computed:
+    with simulated_gpu() as computed:
         found = forecast(open_checkpoint(CHATGLM2), load_recipe(None, RECIPES[name]), 1_000_000, device=GPU)
         assert computed() > 100
     assert found.seconds > 0
@@ -125,8 +127,8 @@ def test_a_full_gpu_is_an_error_from_which_the_same_command_goes_on(
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_the_pretended_gpu_refuses_what_a_real_one_refuses() -> None:
-    with pretended_gpu():
+def test_the_simulated_gpu_refuses_what_a_real_one_refuses() -> None:
+    with simulated_gpu():
         there, here = torch.ones(2, 2).to(GPU), torch.ones(2, 2)
         for mixing in (lambda: there + here, lambda: here @ there, lambda: here[there.long()]):
             with pytest.raises(AssertionError, match="two devices"):

@@ -15,9 +15,9 @@ from glmquant.quantization.prepare import float_block
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.manifest import MANIFEST
-from tests.classifiers import HEAD_SHARD, golden_classifier
-from tests.paths import CHATGLM2, contents
 from tests.store.test_quantized_checkpoints import published, row_quantized, write
+from tests.support.classifiers import HEAD_SHARD, golden_classifier
+from tests.support.paths import CHATGLM2, contents
 
 MIXED = [
     {"match": "layers.1.*", "keep": True},
@@ -84,12 +84,12 @@ def test_a_float_block_goes_with_what_is_made_of_it(tmp_path: Path, monkeypatch:
 
     def remembered(*arguments: Any) -> Block:
         block = float_block(*arguments)
-        read.append(weakref.ref(block.down_proj.weight))
+        read.append(weakref.ref(block.linears()["mlp.down_proj"].weight))
         return block
 
     monkeypatch.setattr(rounded, "float_block", remembered)
     recipe = load_recipe(None, {"rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
-    source = rounded.RoundedCheckpoint(open_checkpoint(CHATGLM2), recipe)
+    source = rounded.QuantizedOnTheFly(open_checkpoint(CHATGLM2), recipe)
     layers = source.config.num_hidden_layers
     for layer in range(layers):
         block = source.block(layer)

@@ -13,8 +13,8 @@ from glmquant.errors import QuantizationError
 from glmquant.methods.rtn import Rtn
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import CHATGLM2
 from tests.store.test_quantized_checkpoints import published, row_quantized, write
+from tests.support.paths import CHATGLM2
 
 RULES = [
     {"match": "layers.1.*", "keep": True},
@@ -30,12 +30,14 @@ def test_published_rows_are_quantized_like_the_weights_they_stand_for(tmp_path: 
     assert (described.quantization, described.readers) == ("rows", ())
     assert "quantized by its publisher" in describe(described)
     written = api.quantize(source.path, load_recipe(None, {"rules": RULES}), out=tmp_path / "out")
-    kept = written.block(1).o_proj.weight
+    kept = written.block(1).linears()["self_attn.o_proj"].weight
     assert isinstance(kept, torch.Tensor)
-    assert torch.equal(kept, source.block(1).o_proj.dense(torch.float16))
-    rounded = written.block(0).o_proj.weight
+    assert torch.equal(kept, source.block(1).linears()["self_attn.o_proj"].dense(torch.float16))
+    rounded = written.block(0).linears()["self_attn.o_proj"].weight
     assert isinstance(rounded, QuantTensor)
-    expected = Rtn().quantize(source.block(0).o_proj.dense(torch.float16), QuantSpec(8, 32), None)
+    expected = Rtn().quantize(
+        source.block(0).linears()["self_attn.o_proj"].dense(torch.float16), QuantSpec(8, 32), None
+    )
     assert torch.equal(rounded.codes_NK, expected.codes_NK)
     assert torch.equal(rounded.scales_NG, expected.scales_NG)
 

@@ -10,7 +10,7 @@ from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import CHATGLM2, contents
+from tests.support.paths import CHATGLM2, contents
 
 
 def samples_for(model: Path) -> CalibrationSet:

@@ -7,7 +7,7 @@ import pytest
 from glmquant import api
 from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
-from tests.paths import CHATGLM2
+from tests.support.paths import CHATGLM2
 
 
 def test_parameters_are_counted() -> None:

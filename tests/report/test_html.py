@@ -13,7 +13,7 @@ from glmquant.report.html import to_html
 from glmquant.report.svg import Scale, scale
 from glmquant.report.write import named_apart
 from glmquant.store.manifest import GroupRecord
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 EVIL = "<script>alert(1)</script>&\"'"
 VOID = {"meta"}

@@ -12,8 +12,8 @@ from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.classify import OnnxClassifier, classify, is_classifier
 from glmquant.store.checkpoint import open_checkpoint
-from tests.classifiers import golden_classifier, golden_expected
-from tests.onnx_export.models import golden_source
+from tests.support.classifiers import golden_classifier, golden_expected
+from tests.support.models import golden_source
 
 LABELS = ("差", "good", "so-so")
 

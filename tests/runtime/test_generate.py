@@ -10,7 +10,7 @@ from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import Conversation, generate, generate_batch, left_padded
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
+from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
 
 PROMPT = [5, 6, 7]
 

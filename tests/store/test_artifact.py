@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError, OutputError, QuantizationError
-from glmquant.glm.config import GlmConfig, linear_groups
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.groups import linear_groups
 from glmquant.store.artifact import ArtifactWriter, GateUp, copy_side_files
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.manifest import GroupRecord
 from glmquant.store.output import output_directory
-from tests.store.models import (
+from tests.support.checkpoints import (
     GOLDEN,
     assert_same_block,
     assert_same_linear,
@@ -259,6 +260,8 @@ def test_transformers_opens_the_float_artifact(tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     state = model.state_dict()
     block = random_block(config, 1, plan)
-    assert torch.equal(state["model.layers.1.mlp.gate_up_proj.weight"], block.gate_up_proj.dense())
-    assert torch.equal(state["model.layers.1.self_attn.q_proj.weight"], block.qkv_proj.dense()[:64])
+    assert torch.equal(state["model.layers.1.mlp.gate_up_proj.weight"], block.linears()["mlp.gate_up_proj"].dense())
+    assert torch.equal(
+        state["model.layers.1.self_attn.q_proj.weight"], block.linears()["self_attn.qkv_proj"].dense()[:64]
+    )
     assert float_tensors(config).keys() == state.keys()

@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Block, Linear, block_forward, positions_and_mask, rms_norm, rotary
+from glmquant.glm.block import Block
+from glmquant.glm.linear import Linear
+from glmquant.glm.rotary import positions_and_mask, rms_norm, rotary
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.store.models import GOLDEN, float_tensors, random_float, tiny_config, write_checkpoint, write_config
+from tests.support.blocks import block_forward
+from tests.support.checkpoints import GOLDEN, float_tensors, random_float, tiny_config, write_checkpoint, write_config
 
 GOLDENS = [GOLDEN / "chatglm2-tiny", GOLDEN / "chatglm3-tiny"]
 
@@ -34,15 +37,15 @@ def test_golden_checkpoints_hold_the_publishers_tensors(directory: Path) -> None
     assert torch.equal(dense(checkpoint.lm_head()), expected["transformer.output_layer.weight"])
     for layer in range(3):
         at, block = f"transformer.encoder.layers.{layer}.", checkpoint.block(layer)
-        assert block.qkv_proj.bias_N is not None
+        assert block.linears()["self_attn.qkv_proj"].bias_N is not None
         pairs = {
-            "input_layernorm.weight": block.input_layernorm,
-            "self_attention.query_key_value.weight": dense(block.qkv_proj),
-            "self_attention.query_key_value.bias": block.qkv_proj.bias_N,
-            "self_attention.dense.weight": dense(block.o_proj),
-            "post_attention_layernorm.weight": block.post_attention_layernorm,
-            "mlp.dense_h_to_4h.weight": dense(block.gate_up_proj),
-            "mlp.dense_4h_to_h.weight": dense(block.down_proj),
+            "input_layernorm.weight": block.attention.gains["input_layernorm"],
+            "self_attention.query_key_value.weight": dense(block.linears()["self_attn.qkv_proj"]),
+            "self_attention.query_key_value.bias": block.linears()["self_attn.qkv_proj"].bias_N,
+            "self_attention.dense.weight": dense(block.linears()["self_attn.o_proj"]),
+            "post_attention_layernorm.weight": block.mlp.gains["post_attention_layernorm"],
+            "mlp.dense_h_to_4h.weight": dense(block.linears()["mlp.gate_up_proj"]),
+            "mlp.dense_4h_to_h.weight": dense(block.linears()["mlp.down_proj"]),
         }
         for name, tensor in pairs.items():
             assert tensor.dtype == torch.float16
@@ -79,10 +82,13 @@ def test_canonical_checkpoints(tmp_path: Path, architecture: str, dtype: torch.d
     block: Block = checkpoint.block(1)
     at = "model.layers.1."
     members = [tensors[f"{at}self_attn.{part}_proj.weight"] for part in "qkv"]
-    assert torch.equal(dense(block.qkv_proj), torch.cat(members))
-    assert block.qkv_proj.bias_N is not None
-    assert torch.equal(block.qkv_proj.bias_N, torch.cat([tensors[f"{at}self_attn.{part}_proj.bias"] for part in "qkv"]))
-    assert dense(block.gate_up_proj).dtype == dtype
+    assert torch.equal(dense(block.linears()["self_attn.qkv_proj"]), torch.cat(members))
+    assert block.linears()["self_attn.qkv_proj"].bias_N is not None
+    assert torch.equal(
+        block.linears()["self_attn.qkv_proj"].bias_N,
+        torch.cat([tensors[f"{at}self_attn.{part}_proj.bias"] for part in "qkv"]),
+    )
+    assert dense(block.linears()["mlp.gate_up_proj"]).dtype == dtype
     for norm in ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"):
         gain, expected = getattr(block, norm), tensors.get(f"{at}{norm}.weight")
         assert (gain is None) == (expected is None)
@@ -105,7 +111,7 @@ def test_gate_and_up_may_be_apart(tmp_path: Path) -> None:
     tensors["model.layers.1.mlp.gate_proj.weight"] = fused[:96].clone()
     tensors["model.layers.1.mlp.up_proj.weight"] = fused[96:].clone()
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", config, tensors))
-    assert torch.equal(dense(checkpoint.block(1).gate_up_proj), fused)
+    assert torch.equal(dense(checkpoint.block(1).linears()["mlp.gate_up_proj"]), fused)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(CheckpointError, match=r"no tensor model\.layers\.1\.mlp\.up_proj\.weight"):
         open_checkpoint(write_checkpoint(tmp_path / "d", config, tensors))

@@ -14,7 +14,7 @@ from glmquant.errors import CheckpointError, QuantizationError
 from glmquant.store.gptq import GptqFormat, GptqLinear, Version, decode, encode, locate_linear
 from glmquant.store.safetensors_file import read_safetensors, write_safetensors
 from glmquant.store.tensors import StoredTensor
-from tests.store.models import random_quantized
+from tests.support.checkpoints import random_quantized
 
 SPECS = st.builds(QuantSpec, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32, 128, WHOLE_ROW]), st.booleans())
 VERSIONS: tuple[Version, ...] = ("gptq", "gptq_v2")

@@ -9,10 +9,10 @@ import pytest
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
-from glmquant.glm.config import linear_groups
+from glmquant.glm.groups import linear_groups
 from glmquant.store.gptq import GptqFormat
 from glmquant.store.gptq_config import Plan, quantize_config, read_gptq_format, version_for
-from tests.store.models import tiny_config
+from tests.support.checkpoints import tiny_config
 
 INT4, INT8 = QuantSpec(4, 128), QuantSpec(8, 32, symmetric=False)
 GROUPS = [group.name for group in linear_groups(tiny_config(layers=12))]

@@ -14,11 +14,11 @@ from torch import Tensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import Linear
-from glmquant.glm.config import block_groups
+from glmquant.glm.groups import block_groups
+from glmquant.glm.linear import Linear
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.gptq import Version, encode
-from tests.store.models import GOLDEN, random_quantized
+from tests.support.checkpoints import GOLDEN, random_quantized
 
 CHATGLM2 = GOLDEN / "chatglm2-tiny"
 LAYER = "transformer.encoder.layers.1."

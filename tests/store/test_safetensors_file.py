@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from glmquant.errors import CheckpointError
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
-from tests.store.models import GOLDEN
+from tests.support.checkpoints import GOLDEN
 
 TENSORS = {
     "f64": torch.rand(3, dtype=torch.float64),

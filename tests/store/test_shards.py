@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from glmquant.errors import CheckpointError
 from glmquant.store.shards import find_shards
-from tests.store.models import write_shards
+from tests.support.checkpoints import write_shards
 
 ONE, TWO = {"a": torch.ones(2)}, {"b": torch.ones(3)}
 

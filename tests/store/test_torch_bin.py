@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from glmquant.errors import CheckpointError
 from glmquant.store.torch_bin import MAX_DIRECTORY_BYTES, read_torch_bin
-from tests.store.models import GOLDEN
+from tests.support.checkpoints import GOLDEN
 
 
 @pytest.mark.parametrize(

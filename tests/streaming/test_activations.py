@@ -8,16 +8,16 @@ from glmquant.data.calibration import CalibrationSet
 from glmquant.quantization.calibrate import calibrate
 from glmquant.quantization.quantize import quantize
 from glmquant.store.checkpoint import open_checkpoint
-from glmquant.streaming.activations import Room, SampleTensor
+from glmquant.streaming.activations import ActivationStore, SampleTensor
 from glmquant.streaming.prefetch import blocks_ahead
-from tests.paths import CHATGLM2, contents
 from tests.quantization.test_quantize import recipe, samples_for
+from tests.support.paths import CHATGLM2, contents
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_file_holds_what_memory_holds(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    with Room(0, tmp_path).lent((5, 3, 4), dtype) as tensor:
+    with ActivationStore(0, tmp_path).lent((5, 3, 4), dtype) as tensor:
         assert tensor.on_disk
         for samples in (slice(2, 5), slice(0, 2)):
             tensor.write(samples, values[samples])
@@ -28,7 +28,7 @@ def test_a_file_holds_what_memory_holds(tmp_path: Path, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("budget", [0, 1000])
 def test_a_write_waits_until_the_values_are_saved(tmp_path: Path, budget: int) -> None:
     saved = Future[None]()
-    tensor = Room(budget, tmp_path).tensor((1, 2, 2), torch.float32)
+    tensor = ActivationStore(budget, tmp_path).tensor((1, 2, 2), torch.float32)
     tensor.write(tensor.all, torch.zeros(1, 2, 2))
     tensor.keep_until(saved)
     with ThreadPoolExecutor(1) as pool:
@@ -44,21 +44,21 @@ def test_a_write_waits_until_the_values_are_saved(tmp_path: Path, budget: int) -
 def test_what_went_wrong_with_saving_stops_the_next_write() -> None:
     failed = Future[None]()
     failed.set_exception(OSError("disk full"))
-    tensor = Room().tensor((1, 2, 2), torch.float32)
+    tensor = ActivationStore().tensor((1, 2, 2), torch.float32)
     tensor.keep_until(failed)
     with pytest.raises(OSError, match="disk full"):
         tensor.write(tensor.all, torch.ones(1, 2, 2))
 
 
 def test_room_is_given_back() -> None:
-    room = Room(100)
+    room = ActivationStore(100)
     with room.lent((1, 5, 4), torch.float32) as first, room.lent((1, 5, 4), torch.float32) as second:
         assert (first.on_disk, second.on_disk) == (False, True)
     assert not room.tensor((1, 5, 5), torch.float32).on_disk
 
 
 def test_memory_that_was_lent_is_lent_again() -> None:
-    room, places = Room(), set[int]()
+    room, places = ActivationStore(), set[int]()
     for width in (8, 8, 4):
         with room.lent((2, 3, width), torch.float32) as tensor:
             tensor.write(tensor.all, torch.full((2, 3, width), float(width)))
@@ -68,7 +68,7 @@ def test_memory_that_was_lent_is_lent_again() -> None:
 
 
 def test_two_tensors_at_a_time_never_share_memory() -> None:
-    room = Room()
+    room = ActivationStore()
     for _ in range(2):
         with room.lent((2, 3, 4), torch.float32) as first, room.lent((2, 3, 2), torch.bfloat16) as second:
             first.write(first.all, torch.ones(2, 3, 4))
@@ -77,7 +77,7 @@ def test_two_tensors_at_a_time_never_share_memory() -> None:
 
 
 def test_memory_kept_to_lend_again_stays_within_the_budget() -> None:
-    room = Room(100)
+    room = ActivationStore(100)
     with room.lent((1, 5, 4), torch.float32), room.lent((1, 5, 1), torch.float32):
         pass
     with room.lent((1, 5, 1), torch.float32), room.lent((1, 5, 1), torch.float32) as second:
@@ -93,11 +93,11 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
 
 def test_spilling_changes_no_byte(tmp_path: Path) -> None:
     checkpoint, samples = open_checkpoint(CHATGLM2), samples_for(CHATGLM2)
-    for name, room in (("memory", None), ("disk", Room(0, tmp_path))):
+    for name, room in (("memory", None), ("disk", ActivationStore(0, tmp_path))):
         (tmp_path / name).mkdir()
         quantize(checkpoint, recipe(), samples, tmp_path / name, room=room)
     assert contents(tmp_path / "disk") == contents(tmp_path / "memory")
-    in_memory, on_disk = (calibrate(checkpoint, samples, room=room) for room in (None, Room(0, tmp_path)))
+    in_memory, on_disk = (calibrate(checkpoint, samples, room=room) for room in (None, ActivationStore(0, tmp_path)))
     for name, seen in in_memory.inputs.items():
         assert torch.equal(seen.absmax_K, on_disk.inputs[name].absmax_K)
         assert torch.equal(seen.mean_square_K, on_disk.inputs[name].mean_square_K)

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from glmquant.errors import CheckpointError
-from glmquant.glm.block import block_forward, rms_norm, rotary
+from glmquant.glm.rotary import rms_norm, rotary
 from glmquant.progress import silent
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.streaming.features import pooled_features
 from glmquant.train import features
-from glmquant.train.features import pooled_features
-from tests.train.models import tiny_model
+from tests.support.blocks import block_forward
+from tests.support.training import tiny_model
 
 
 def one_by_one(checkpoint: Checkpoint, ids: list[np.ndarray]) -> torch.Tensor:

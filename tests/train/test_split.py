@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from glmquant.data.labeled import Example, LabeledSet
 from glmquant.errors import DataError
 from glmquant.train.split import class_weights, label_indices, split_examples
-from tests.train.models import labeled
+from tests.support.training import labeled
 
 
 def made_of(counts: dict[str, int]) -> LabeledSet:

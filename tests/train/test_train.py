@@ -10,11 +10,11 @@ from glmquant.data.sequences import encode_texts
 from glmquant.errors import DataError, TrainingError
 from glmquant.recipe.schema import TrainOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.streaming.features import pooled_features
 from glmquant.train import loop
-from glmquant.train.features import pooled_features
 from glmquant.train.report import TrainingReport
 from glmquant.train.train import train_classifier
-from tests.train.models import Letters, labeled, texts, tiny_model
+from tests.support.training import Letters, labeled, texts, tiny_model
 
 FAST = {
     "head": {"epochs": 20, "learning_rate": 1e-2},

@@ -6,9 +6,9 @@ import torch
 
 from glmquant.errors import TrainingError
 from glmquant.glm.classifier import ClassificationHead
-from glmquant.train.features import pooled_features
+from glmquant.streaming.features import pooled_features
 from glmquant.train.weights import TrainableClassifier, stored
-from tests.train.models import tiny_model
+from tests.support.training import tiny_model
 
 IDS = [np.array([5, 6, 7, 8]), np.array([9]), np.array([10, 11])]
 HEAD = ClassificationHead(
@@ -44,7 +44,7 @@ def test_additions_merge_into_the_weights(tmp_path: Path) -> None:
     assert (model.logits(IDS) - HEAD(pooled_features(checkpoint, IDS))).abs().max() > 0.05
     merged = model.head(HEAD.labels)(pooled_features(model, IDS))
     assert (model.logits(IDS) - merged).abs().max() < 0.05  # merged weights are rounded to float16
-    assert model.block(0).qkv_proj.dense(torch.float16).dtype == torch.float16
+    assert model.block(0).linears()["self_attn.qkv_proj"].dense(torch.float16).dtype == torch.float16
 
 
 def test_a_weight_beyond_the_dtype_is_refused() -> None:

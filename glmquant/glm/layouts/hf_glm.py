@@ -11,6 +11,7 @@ from glmquant.glm.config import Architecture, Family, GlmConfig
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields, float_dtype
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.names import EMBEDDING, HEAD, canonical_shapes
+from glmquant.glm.parts import MLP_PARTS
 
 DEFAULT_EOS = (151329, 151336, 151338)
 
@@ -36,7 +37,7 @@ def _layout(config: GlmConfig, tensor_names: Collection[str] | None) -> Layout:
 
 
 def _config(fields: Fields, architecture: Architecture, family: Family) -> GlmConfig:
-    fields.refuse_unless("hidden_act", "silu", "other activations are not implemented")
+    hidden_act = fields.choice("hidden_act", MLP_PARTS, "silu")
     heads = fields.integer("num_attention_heads")
     groups = fields.integer("num_key_value_heads", 2)
     head_dim = fields.integer("head_dim", 128)
@@ -67,6 +68,7 @@ def _config(fields: Fields, architecture: Architecture, family: Family) -> GlmCo
         eos_token_ids=eos,
         pad_token_id=fields.integer("pad_token_id", eos[0], low=0, high=vocabulary - 1),
         float_dtype=float_dtype(fields, "float32"),
+        hidden_act=hidden_act,
     )
 
 

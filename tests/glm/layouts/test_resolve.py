@@ -15,7 +15,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layouts.layout import Layout, RowScales
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.names import canonical_shapes
-from tests.glm.golden import directory, published_config
+from tests.support.golden import directory, published_config
 
 CONFIG_PATH = Path("model/config.json")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.charsmap import FENCE, GAP
 from glmquant.glm.tokenizers.chat import TEMPLATES, Message, TemplateEncoder, render
-from tests.glm.golden import directory, tokenizer
 from tests.glm.tokenizers.hard_strings import HARD_STRINGS
+from tests.support.golden import directory, tokenizer
 
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters=["\0", FENCE, GAP]), max_size=20),

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.charsmap import FENCE, GAP
 from glmquant.glm.tokenizers.sentencepiece_model import sentencepiece_tokenizer, special_pieces
-from tests.glm.golden import NAMES, directory
 from tests.glm.tokenizers.hard_strings import HARD_STRINGS
+from tests.support.golden import NAMES, directory
 
 PATH = Path("model/tokenizer.model")
 LINES = (directory("chatglm2-tiny").parent / "README.md").read_text().splitlines()

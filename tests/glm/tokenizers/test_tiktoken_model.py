@@ -15,8 +15,8 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tiktoken_model import tiktoken_tokenizer
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
-from tests.glm.glm4 import PROSE, SPECIALS, model_file, ranks, write_tokenizer
 from tests.glm.tokenizers.hard_strings import HARD_STRINGS
+from tests.support.glm4 import PROSE, SPECIALS, model_file, ranks, write_tokenizer
 
 PATH = Path("model/tokenizer.model")
 PUBLISHED_PATTERN = (

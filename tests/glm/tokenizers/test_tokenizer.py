@@ -16,8 +16,8 @@ from glmquant.glm.config import GlmConfig
 from glmquant.glm.tokenizers.charsmap import FENCE, GAP
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
-from tests.glm.golden import NAMES, config, directory, expected_tokens, tokenizer
 from tests.glm.tokenizers.hard_strings import HARD_STRINGS
+from tests.support.golden import NAMES, config, directory, expected_tokens, tokenizer
 
 CONVERSATION = [
     Message("user", "你好"),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = ("chatglm2-tiny", "chatglm3-tiny")
 HEAD_SHARD = "pytorch_model-head.bin"
 

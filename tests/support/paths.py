@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-GOLDEN = {name: Path(__file__).parent / "golden" / name for name in ("chatglm2-tiny", "chatglm3-tiny")}
+GOLDEN = {name: Path(__file__).parents[1] / "golden" / name for name in ("chatglm2-tiny", "chatglm3-tiny")}
 CHATGLM2 = GOLDEN["chatglm2-tiny"]
 
 

@@ -73,15 +73,20 @@ def transformers_twin(model: ModelSource) -> torch.nn.Module:
     rows = [config.query_rows, config.key_value_rows, config.key_value_rows]
     for layer in range(config.num_hidden_layers):
         block, prefix = model.block(layer), f"model.layers.{layer}"
-        assert block.qkv_proj.bias_N is not None
-        parts = zip("qkv", block.qkv_proj.dense().split(rows), block.qkv_proj.bias_N.split(rows), strict=True)
+        assert block.linears()["self_attn.qkv_proj"].bias_N is not None
+        parts = zip(
+            "qkv",
+            block.linears()["self_attn.qkv_proj"].dense().split(rows),
+            block.linears()["self_attn.qkv_proj"].bias_N.split(rows),
+            strict=True,
+        )
         for name, weight, bias in parts:
             state[f"{prefix}.self_attn.{name}_proj.weight"] = weight
             state[f"{prefix}.self_attn.{name}_proj.bias"] = bias
-        state[f"{prefix}.self_attn.o_proj.weight"] = block.o_proj.dense()
-        state[f"{prefix}.mlp.gate_up_proj.weight"] = block.gate_up_proj.dense()
-        state[f"{prefix}.mlp.down_proj.weight"] = block.down_proj.dense()
-        state[f"{prefix}.input_layernorm.weight"] = block.input_layernorm
-        state[f"{prefix}.post_attention_layernorm.weight"] = block.post_attention_layernorm
+        state[f"{prefix}.self_attn.o_proj.weight"] = block.linears()["self_attn.o_proj"].dense()
+        state[f"{prefix}.mlp.gate_up_proj.weight"] = block.linears()["mlp.gate_up_proj"].dense()
+        state[f"{prefix}.mlp.down_proj.weight"] = block.linears()["mlp.down_proj"].dense()
+        state[f"{prefix}.input_layernorm.weight"] = block.attention.gains["input_layernorm"]
+        state[f"{prefix}.post_attention_layernorm.weight"] = block.mlp.gains["post_attention_layernorm"]
     twin.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return twin.eval()

@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.block import Block, Linear, block_forward, positions_and_mask, rms_norm, rotary
+from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.linear import Linear
+from glmquant.glm.rotary import positions_and_mask, rms_norm, rotary
 from glmquant.methods.rtn import Rtn
+from tests.support.blocks import block_forward
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = ("chatglm2-tiny", "chatglm3-tiny")
@@ -140,10 +143,10 @@ def quantized(source: MemorySource, spec: QuantSpec) -> MemorySource:
     def block(block: Block) -> Block:
         return replace(
             block,
-            qkv_proj=rounded(block.qkv_proj),
-            o_proj=rounded(block.o_proj),
-            gate_up_proj=rounded(block.gate_up_proj),
-            down_proj=rounded(block.down_proj),
+            qkv_proj=rounded(block.linears()["self_attn.qkv_proj"]),
+            o_proj=rounded(block.linears()["self_attn.o_proj"]),
+            gate_up_proj=rounded(block.linears()["mlp.gate_up_proj"]),
+            down_proj=rounded(block.linears()["mlp.down_proj"]),
         )
 
     return replace(source, blocks=tuple(map(block, source.blocks)), head=rounded(source.head))

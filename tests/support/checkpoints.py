@@ -11,9 +11,11 @@ from torch import Tensor
 
 from glmquant.core.qtensor import QuantTensor, storable
 from glmquant.core.spec import QuantSpec
-from glmquant.glm.block import Block, Linear
-from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, head_group
+from glmquant.glm.block import Block
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.groups import block_groups, head_group
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.glm.linear import Linear
 from glmquant.glm.names import canonical_shapes
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,4 +1,4 @@
-"""Causal grouped-query attention.
+"""Causal grouped-query attention over heads.
 
 Shape suffixes: B batch, T tokens, H query heads, C key/value heads, G query heads that share a key/value head, E head
 size, P query positions of a strip, S key positions up to the strip's last.

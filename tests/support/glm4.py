@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.tokenizers.tiktoken_model import PATTERN
-from tests.glm.golden import directory, published_config
+from tests.support.golden import directory, published_config
 
 SPECIALS = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",

@@ -97,7 +97,7 @@ def _wrapped(value: Any, known: dict[int, OnGpu], on_gpu: bool) -> Any:
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Callable[[], int]]:
+def simulated_gpu() -> Iterator[Callable[[], int]]:
     """While it lasts this thread can compute on ``GPU``; gives how many tensors were made there so far."""
     with _Pretending() as mode:
         yield lambda: mode.operations

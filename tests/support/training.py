@@ -7,7 +7,7 @@ import numpy as np
 
 from glmquant.data.labeled import LabeledSet, read_labeled
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from tests.store.models import float_tensors, tiny_config, write_checkpoint
+from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint
 
 WORDS = {"animal": "abcdefgh", "plant": "ijklmnop", "stone": "qrstuvwx"}
 

@@ -1,0 +1,54 @@
+"""The gated MLP (``GlmMLP`` of transformers): SwiGLU (arXiv:2002.05202, eq. 6) on fused gate and up."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import silu
+
+from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.equalization import column_factors, column_sizes, divide_rows, multiply_columns
+from glmquant.glm.parts.base import Context, Part, PartKind, group_in, modules_in
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+
+
+class SwigluMlp(PartKind):
+    """``down(silu(gate x) * up x)``."""
+
+    scope = "mlp"
+    input_norm = "post_attention_layernorm"
+    output_norm = "post_mlp_layernorm"
+
+    def groups(self, config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
+        hidden, inner = config.hidden_size, config.intermediate_size
+        fused, down = modules_in(self.scope, layer, (GATE_UP,)), modules_in(self.scope, layer, (DOWN,))
+        halves = modules_in(self.scope, layer, ("gate_proj", "up_proj"))
+        return (
+            LinearGroup(group_in(self.scope, layer, GATE_UP), fused, (2 * inner,), hidden, split=halves),
+            LinearGroup(group_in(self.scope, layer, DOWN), down, (hidden,), inner),
+        )
+
+    def between(self, step: int, output: Tensor, part: Part, context: Context) -> Tensor:
+        return swiglu(output)
+
+    def graph(self, step: int, output: Any, part: Any, operators: Any, context: Any) -> Any:
+        return operators.swiglu(output)
+
+    def equalize(self, part: Part, config: GlmConfig) -> Part:
+        return _up_to_down(super().equalize(part, config))
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """The first half gates the second."""
+    gated, up = gate_up.chunk(2, dim=-1)
+    return silu(gated) * up
+
+
+def _up_to_down(part: Part) -> Part:
+    """Up rows divided, and the down columns that read them multiplied, by the same factors."""
+    down = part.linears[DOWN]
+    factors_K = column_factors(column_sizes(down.dense()))
+    up = slice(down.weight.shape[1], None)
+    return part.with_linears(
+        {GATE_UP: divide_rows(part.linears[GATE_UP], up, factors_K), DOWN: multiply_columns(down, factors_K)}
+    )

@@ -1,0 +1,195 @@
+"""Whole stages on values that are opened already: export, check, and all of them in one run."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from glmquant.core.matmul import dtype_for
+from glmquant.data.calibration import CalibrationSet, KeyValueRange
+from glmquant.data.labeled import LabeledSet
+from glmquant.errors import CheckError
+from glmquant.evaluation.bundle import check_bundle, with_files
+from glmquant.evaluation.report import AccuracyReport, read_report, with_regression
+from glmquant.onnx_export.bundle import OnnxBundle
+from glmquant.onnx_export.classifier import export_classifier
+from glmquant.onnx_export.save import check_supported, export_bundle
+from glmquant.progress import Progress
+from glmquant.quantization.calibrate import calibrate, sample_texts
+from glmquant.quantization.directory import quantize_directory, resume_key
+from glmquant.quantization.memory import quantize_bytes
+from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
+from glmquant.recipe.plan import Plan, make_plan
+from glmquant.recipe.schema import CheckOptions, Recipe
+from glmquant.report.write import write_report
+from glmquant.store.artifact import copy_side_files
+from glmquant.store.calibration import read_calibration, write_calibration
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.manifest import MANIFEST, manifest_bytes
+from glmquant.store.output import is_finished, output_directory
+from glmquant.streaming.memory import forward_bytes
+from glmquant.streaming.resources import Resources
+from glmquant.train.directory import examples_to_train_on, train_for_run
+
+log = logging.getLogger("glmquant")
+PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
+
+
+def export_directory(
+    checkpoint: Checkpoint, plan: Plan, key_values: Sequence[KeyValueRange] | None, out: Path, progress: Progress
+) -> OnnxBundle:
+    """Writes the bundle to ``out``; see :func:`glmquant.api.export`."""
+    options = plan.recipe.export
+    on_the_fly = QuantizedOnTheFly(checkpoint, plan) if quantizes_on_export(checkpoint, plan) else None
+    if on_the_fly is not None and checkpoint.is_quantized:
+        log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
+    source, tokenizer = on_the_fly or checkpoint, checkpoint.tokenizer
+
+    def tell(done: int, total: int) -> None:
+        progress("exporting", done, total)
+
+    with output_directory(out) as partial:
+        if checkpoint.config.num_labels:
+            bundle = export_classifier(source, options, partial, tokenizer=tokenizer, progress=tell)
+        else:
+            bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
+        copy_side_files(checkpoint.path, partial)
+        manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
+        if manifest is not None:
+            (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return replace(bundle, path=out)
+
+
+def check_directory(
+    bundle: Path,
+    checkpoint: Checkpoint,
+    options: CheckOptions,
+    *,
+    description: str | None,
+    against: AccuracyReport | None,
+    cache: Path | None,
+    out: Path | None,
+    resources: Resources,
+    progress: Progress,
+) -> AccuracyReport:
+    """Measures the bundle, and writes the report to ``out`` if there is one; see :func:`glmquant.api.check`."""
+    store = resources.store(forward_bytes(checkpoint.config, torch.float32))
+
+    def measured() -> AccuracyReport:
+        with resources.in_use():
+            report = check_bundle(
+                bundle, checkpoint, options, recipe=description, cache=cache, store=store, progress=progress
+            )
+        return report if against is None else with_regression(report, against, options.against)
+
+    if out is None:
+        return measured()
+    with output_directory(out) as partial:
+        report = measured()
+        write_report(report, partial, () if against is None else (against,))
+    return report
+
+
+def run_directory(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    resources: Resources,
+    against: AccuracyReport | None,
+    progress: Progress,
+) -> AccuracyReport:
+    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
+    check_supported(checkpoint.config, recipe.export)
+    labeled = examples_to_train_on(checkpoint, recipe)
+    config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
+    plan = make_plan(recipe, config)
+    samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
+    options = _check_options(checkpoint, recipe, labeled)
+    for needed in _needs(plan, resources):
+        resources.store(needed)
+    key = _resume_key(checkpoint, plan, options, samples, labeled, resources)
+    with output_directory(out, resume_key=key) as partial:
+        if labeled is not None:
+            checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
+        quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
+        ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
+        if not is_finished(partial / "onnx"):
+            export_directory(quantized, plan, ranges, partial / "onnx", progress)
+        if is_finished(partial / "report"):
+            return read_report(partial / "report")
+        return check_directory(
+            partial / "onnx",
+            checkpoint,
+            with_files(options, (), None),
+            description=recipe.description or None,
+            against=against,
+            cache=None,
+            out=partial / "report",
+            resources=resources,
+            progress=progress,
+        )
+
+
+def _check_options(checkpoint: Checkpoint, recipe: Recipe, labeled: LabeledSet | None) -> CheckOptions:
+    options = recipe.check
+    if checkpoint.config.num_labels and not options.tasks and labeled is None:
+        raise CheckError(
+            "the recipe names no labeled texts to check the classifier on",
+            where="check.tasks",
+            fix="give some, for example check.tasks=[{data: test.jsonl}]",
+        )
+    if options.text or options.tasks or labeled:
+        return options
+    log.info("the recipe names nothing to check on: using the packaged held-out text")
+    return options.model_copy(update={"text": PACKAGED_TEXT})
+
+
+def _needs(plan: Plan, resources: Resources) -> tuple[int, int]:
+    """Bytes that quantizing and the check's float pass need."""
+    dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
+    return quantize_bytes(plan, dtype), forward_bytes(plan.config, torch.float32)
+
+
+def _resume_key(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    options: CheckOptions,
+    samples: CalibrationSet | None,
+    labeled: LabeledSet | None,
+    resources: Resources,
+) -> str:
+    whole = replace(plan, recipe=plan.recipe.model_copy(update={"check": options}))
+    return resume_key(checkpoint, whole, samples, labeled, device=resources.device)
+
+
+def _quantized(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    samples: CalibrationSet | None,
+    out: Path,
+    resources: Resources,
+    progress: Progress,
+) -> Checkpoint:
+    if is_finished(out):
+        return open_checkpoint(out)
+    return quantize_directory(checkpoint, plan, samples, out, resources, progress)
+
+
+def _ranges(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    samples: CalibrationSet | None,
+    out: Path,
+    resources: Resources,
+    progress: Progress,
+) -> Sequence[KeyValueRange] | None:
+    if samples is None or not plan.needs_ranges:
+        return None
+    if is_finished(out):
+        return read_calibration(out).key_values
+    with output_directory(out) as partial:
+        calibration = calibrate(checkpoint, plan, samples, resources, partial.parent, progress)
+        write_calibration(calibration, partial)
+    return calibration.key_values

@@ -1,0 +1,119 @@
+"""The one walk through a model's blocks: a block in memory, the next being read, and a visitor that moves the streams.
+
+Calibrating, quantizing, scoring, sensitivities and a classifier's features are visitors of it.
+
+Shape suffixes: B sequences of a batch, T tokens, D hidden, C key/value heads, E head size, R rows asked for.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glmquant.core.device import CPU
+from glmquant.errors import CheckpointError
+from glmquant.glm.block import Block
+from glmquant.glm.parts import Context
+from glmquant.progress import Progress, silent
+from glmquant.streaming.activations import Activations
+from glmquant.streaming.prefetch import blocks_ahead
+
+
+class Visitor(Protocol):
+    """What is done with a block while the streams pass through it."""
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        """Moves every stream to the inputs of the next block."""
+        ...
+
+
+def walk(
+    load: Callable[[int], Block],
+    layers: Iterable[int],
+    streams: Sequence[Activations],
+    visitor: Visitor,
+    *,
+    device: torch.device = CPU,
+    progress: Progress = silent,
+    stage: str = "forward",
+    total: int = 0,
+) -> None:
+    """Shows each block, on the device, to the visitor. The next one is read meanwhile.
+
+    Args:
+        stage, total: what progress calls it, and how many blocks the model has.
+    """
+    for layer, block in blocks_ahead(load, layers):
+        progress(stage, layer, total)
+        held = [block.to(device)]
+        del block
+        visitor.visit(layer, held.pop(), streams)  # a variable would keep the block when the visitor lets it go
+    progress(stage, total, total)
+
+
+class Forward:
+    """A visitor that computes each block with float weights.
+
+    Args:
+        on_input: is shown each linear group's name and input ``[B, T, K]``, batch by batch.
+        on_key_values: is shown a block's number, keys (rotated) and values ``[B, T, C, E]``, batch by batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_input: Callable[[str, Tensor], None] | None = None,
+        on_key_values: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> None:
+        self._on_input, self._on_key_values = on_input, on_key_values
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        """Raises CheckpointError where activations are not finite."""
+        for stream in streams:
+            floating = block.floating(stream.dtype)
+            for batch in stream.batches:
+                context = self._context(layer, stream.context(batch))
+                hidden_BTD = stream.hidden.read(batch)
+                for part in floating.parts:
+                    seen = self._shown(f"layers.{layer}.{part.kind.scope}")
+                    hidden_BTD = part.forward(hidden_BTD, context, stream.dtype, seen)
+                require_finite(hidden_BTD, layer)
+                stream.hidden.write(batch, hidden_BTD)
+
+    def _context(self, layer: int, context: Context) -> Context:
+        if self._on_key_values is None:
+            return context
+        show = self._on_key_values
+        return Context(context.config, context.rope, context.mask, lambda key, value: show(layer, key, value))
+
+    def _shown(self, scope: str) -> Callable[[str, Tensor], None] | None:
+        if self._on_input is None:
+            return None
+        show = self._on_input
+        return lambda name, x: show(f"{scope}.{name}", x)
+
+
+def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
+    """The residual stream at each sequence's last ``counts`` tokens: float32 ``[R, D]``, in the sequences' order.
+
+    Args:
+        lengths: of the sequences, without padding.
+    """
+    rows = [torch.empty(0)] * len(lengths)
+    for batch in activations.batches:
+        for x_TD, member in zip(activations.hidden.read(batch), batch.members, strict=True):
+            end = lengths[member]
+            rows[member] = x_TD[end - counts[member] : end].to(CPU, copy=True)
+    return rows
+
+
+def require_finite(hidden_BTD: Tensor, layer: int) -> None:
+    """Raises CheckpointError where the residual stream after a block is not finite."""
+    if not torch.isfinite(hidden_BTD).all():
+        raise CheckpointError(
+            "the model's activations are not finite",
+            where=f"after layers.{layer}",
+            expected="finite values in float32",
+            fix="check the checkpoint: its weights are damaged or belong to another architecture",
+        )
