@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import glmquant as gq
-from glmquant import api, assets
+from glmquant import api, assets, pipeline
 from glmquant.cli import main
 from glmquant.errors import CheckError
 from glmquant.train import directory
@@ -101,7 +101,7 @@ def test_a_stopped_command_goes_on_with_what_is_trained(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during_export:
-        during_export.setattr(api, "export", stopped)
+        during_export.setattr(pipeline, "export_directory", stopped)
         with pytest.raises(KeyboardInterrupt):
             gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "out")
     assert (tmp_path / "out.partial" / "classifier").is_dir()
@@ -113,7 +113,7 @@ def test_a_stopped_command_goes_on_with_what_is_trained(
 
 def test_a_recipe_that_trains_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--out", tmp_path / "out") == 2
-    assert "--train-data" in capsys.readouterr().err
+    assert "train.data" in capsys.readouterr().err
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -124,7 +124,6 @@ def test_gptq_knows_classifiers(tmp_path: Path) -> None:
         None, {"rules": rules, "calibration.num_samples": 4, "calibration.seq_len": 64, "export.max_length": 64}
     )
     calibration = gq.calibrate(checkpoint, recipe, out=tmp_path / "calibration")
-    assert "lm_head" not in calibration.inputs
     quantized = gq.quantize(checkpoint, recipe, calibration, out=tmp_path / "quantized")
     assert quantized.is_quantized
     assert quantized.classification_head().is_biased

@@ -16,7 +16,7 @@ LAYERS = [
     {"quantization", "onnx_export", "runtime", "train"},
     {"evaluation"},
     {"report"},
-    {"inputs"},
+    {"pipeline"},
     {"api"},
     {"cli"},
     {"__main__"},

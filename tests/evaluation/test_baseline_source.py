@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glmquant.errors import CheckError
-from glmquant.evaluation import baseline_source as module
+from glmquant.errors import CalibrationError
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
 from glmquant.glm.block import Block
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.streaming import activations
 from tests.support.models import TINY, TINY_GLM4, MemorySource, random_source, torch_logits
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -40,7 +40,7 @@ def test_batches_of_any_size_give_the_same(config: object, monkeypatch: pytest.M
     model = random_source(config)  # type: ignore[arg-type]
     asked = queries((5, 1), (9, 9), (2, 2), (9, 3), (1, 1), (7, 2))
     for budget in (1, 12, 1000):
-        monkeypatch.setattr(module, "TOKENS_AT_ONCE", budget)
+        monkeypatch.setattr(activations, "TOKENS_AT_ONCE", budget)
         for query, answer in zip(asked, BaselineSource(model).logits(asked), strict=True):
             tokens = torch.from_numpy(query.tokens).unsqueeze(0)
             whole = torch_logits(model, tokens)[0]
@@ -68,7 +68,7 @@ def test_each_block_is_loaded_once_and_progress_is_told() -> None:
     source = BaselineSource(model, lambda *step: told.append(step))  # type: ignore[arg-type]
     assert len(list(source.logits(queries((600, 1), (700, 1), (800, 1), (900, 1))))) == 4
     assert model.loads == [0, 1]
-    assert [step[1:] for step in told] == [(1, 2), (2, 2)]
+    assert [step[1:] for step in told] == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_nothing_asked_nothing_loaded() -> None:
@@ -78,5 +78,5 @@ def test_nothing_asked_nothing_loaded() -> None:
 
 
 def test_a_token_outside_the_vocabulary() -> None:
-    with pytest.raises(CheckError, match="token ids from 200 to 200"):
+    with pytest.raises(CalibrationError, match="token ids span 200 to 200"):
         next(BaselineSource(random_source()).logits([Query(np.array([200]), 1)]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.equalization import LARGEST_FACTOR, equalize, equalize_norm
+from glmquant.glm.equalization import LARGEST_FACTOR, equalize_norm
 from glmquant.glm.linear import Linear
 from glmquant.glm.rotary import rms_norm
 from tests.support.models import (
@@ -39,19 +39,13 @@ def uneven(block: Block, seed: int) -> Block:
         weight = linear.dense()
         return Linear(weight * torch.exp(torch.randn(weight.shape[1], generator=generator)), linear.bias_N)
 
-    return replace(
-        block,
-        qkv_proj=scaled(block.linears()["self_attn.qkv_proj"]),
-        o_proj=scaled(block.linears()["self_attn.o_proj"]),
-        gate_up_proj=scaled(block.linears()["mlp.gate_up_proj"]),
-        down_proj=scaled(block.linears()["mlp.down_proj"]),
-    )
+    return block.mapped(scaled, lambda gain: gain)
 
 
 def evened(source: MemorySource) -> MemorySource:
-    norm_D, head = equalize_norm(source.norm_D, source.head)
-    blocks = tuple(equalize(block, source.config) for block in source.blocks)
-    return replace(source, blocks=blocks, norm_D=norm_D, head=head)
+    norm_D, head = equalize_norm(source.norm_D, source.output_head)
+    blocks = tuple(block.equalized(source.config) for block in source.blocks)
+    return replace(source, blocks=blocks, norm_D=norm_D, output_head=head)
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
@@ -63,10 +57,8 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 @settings(max_examples=8, deadline=None)
 def test_the_function_stays_the_same(config: GlmConfig, seed: int, dtype: torch.dtype) -> None:
     source = random_source(config, seed)
-    gains = ("input_layernorm", "post_attention_layernorm")
     blocks = tuple(
-        replace(uneven(block, seed), **{name: getattr(block, name).to(dtype) for name in gains})
-        for block in source.blocks
+        uneven(block, seed).mapped(lambda linear: linear, lambda gain: gain.to(dtype)) for block in source.blocks
     )
     source = replace(source, blocks=blocks, norm_D=source.norm_D.to(dtype))
     ids = torch.arange(2 * 12).view(2, 12) % config.vocab_size
@@ -89,9 +81,9 @@ def spread_of(weight_NK: Tensor) -> float:
 
 def test_columns_are_even_afterwards() -> None:
     block = uneven(random_source().blocks[0], 3)
-    after = equalize(block, TINY)
-    for name in ("qkv_proj", "gate_up_proj", "down_proj"):
-        assert spread_of(getattr(after, name).dense()) < 0.1 * spread_of(getattr(block, name).dense())
+    after = block.equalized(TINY)
+    for name in ("self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"):
+        assert spread_of(after.linears()[name].dense()) < 0.1 * spread_of(block.linears()[name].dense())
     assert spread_of(after.linears()["self_attn.o_proj"].dense()) < spread_of(
         block.linears()["self_attn.o_proj"].dense()
     )  # three heads share a factor

@@ -1,7 +1,7 @@
 """Exported classifiers against the publisher's own logits."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,7 @@ class Rounded:
         return getattr(self.checkpoint, name)
 
     def block(self, layer: int) -> Block:
-        block = self.checkpoint.block(layer)
-        names = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-        return replace(block, **{name: self._rounded(getattr(block, name)) for name in names})
+        return self.checkpoint.block(layer).mapped(self._rounded, lambda gain: gain)
 
     def _rounded(self, layer: Linear) -> Linear:
         return Linear(Rtn().quantize(layer.dense(), self.spec, None), layer.bias_N)

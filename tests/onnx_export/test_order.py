@@ -27,16 +27,11 @@ def reordered_source() -> MemorySource:
     source = random_source()
 
     def block(number: int, block: Block) -> Block:
-        return replace(
-            block,
-            qkv_proj=reordered(block.linears()["self_attn.qkv_proj"], number),
-            o_proj=reordered(block.linears()["self_attn.o_proj"], number + 10),
-            gate_up_proj=reordered(block.linears()["mlp.gate_up_proj"], number + 20),
-            down_proj=reordered(block.linears()["mlp.down_proj"], number + 30),
-        )
+        linears = enumerate(block.linears().items())
+        return block.with_linears({name: reordered(linear, number + 10 * i) for i, (name, linear) in linears})
 
     blocks = tuple(block(number, each) for number, each in enumerate(source.blocks))
-    return replace(source, blocks=blocks, head=reordered(source.head, 99))
+    return replace(source, blocks=blocks, output_head=reordered(source.output_head, 99))
 
 
 @pytest.mark.parametrize("profile", ["ort", "standard"])

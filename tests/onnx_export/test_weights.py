@@ -99,13 +99,7 @@ class CountingSource(MemorySource):
     def block(self, layer: int) -> Block:
         self.alive.append(sum(ref() is not None for ref in self.refs))
         fresh = random_source(replace(TINY, num_hidden_layers=1), seed=layer).blocks[0]
-        weights = [
-            fresh.linears()["self_attn.qkv_proj"].weight,
-            fresh.linears()["self_attn.o_proj"].weight,
-            fresh.linears()["mlp.gate_up_proj"].weight,
-            fresh.linears()["mlp.down_proj"].weight,
-        ]
-        self.refs.extend(weakref.ref(weight) for weight in weights)
+        self.refs.extend(weakref.ref(linear.weight) for linear in fresh.linears().values())
         return fresh
 
 
@@ -113,7 +107,7 @@ class CountingSource(MemorySource):
 def test_one_block_is_in_memory_while_the_next_one_loads(tmp_path, dtype) -> None:
     config = replace(TINY, num_hidden_layers=5)
     base = random_source(replace(TINY, num_hidden_layers=0))
-    source = CountingSource(config, (), base.embedding_VD, base.norm_D, base.head)
+    source = CountingSource(config, (), base.embedding_VD, base.norm_D, base.output_head)
     object.__setattr__(source, "alive", [])
     object.__setattr__(source, "refs", [])
     calls = []

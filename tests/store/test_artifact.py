@@ -1,7 +1,6 @@
 """Artifacts written piece by piece and read back."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError, OutputError, QuantizationError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import linear_groups
-from glmquant.store.artifact import ArtifactWriter, GateUp, copy_side_files
+from glmquant.store.artifact import ArtifactWriter, StoreLayout, copy_side_files
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.gptq_config import Specs
 from glmquant.store.manifest import GroupRecord
 from glmquant.store.output import output_directory
 from tests.support.checkpoints import (
@@ -32,10 +32,9 @@ from tests.support.checkpoints import (
 
 INT4, INT8 = QuantSpec(4, 32), QuantSpec(8, 16, symmetric=False)
 RECIPE: dict[str, Any] = {"version": 1, "rules": []}
-Plan = Mapping[str, QuantSpec | None]
 
 
-def plan_of(config: GlmConfig, spec: QuantSpec | None, **others: QuantSpec | None) -> Plan:
+def plan_of(config: GlmConfig, spec: QuantSpec | None, **others: QuantSpec | None) -> Specs:
     names = [group.name for group in linear_groups(config)]
     return {name: others.get(name.split(".")[-1], spec) for name in names}
 
@@ -44,15 +43,15 @@ def source_of(directory: Path, config: GlmConfig) -> Checkpoint:
     return open_checkpoint(write_checkpoint(directory / "source", config))
 
 
-def records_of(config: GlmConfig, layer: int, plan: Plan) -> list[GroupRecord]:
+def records_of(config: GlmConfig, layer: int, plan: Specs) -> list[GroupRecord]:
     names = [group.name for group in linear_groups(config) if group.name.startswith(f"layers.{layer}.")]
     return [GroupRecord(name, plan[name], "rtn", 0.25 * i, None) for i, name in enumerate(names)]
 
 
-def write_all(directory: Path, source: Checkpoint, plan: Plan, gate_up: GateUp = "fused") -> None:
+def write_all(directory: Path, source: Checkpoint, plan: Specs, layout: StoreLayout = "fused") -> None:
     """Whatever is not there yet."""
     config = source.config
-    writer = ArtifactWriter(directory, config, plan, gate_up=gate_up)
+    writer = ArtifactWriter(directory, config, plan, layout=layout)
     if not writer.has_embedding:
         writer.write_embedding(random_float(config.vocab_size, config.hidden_size, seed=9))
     for layer in range(config.num_hidden_layers):
@@ -73,7 +72,7 @@ PLANS: dict[str, tuple[QuantSpec | None, dict[str, QuantSpec | None], str | None
 }
 
 
-@pytest.mark.parametrize("gate_up", ["fused", "split"])
+@pytest.mark.parametrize("layout", ["fused", "split"])
 @pytest.mark.parametrize("architecture", ["glm", "glm4"])
 @pytest.mark.parametrize(("spec", "others", "version"), PLANS.values(), ids=PLANS.keys())
 def test_what_is_written_is_read(
@@ -82,12 +81,12 @@ def test_what_is_written_is_read(
     others: dict[str, QuantSpec | None],
     version: str | None,
     architecture: str,
-    gate_up: GateUp,
+    layout: StoreLayout,
 ) -> None:
     config = tiny_config(architecture=architecture)
     plan = plan_of(config, spec, **others)
     with output_directory(tmp_path / "out") as partial:
-        write_all(partial, source_of(tmp_path, config), plan, gate_up)
+        write_all(partial, source_of(tmp_path, config), plan, layout)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written.get("quantization_config", {}).get("checkpoint_format") == version
     artifact = open_checkpoint(tmp_path / "out")
@@ -102,9 +101,9 @@ def test_what_is_written_is_read(
 
 def test_names_on_disk(tmp_path: Path) -> None:
     config = tiny_config(layers=1)
-    for gate_up in ("fused", "split"):
-        with output_directory(tmp_path / gate_up) as partial:
-            write_all(partial, source_of(tmp_path, config), plan_of(config, INT4, lm_head=None), gate_up)
+    for layout in ("fused", "split"):
+        with output_directory(tmp_path / layout) as partial:
+            write_all(partial, source_of(tmp_path, config), plan_of(config, INT4, lm_head=None), layout)
     fused, split = (load_file(tmp_path / name / "model-00002-of-00003.safetensors") for name in ("fused", "split"))
     at = "model.layers.0."
     assert {name.removeprefix(at) for name in fused if "proj" not in name} == {
@@ -166,7 +165,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def write_until_stopped(out: Path, source: Checkpoint, plan: Plan, pieces: int) -> None:
+def write_until_stopped(out: Path, source: Checkpoint, plan: Specs, pieces: int) -> None:
     """Leaves what a run leaves that is killed after so many pieces, while it writes the next."""
     with output_directory(out, resume_key="k") as partial:
         write_all(partial, source, plan)
@@ -177,7 +176,7 @@ def write_until_stopped(out: Path, source: Checkpoint, plan: Plan, pieces: int) 
         raise KeyboardInterrupt
 
 
-def write_on_a_full_disk(out: Path, source: Checkpoint, plan: Plan) -> None:
+def write_on_a_full_disk(out: Path, source: Checkpoint, plan: Specs) -> None:
     """What the operating system answers when the second block is written is what it answers on a full disk."""
     with output_directory(out, resume_key="k") as partial:
         (partial / "model-00003-of-00004.unfinished").symlink_to("/dev/full")
@@ -198,8 +197,6 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, pieces:
         assert [writer.has_block(layer) for layer in range(2)] == [pieces > 1, pieces > 2]
         assert writer.has_head == (pieces > 3)
         write_all(partial, source, plan)
-        for layer in range(2):
-            assert_same_block(writer.read_block(layer), random_block(config, layer, plan))
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 

@@ -6,18 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glmquant.core.stats import InputRange
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, TextSource
 from glmquant.errors import CalibrationError
 from glmquant.store.calibration import read_calibration, write_calibration
 
-GROUP = "layers.0.self_attn.qkv_proj"
-
 
 def calibration() -> Calibration:
     samples = CalibrationSet(torch.tensor([[1, 2, 3], [4, 5, 6]]), (TextSource("文.txt", 2),), "t" * 9, 3, "sequential")
-    ranges = {GROUP: InputRange(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.25]))}
-    return Calibration(samples, ranges, (KeyValueRange(torch.ones(2, 4), torch.arange(8.0).view(2, 4)),))
+    return Calibration(samples, (KeyValueRange(torch.ones(2, 4), torch.arange(8.0).view(2, 4)),))
 
 
 def test_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -28,9 +24,6 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
     assert read.samples.sha256 == written.samples.sha256
     described = [(c.samples.sources, c.samples.tokenizer, c.samples.seed, c.samples.sampling) for c in (read, written)]
     assert described[0] == described[1]
-    assert list(read.inputs) == [GROUP]
-    assert torch.equal(read.inputs[GROUP].mean_square_K, torch.tensor([0.5, 0.25]))
-    assert torch.equal(read.inputs[GROUP].absmax_K, torch.tensor([1.0, 2.0]))
     assert torch.equal(read.key_values[0].value_absmax_CE, torch.arange(8.0).view(2, 4))
     assert torch.equal(read.key_values[0].key_absmax_CE, torch.ones(2, 4))
 
@@ -43,6 +36,13 @@ def test_equal_calibrations_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("calibration.json", "calibration.safetensors"):
         first, second = (directory / name for directory in directories)
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_format_of_the_first_release_is_read_without_what_nothing_read(tmp_path: Path) -> None:
+    write_calibration(calibration(), tmp_path)
+    describe(format=1, groups=["lm_head"])(tmp_path)
+    store("inputs.lm_head.absmax", torch.ones(4))(tmp_path)
+    assert torch.equal(read_calibration(tmp_path).samples.tokens_SL, calibration().samples.tokens_SL)
 
 
 def drop(name: str) -> Callable[[Path], None]:
@@ -83,12 +83,11 @@ def not_json(directory: Path) -> None:
         (not_json, "calibration.json is damaged"),
         (describe(format=9), "format 9 is not known"),
         (describe(sampling="best"), "damaged[\\s\\S]*sampling"),
-        (describe(groups=["layers.9"]), "layers.9.absmax"),
         (describe(layers=2), "key_values.1.key_absmax"),
         (store("tokens", torch.tensor([[1, 2, 3], [4, 5, 7]])), "are not those"),
         (store("tokens", torch.tensor([1.0])), "no int64 tensor `tokens`"),
-        (store(f"inputs.{GROUP}.absmax", torch.tensor([1.0, float("nan")])), "negative or not finite"),
-        (store(f"inputs.{GROUP}.absmax", torch.tensor([1.0, -1.0])), "negative or not finite"),
+        (store("key_values.0.key_absmax", torch.tensor([[1.0, float("nan")]])), "negative or not finite"),
+        (store("key_values.0.key_absmax", torch.tensor([[1.0, -1.0]])), "negative or not finite"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:

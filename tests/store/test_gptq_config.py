@@ -11,16 +11,17 @@ from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
 from glmquant.glm.groups import linear_groups
 from glmquant.store.gptq import GptqFormat
-from glmquant.store.gptq_config import Plan, quantize_config, read_gptq_format, version_for
+from glmquant.store.gptq_config import Specs, quantize_config, read_gptq_format, version_for
 from tests.support.checkpoints import tiny_config
 
 INT4, INT8 = QuantSpec(4, 128), QuantSpec(8, 32, symmetric=False)
-GROUPS = [group.name for group in linear_groups(tiny_config(layers=12))]
+GROUPS = linear_groups(tiny_config(layers=12))
 
 
-def plan_of(default: QuantSpec | None, **others: QuantSpec | None) -> Plan:
+def plan_of(default: QuantSpec | None, **others: QuantSpec | None) -> Specs:
     named = {name.replace("__", "."): spec for name, spec in others.items()}
-    return {name: named.get(name, named.get(name.split(".")[-1], default)) for name in GROUPS}
+    names = [group.name for group in GROUPS]
+    return {name: named.get(name, named.get(name.split(".")[-1], default)) for name in names}
 
 
 def as_read(config: dict[str, Any], module: str) -> dict[str, Any] | None:
@@ -37,7 +38,7 @@ def values_of(spec: QuantSpec | None) -> dict[str, Any] | None:
 
 
 def test_one_spec_for_all_blocks() -> None:
-    assert quantize_config(plan_of(INT4, lm_head=None), "glmquant:0") == {
+    assert quantize_config(GROUPS, plan_of(INT4, lm_head=None), "glmquant:0") == {
         "quant_method": "gptq",
         "checkpoint_format": "gptq",
         "bits": 4,
@@ -53,7 +54,7 @@ def test_one_spec_for_all_blocks() -> None:
 
 
 def test_nothing_quantized_needs_no_configuration() -> None:
-    assert quantize_config(plan_of(None), "glmquant:0") is None
+    assert quantize_config(GROUPS, plan_of(None), "glmquant:0") is None
 
 
 PLANS = {
@@ -69,8 +70,8 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_every_module_is_read_as_planned(plan: Plan) -> None:
-    config = quantize_config(plan, "glmquant:0")
+def test_every_module_is_read_as_planned(plan: Specs) -> None:
+    config = quantize_config(GROUPS, plan, "glmquant:0")
     assert config is not None
     for group in linear_groups(tiny_config(layers=12)):
         members = [
@@ -91,7 +92,7 @@ def test_every_module_is_read_as_planned(plan: Plan) -> None:
         (plan_of(None), "gptq"),
     ],
 )
-def test_v1_wherever_it_can_hold_the_zero_points(plan: Plan, version: str) -> None:
+def test_v1_wherever_it_can_hold_the_zero_points(plan: Specs, version: str) -> None:
     assert version_for(plan) == version
 
 

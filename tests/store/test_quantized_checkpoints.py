@@ -18,6 +18,7 @@ from glmquant.glm.groups import block_groups
 from glmquant.glm.linear import Linear
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.gptq import Version, encode
+from tests.support.blocks import weights_of
 from tests.support.checkpoints import GOLDEN, random_quantized
 
 CHATGLM2 = GOLDEN / "chatglm2-tiny"
@@ -78,7 +79,7 @@ def test_the_publishers_own_rows(tmp_path: Path, bits: int) -> None:
     assert checkpoint.tensor_bytes == sum(t.nbytes for name, t in tensors.items() if not name.endswith("inv_freq"))
     block = checkpoint.block(1)
     for field, name in LINEARS.items():
-        weight = getattr(block, field).weight
+        weight = weights_of(block)[field].weight
         assert isinstance(weight, QuantTensor)
         assert weight.spec == QuantSpec(bits, -1, symmetric=True)
         dense = weight.dequantize()
@@ -160,7 +161,7 @@ def test_native_names_in_gptq(
     assert checkpoint.quantization == "gptq"
     block = checkpoint.block(1)
     for field, name in LINEARS.items():
-        linear: Linear = getattr(block, field)
+        linear: Linear = weights_of(block)[field]
         dense = linear.dense()
         for i in range(200):
             n, k = i * 7919 % dense.shape[0], i * 104729 % dense.shape[1]
@@ -228,7 +229,7 @@ def test_q_k_and_v_apart_in_one_order(tmp_path: Path, canonical: Tensors) -> Non
     checkpoint = open_checkpoint(write(tmp_path / "c", canonical, **GLM))
     for layer in range(3):
         for field in LINEARS:
-            ours, theirs = getattr(checkpoint.block(layer), field), getattr(native.block(layer), field)
+            ours, theirs = weights_of(checkpoint.block(layer))[field], weights_of(native.block(layer))[field]
             assert torch.equal(ours.order_K, theirs.order_K)
             assert torch.equal(ours.dense(), theirs.dense())
 
@@ -257,7 +258,11 @@ def test_groups_of_uneven_size_are_refused(tmp_path: Path, canonical: Tensors) -
 def test_biases_of_zeros_are_left_out_and_others_are_not(tmp_path: Path, canonical: Tensors) -> None:
     name = "model.layers.2.mlp.gate_up_proj.bias"
     canonical[name] = torch.zeros(704, dtype=torch.float16)
-    assert open_checkpoint(write(tmp_path / "zeros", canonical, **GLM)).block(2).gate_up_proj.bias_N is None
+    block = open_checkpoint(write(tmp_path / "zeros", canonical, **GLM)).block(2)
+    assert block.linears()["mlp.gate_up_proj"].bias_N is None
+        open_checkpoint(write(tmp_path / "zeros", canonical, **GLM)).block(2).linears()["mlp.gate_up_proj"].bias_N
+        is None
+    )
     canonical[name][3] = 0.5
     with pytest.raises(CheckpointError, match=rf"1 tensors of the checkpoint have no place[\s\S]*{name}"):
         open_checkpoint(write(tmp_path / "real", canonical, **GLM))

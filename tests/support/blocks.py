@@ -10,11 +10,11 @@ from glmquant.glm.rotary import Rotary
 
 
 def make_block(config: GlmConfig, **weights: Linear | Tensor | None) -> Block:
-    """A block of ``qkv_proj``, ``input_layernorm`` and so on; gains that are None are left out."""
+    """A block of ``qkv_proj``, ``input_layernorm`` and so on; weights that such a block does not have are left out."""
     parts = []
     for kind in part_kinds(config, 0):
         names = [group.name.rpartition(".")[2] for group in kind.groups(config, 0)]
-        gains = {name: weights[name] for name in kind.gain_sizes(config) if weights[name] is not None}
+        gains = {name: weights[name] for name in kind.gain_sizes(config)}
         parts.append(Part(kind, {name: weights[name] for name in names}, gains))  # type: ignore[misc, arg-type]
     return Block(*parts)
 

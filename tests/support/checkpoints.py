@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from glmquant.glm.groups import block_groups, head_group
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import canonical_shapes
+from tests.support.blocks import make_block, weights_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -67,13 +67,13 @@ def random_linear(group: LinearGroup, spec: QuantSpec | None, *, bias: bool = Fa
 
 def random_block(config: GlmConfig, layer: int, plan: Mapping[str, QuantSpec | None]) -> Block:
     seed = 100 * layer
-    qkv, o, gate_up, down = (
-        random_linear(group, plan[group.name], bias=group.name.endswith("qkv_proj"), seed=seed + i)
+    linears = {
+        group.name.rpartition(".")[2]: random_linear(group, plan[group.name], bias=group.bias, seed=seed + i)
         for i, group in enumerate(block_groups(config, layer))
-    )
+    }
     norms = [random_float(config.hidden_size, seed=seed + 10 + i) for i in range(4)]
-    extra = norms[2:] if config.sandwich_norms else [None, None]
-    return Block(norms[0], qkv, o, norms[1], gate_up, down, *extra)
+    names = ("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm")
+    return make_block(config, **linears, **dict(zip(names, norms, strict=True)))
 
 
 def random_head(config: GlmConfig, spec: QuantSpec | None) -> Linear:
@@ -127,9 +127,10 @@ def assert_same_tensor(ours: object, theirs: Tensor | None) -> None:
 
 
 def assert_same_block(ours: Block, theirs: Block) -> None:
-    for field in fields(Block):
-        one, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if isinstance(other, Linear):
-            assert_same_linear(one, other)
+    found, expected = weights_of(ours), weights_of(theirs)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        if isinstance(weight, Linear):
+            assert_same_linear(found[name], weight)  # type: ignore[arg-type]
         else:
-            assert_same_tensor(one, other)
+            assert_same_tensor(found[name], weight)

@@ -18,7 +18,7 @@ from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.linear import Linear
 from glmquant.glm.rotary import positions_and_mask, rms_norm, rotary
 from glmquant.methods.rtn import Rtn
-from tests.support.blocks import block_forward
+from tests.support.blocks import block_forward, make_block
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = ("chatglm2-tiny", "chatglm3-tiny")
@@ -56,7 +56,7 @@ class MemorySource:
     blocks: tuple[Block, ...]
     embedding_VD: Tensor
     norm_D: Tensor
-    head: Linear
+    output_head: Linear
 
     def block(self, layer: int) -> Block:
         return self.blocks[layer]
@@ -67,8 +67,8 @@ class MemorySource:
     def final_norm(self) -> Tensor:
         return self.norm_D
 
-    def lm_head(self) -> Linear:
-        return self.head
+    def head(self) -> Linear:
+        return self.output_head
 
 
 def random_source(config: GlmConfig = TINY, seed: int = 0) -> MemorySource:
@@ -83,7 +83,8 @@ def random_source(config: GlmConfig = TINY, seed: int = 0) -> MemorySource:
     def block() -> Block:
         rows = config.query_rows + 2 * config.key_value_rows
         bias = 0.3 * torch.randn(rows, generator=gen) if config.attention_bias else None
-        return Block(
+        return make_block(
+            config,
             input_layernorm=gain(),
             qkv_proj=Linear(2 * matrix(rows, config.hidden_size), bias),
             o_proj=Linear(matrix(config.hidden_size, config.query_rows)),
@@ -110,7 +111,10 @@ def golden_source(name: str) -> MemorySource:
     def block(layer: int) -> Block:
         prefix = f"transformer.encoder.layers.{layer}"
         attention, mlp = f"{prefix}.self_attention", f"{prefix}.mlp"
-        return Block(
+        return make_block(
+            config,
+            post_self_attn_layernorm=None,
+            post_mlp_layernorm=None,
             input_layernorm=tensors[f"{prefix}.input_layernorm.weight"],
             qkv_proj=Linear(
                 tensors[f"{attention}.query_key_value.weight"], tensors[f"{attention}.query_key_value.bias"]
@@ -141,15 +145,9 @@ def quantized(source: MemorySource, spec: QuantSpec) -> MemorySource:
         return Linear(Rtn().quantize(layer.dense(), spec, None), layer.bias_N)
 
     def block(block: Block) -> Block:
-        return replace(
-            block,
-            qkv_proj=rounded(block.linears()["self_attn.qkv_proj"]),
-            o_proj=rounded(block.linears()["self_attn.o_proj"]),
-            gate_up_proj=rounded(block.linears()["mlp.gate_up_proj"]),
-            down_proj=rounded(block.linears()["mlp.down_proj"]),
-        )
+        return block.mapped(rounded, lambda gain: gain)
 
-    return replace(source, blocks=tuple(map(block, source.blocks)), head=rounded(source.head))
+    return replace(source, blocks=tuple(map(block, source.blocks)), output_head=rounded(source.output_head))
 
 
 def torch_logits(source: MemorySource, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
@@ -160,4 +158,4 @@ def torch_logits(source: MemorySource, ids_BT: Tensor, mask_BT: Tensor | None = 
     x_BTD = source.embedding_VD[ids_BT].float()
     for block in source.blocks:
         x_BTD = block_forward(x_BTD, block, config, rope, mask)
-    return source.head(rms_norm(x_BTD, source.norm_D, config.rms_norm_eps))
+    return source.output_head(rms_norm(x_BTD, source.norm_D, config.rms_norm_eps))

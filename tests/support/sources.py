@@ -68,7 +68,7 @@ def transformers_twin(model: ModelSource) -> torch.nn.Module:
     state = {
         "model.embed_tokens.weight": model.embedding(),
         "model.norm.weight": model.final_norm(),
-        "lm_head.weight": model.lm_head().dense(),
+        "lm_head.weight": model.head().dense(),
     }
     rows = [config.query_rows, config.key_value_rows, config.key_value_rows]
     for layer in range(config.num_hidden_layers):

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from glmquant.glm.block import Block, attention_input
+from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from glmquant.glm.parts.attention import split_heads
 from glmquant.glm.rotary import Rotary, positions_and_mask, rms_norm, rotary
-from tests.support.blocks import block_forward
+from tests.support.blocks import block_forward, make_block
 
 
 def block(tensors: dict[str, Tensor], config: GlmConfig, layer: int) -> Block:
@@ -19,7 +19,8 @@ def block(tensors: dict[str, Tensor], config: GlmConfig, layer: int) -> Block:
     bias = None
     if config.attention_bias:
         bias = torch.cat([tensors[f"{at}self_attn.{part}_proj.bias"] for part in "qkv"])
-    return Block(
+    return make_block(
+        config,
         input_layernorm=tensors[f"{at}input_layernorm.weight"],
         qkv_proj=Linear(fused, bias),
         o_proj=Linear(tensors[f"{at}self_attn.o_proj.weight"]),
@@ -51,5 +52,5 @@ def first_cache(tensors: dict[str, Tensor], config: GlmConfig, ids_BT: Tensor) -
     rope, _ = inputs(config, ids_BT, None)
     first = block(tensors, config, 0)
     x = embedding(ids_BT, tensors[EMBEDDING])
-    _, key, value = split_heads(first.linears()["self_attn.qkv_proj"](attention_input(x, first, config)), config, rope)
+    _, key, value = split_heads(first.linears()["self_attn.qkv_proj"](first.attention.read(x, config)), config, rope)
     return key, value
