@@ -309,7 +309,7 @@ def draw(reports: Sequence[str | Path], out: str | Path) -> None:
     try:
         Path(out).write_text(to_html(first, others), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write there: {error.strerror}", where=out, fix="choose another --out") from error
+        raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another --out") from error
 
 
 def run(
@@ -348,7 +348,7 @@ def run(
         raise CheckError(
             "the recipe names no labeled texts to check the classifier on",
             where="check.tasks",
-            fix="give some, for example --set check.tasks='[{data: test.jsonl}]'",
+            hint="give some, for example --set check.tasks='[{data: test.jsonl}]'",
         )
     if not (recipe.check.text or recipe.check.tasks or labeled):
         log.info("the recipe names nothing to check on: using the packaged held-out text")

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each says what happened, where, what was expected and what to do next."""
+"""The errors a user can meet. Each says what happened, where, what was expected, and gives a hint what to do next."""
 
 
 class GlmQuantError(ValueError):
@@ -8,12 +8,14 @@ class GlmQuantError(ValueError):
         what: one sentence, what happened.
         where: the file and field, or the tensor, it happened at.
         expected: what would have been right.
-        fix: what to do next.
+        hint: what to do next; it works when it is followed.
     """
 
-    def __init__(self, what: str, *, where: object = None, expected: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.expected, self.fix = what, where, expected, fix
-        details = (("where", where), ("expected", expected), ("what to do", fix))
+    def __init__(
+        self, what: str, *, where: object = None, expected: str | None = None, hint: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.hint = what, where, expected, hint
+        details = (("where", where), ("expected", expected), ("hint", hint))
         super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)]))
 
 

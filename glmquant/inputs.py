@@ -78,7 +78,7 @@ def require_own_tokens(samples: CalibrationSet, tokenizer: GlmTokenizer, checkpo
             "the calibration was made with another tokenizer",
             where=checkpoint.path,
             expected=f"the tokenizer of sha256 {samples.tokenizer}",
-            fix="run `glmquant calibrate` with this checkpoint",
+            hint="run `glmquant calibrate` with this checkpoint",
         )
 
 

@@ -28,7 +28,7 @@ def device_named(name: str) -> torch.device:
         raise DeviceError(
             f"torch {torch.__version__} {build}",
             where=f"--device {name}",
-            fix="compute on --device cpu, or install a build of torch for this machine's GPU (pytorch.org)",
+            hint="compute on --device cpu, or install a build of torch for this machine's GPU (pytorch.org)",
         )
     if asked[1] and int(asked[1]) >= torch.cuda.device_count():
         raise DeviceError(
@@ -48,6 +48,6 @@ def memory_of(device: torch.device) -> Iterator[None]:
         raise DeviceError(
             f"{device} has too little memory: {str(error).splitlines()[0]}",
             where=f"--device {device}",
-            fix="let other programs go from it and give the same command again, which goes on; "
+            hint="let other programs go from it and give the same command again, which goes on; "
             "--device cpu starts anew",
         ) from error

@@ -106,7 +106,7 @@ def sample_calibration(
         CalibrationError: no file, or too little text; it says how many tokens there are and how many are needed.
     """
     if not files:
-        raise CalibrationError("no calibration text", expected="at least one file", fix="give one with --data")
+        raise CalibrationError("no calibration text", expected="at least one file", hint="give one with --data")
     body = seq_len - len(tokenizer.prefix_ids)
     if body < 1:
         raise CalibrationError(
@@ -136,7 +136,7 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
         raise CalibrationError(
             f"{total} samples leave none for file {shares.index(0) + 1} of {len(shares)}",
             where="calibration.weights",
-            fix="raise calibration.num_samples, or leave the file out",
+            hint="raise calibration.num_samples, or leave the file out",
         )
     return shares
 
@@ -152,7 +152,7 @@ def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: S
             f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
             f"{count} samples of {length} text tokens need {count * length:,}",
             where=stream.path,
-            fix="give more text, or lower calibration.num_samples or calibration.seq_len",
+            hint="give more text, or lower calibration.num_samples or calibration.seq_len",
         )
     return chosen
 

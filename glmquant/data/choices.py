@@ -44,7 +44,7 @@ def read_questions(path: Path, limit: int | None = None) -> tuple[Question, ...]
     if not questions or (limit is not None and len(questions) < limit):
         wanted = "some" if limit is None else f"{limit}"
         raise DataError(
-            f"{len(questions)} questions where {wanted} are wanted", where=path, fix="lower the task's limit"
+            f"{len(questions)} questions where {wanted} are wanted", where=path, hint="lower the task's limit"
         )
     return tuple(questions)
 

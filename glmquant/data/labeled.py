@@ -68,7 +68,7 @@ def read_labeled(path: Path, limit: int | None = None, known: Mapping[str, str] 
         if len(examples) == limit:
             break
     if limit is not None and len(examples) < limit:
-        raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, fix="lower the task's limit")
+        raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, hint="lower the task's limit")
     labels = tuple(sorted(known or {example.label for example in examples}))
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")
@@ -111,7 +111,7 @@ def _label(record: dict[str, object], path: Path, line: int) -> str:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     label = str(value) if is_number else text_field(record, "label", path, line)
     if not label.strip():
-        raise DataError("a record has no label", where=f"{path}, line {line}", fix="fill it, or drop the record")
+        raise DataError("a record has no label", where=f"{path}, line {line}", hint="fill it, or drop the record")
     return label
 
 

@@ -51,7 +51,7 @@ def encode_texts(
                 f"text {number + 1} of {len(texts)} is empty",
                 where=place,
                 expected="text to classify",
-                fix="leave it out",
+                hint="leave it out",
             )
         tokens = tokenizer.encode(text)
         ids.append(np.array([*prefix, *tokens[:room]], dtype=np.int64))

@@ -62,7 +62,7 @@ def text_field(record: dict[str, object], name: str, path: Path, line: int) -> s
             f"a record has no field {name!r}",
             where=f"{path}, line {line}",
             expected=ONE_RECORD,
-            fix=f"its fields are: {', '.join(list(record)[:10]) or 'none'}",
+            hint=f"its fields are: {', '.join(list(record)[:10]) or 'none'}",
         )
     value = record[name]
     if not isinstance(value, str):
@@ -106,7 +106,7 @@ def _bad_byte(path: Path, offset: int, line: int) -> DataError:
         f"{path.name} is not UTF-8: the byte at offset {offset} (line {line}) cannot be decoded",
         where=f"{path}, line {line}, byte offset {offset}",
         expected="text in UTF-8",
-        fix="convert it, e.g. with: iconv -f GB18030 -t UTF-8",
+        hint="convert it, e.g. with: iconv -f GB18030 -t UTF-8",
     )
 
 

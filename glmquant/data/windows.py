@@ -46,11 +46,11 @@ def last_windows(path: Path, tokenizer: Tokenizer, *, num_tokens: int, seq_len: 
             f"too little text to evaluate on: {path.name} has {stream.num_tokens:,} tokens; "
             f"{max(count, 1) * seq_len:,} are needed",
             where=path,
-            fix="give more text, or lower check.num_tokens",
+            hint="give more text, or lower check.num_tokens",
         )
     prefix_T = np.asarray(tokenizer.prefix_ids, dtype=np.int64)
     windows = tuple(np.concatenate([prefix_T, row]) for row in tail_T.reshape(count, seq_len))
     num_bytes = len(tokenizer.decode(tail_T.tolist()).encode())
     if num_bytes == 0:
-        raise CheckError("the text's tokens decode to nothing", where=path, fix="is the tokenizer the model's own?")
+        raise CheckError("the text's tokens decode to nothing", where=path, hint="is the tokenizer the model's own?")
     return EvaluationText(path.name, windows, seq_len - 1, num_bytes / len(tail_T))

@@ -99,7 +99,7 @@ class BaselineSource:
                 raise CheckError(
                     f"token ids from {tokens_BT.min()} to {tokens_BT.max()}",
                     expected=f"ids from 0 to {vocabulary - 1}",
-                    fix="the tokenizer is not the baseline's; use the one in its own directory",
+                    hint="the tokenizer is not the baseline's; use the one in its own directory",
                 )
             states = self._room.tensor((*tokens_BT.shape, embedding_VD.shape[1]), torch.float32)
             states.write(states.all, embedding_VD[torch.from_numpy(tokens_BT)].float())

@@ -137,5 +137,5 @@ def _not_comparable(what: str) -> CheckError:
         what,
         where="--against",
         expected="a report of the same baseline, check.text, check.num_tokens, check.seq_len and check.tasks",
-        fix="check both models with the same recipe and data",
+        hint="check both models with the same recipe and data",
     )

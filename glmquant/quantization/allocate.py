@@ -47,7 +47,7 @@ def allocate(
         raise RecipeError(
             "lm_head takes no part in an allocation",
             where="rules",
-            fix="give it a rule of its own, without alternatives",
+            hint="give it a rule of its own, without alternatives",
         )
     taking_part = [group for group in groups if group.name in choices]
     most = budget_bytes(budget, taking_part)
@@ -80,7 +80,7 @@ def allocated(
         raise CalibrationError(
             "an allocation is measured on calibration samples",
             where="allocate",
-            fix="run `glmquant calibrate` first and give its output with --calibration",
+            hint="run `glmquant calibrate` first and give its output with --calibration",
         )
     found = directory / FOUND
     if not found.exists():
@@ -117,7 +117,7 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
         raise RecipeError(
             f"the budget is {most_bytes / 1e6:,.3f} MB, and the smallest alternatives take {least / 1e6:,.3f} MB",
             where="allocate",
-            fix="raise the budget, or offer fewer bits",
+            hint="raise the budget, or offer fewer bits",
         )
     each_once = LinearConstraint(np.equal.outer(np.arange(len(groups)), owner).astype(float), 1, 1)
     within = LinearConstraint(sizes / most_bytes, -np.inf, 1)

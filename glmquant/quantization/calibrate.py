@@ -85,5 +85,5 @@ def _require_finite(activations: Activations, layer: int) -> None:
             "the model's activations are not finite",
             where=f"after layers.{layer}",
             expected="finite values in float32",
-            fix="check the checkpoint: its weights are damaged or belong to another architecture",
+            hint="check the checkpoint: its weights are damaged or belong to another architecture",
         )

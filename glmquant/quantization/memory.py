@@ -51,7 +51,7 @@ def room_within(
         raise OutputError(
             f"the memory limit is {limit / 1e9:.2f} GB; one block alone needs {(held + needed) / 1e9:.2f} GB",
             where="--memory-limit",
-            fix=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
+            hint=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
         )
     whole = limit if limit is not None else SHARE_OF_MACHINE * physical_bytes()
     return Room(max(0, whole - held - needed), directory, device)

@@ -46,7 +46,7 @@ class RoundedCheckpoint:
                 "the recipe is to be fitted to calibration samples, which `export` does not do",
                 where="allocate" if fitted is None else f"the rule for {fitted}",
                 expected="methods that need no samples, such as rtn",
-                fix="export what `glmquant quantize` writes; without a recipe, `export` takes the checkpoint as it is",
+                hint="export what `glmquant quantize` writes; without a recipe, `export` takes the checkpoint as it is",
             )
         self._squares: dict[str, Squares] = {}
 

@@ -55,7 +55,7 @@ def quantize(
             "the checkpoint is quantized already, in GPTQ format",
             where=checkpoint.path,
             expected="a float checkpoint, or one with its publisher's own int4 or int8 rows",
-            fix="start from the original; to export this one as it is, use `glmquant export`",
+            hint="start from the original; to export this one as it is, use `glmquant export`",
         )
     config = checkpoint.config
     room = room or Room()
@@ -89,7 +89,7 @@ def _samples_needed(plans: dict[str, GroupPlan], samples: CalibrationSet | None)
         raise CalibrationError(
             "the recipe needs calibration samples",
             where=f"the rule for {needing}",
-            fix="run `glmquant calibrate` first and give its output with --calibration",
+            hint="run `glmquant calibrate` first and give its output with --calibration",
         )
     return samples
 

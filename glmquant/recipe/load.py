@@ -122,7 +122,7 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     return RecipeError(
         "; ".join(_problem(details) for details in error.errors()),
         where=where,
-        fix="compare with the recipes that come with glmquant",
+        hint="compare with the recipes that come with glmquant",
     )
 
 

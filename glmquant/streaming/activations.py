@@ -197,7 +197,7 @@ def embed(
         raise CalibrationError(
             f"token ids span {int(tokens_SL.min())} to {int(tokens_SL.max())}",
             expected=f"0 to {config.vocab_size - 1}",
-            fix="calibrate again with this checkpoint's own tokenizer",
+            hint="calibrate again with this checkpoint's own tokenizer",
         )
     samples, length = tokens_SL.shape
     activations = unfilled(samples, length, config, room, dtype)

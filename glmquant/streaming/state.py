@@ -57,7 +57,7 @@ class SavedStates:
                     raise CheckpointError(
                         "the file is shorter than the samples it keeps",
                         where=self._path(max(layers)),
-                        fix="remove the directory it lies in, and start again",
+                        hint="remove the directory it lies in, and start again",
                     )
                 activations.hidden.write(batch, values)
         return max(layers), streams

@@ -102,7 +102,7 @@ def _one_turn(backbone: Backbone, ids: Sequence[Ids], batches: Sequence[Sequence
         raise CheckpointError(
             "the model's activations are not finite",
             expected="finite values in float32",
-            fix="check the checkpoint: its weights are damaged or belong to another architecture",
+            hint="check the checkpoint: its weights are damaged or belong to another architecture",
         )
     return features_ED
 
@@ -125,7 +125,7 @@ def right_padded(ids: Sequence[Ids], vocabulary: int) -> Tensor:
         raise CheckpointError(
             f"token ids from {rows_BT.min()} to {rows_BT.max()}",
             expected=f"ids from 0 to {vocabulary - 1}",
-            fix="the tokenizer does not belong to the checkpoint",
+            hint="the tokenizer does not belong to the checkpoint",
         )
     return torch.from_numpy(rows_BT)
 
