@@ -41,7 +41,8 @@ from glmquant.quantization.memory import forward_bytes, quantize_bytes, room_wit
 from glmquant.quantization.on_the_fly import RoundedCheckpoint, rounds_on_export
 from glmquant.quantization.rates import quantize_rate, rate
 from glmquant.quantization.work import forward_work
-from glmquant.recipe.load import load_recipe, packaged_recipes
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import Recipe
 from glmquant.runtime.sampling import GenerationOptions
@@ -120,7 +121,7 @@ def calibrate(
     model: str | Path,
     recipe: Recipe,
     *,
-    text: Sequence[str | Path] | str | Path | None = None,
+    data: Sequence[str | Path] | str | Path | None = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -129,7 +130,7 @@ def calibrate(
     """Samples text as the recipe says and records the ranges of the float model's activations on it.
 
     Args:
-        text: files to use instead of the recipe's ``calibration.data``.
+        data: files to use instead of the recipe's ``calibration.data``.
         out: directory to write.
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
@@ -137,7 +138,7 @@ def calibrate(
     """
     where = device_named(device)
     checkpoint = open_model(model, recipe)
-    samples = sample_texts(checkpoint, recipe, file_names(text))
+    samples = sample_texts(checkpoint, recipe, file_names(data))
     return _calibrate(checkpoint, samples, recipe, Path(out), memory_limit, where, progress)
 
 

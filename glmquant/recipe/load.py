@@ -9,16 +9,11 @@ from pydantic import ValidationError
 
 from glmquant import assets
 from glmquant.errors import GlmQuantError, RecipeError
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.schema import Recipe
 
-PACKAGED = Path(assets.__file__).parents[1] / "recipes"
 LARGEST_RECIPE_BYTES = 1 << 20
 DATA_KEYS = (("calibration", "data"), ("check", "text"), ("train", "data"))
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(PACKAGED.glob("*.yaml"))}
 
 
 def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:

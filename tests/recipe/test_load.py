@@ -4,7 +4,8 @@ import pytest
 
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Gptq
-from glmquant.recipe.load import load_recipe, packaged_recipes, parse_override
+from glmquant.recipe.load import load_recipe, parse_override
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.schema import Recipe
 
 MINIMAL = "version: 1\nrules:\n  - {match: 'layers.*', spec: {bits: 4}, method: {kind: gptq, damping: 0.05}}\n"
