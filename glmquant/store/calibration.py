@@ -100,7 +100,7 @@ def _read_description(path: Path) -> _Description:
             f"no {path.name} in {path.parent}",
             where=path,
             expected="a directory that `calibrate` wrote",
-            hint="run: glmquant calibrate MODEL --data TEXT --out DIR",
+            hint="use `calibrate` first, and give the directory it wrote",
         )
     if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
         raise CalibrationError(f"{path.name} is larger than {LARGEST_DESCRIPTION_BYTES:,} bytes", where=path)
@@ -110,7 +110,7 @@ def _read_description(path: Path) -> _Description:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CalibrationError(
-            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", hint="run `calibrate` again"
+            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", hint="use `calibrate` again"
         ) from None
     if description.format != FORMAT:
         raise CalibrationError(
@@ -123,7 +123,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, hint="run `calibrate` again") from None
+        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, hint="use `calibrate` again") from None
 
 
 def _range(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
@@ -147,6 +147,6 @@ def _samples(tensors: Mapping[str, Tensor], description: _Description, directory
             f"the tokens in {TENSORS} are not those that {DESCRIPTION} describes",
             where=directory,
             expected=f"sha256 {description.sha256}",
-            hint="run `calibrate` again",
+            hint="use `calibrate` again",
         )
     return samples
