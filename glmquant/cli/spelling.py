@@ -17,7 +17,6 @@ OPTIONS: Final = {
     "out": "--out",
     "overrides": "--set",
     "predict": "--predict",
-    "progress": "--quiet",
     "provider": "--provider",
     "recipe": "--recipe",
     "repetition_penalty": "--repetition-penalty",
