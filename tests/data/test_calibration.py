@@ -116,7 +116,7 @@ def test_each_file_must_hold_its_share(tmp_path: Path) -> None:
 
 def test_a_weight_too_small_for_one_sample(tmp_path: Path) -> None:
     paths = [write(tmp_path, "a.txt", DIGITS), write(tmp_path, "b.txt", DIGITS)]
-    with pytest.raises(CalibrationError, match="leave none for file 2"):
+    with pytest.raises(CalibrationError, match="file 2 of 2 would get none"):
         sample_calibration(paths, [100, 1], Letters(), num_samples=3, seq_len=8)
 
 
