@@ -183,8 +183,8 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
-    chosen = gq.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet, ci) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
             bundle,
             baseline=baseline,
@@ -338,8 +338,8 @@ def _run(
     memory_limit: int | None = None,
     device: str = "cpu",
 ) -> None:
-    chosen = gq.load_recipe(recipe, _overrides(overrides))
     with _progress(quiet, ci) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
             model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
         )

@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from glmquant.core.process import peak_bytes, seconds_since_start
+from glmquant.core.process import peak_bytes
 from glmquant.core.units import duration
 from glmquant.progress import Progress, silent
 
@@ -25,6 +25,7 @@ def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
     if quiet:
         yield silent
         return
+    started = time.monotonic()
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
     logger = logging.getLogger("glmquant")
@@ -36,14 +37,10 @@ def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
                 yield bars
         else:
             yield Lines(console)
-        console.print(_what_it_took(), highlight=False)
+        took = f"{time.monotonic() - started:.0f} s, peak memory {peak_bytes() / 1e9:.2f} GB"
+        console.print(took, highlight=False)
     finally:
         logger.removeHandler(handler)
-
-
-def _what_it_took() -> str:
-    """Seconds count from the start of the process, imports included."""
-    return f"{seconds_since_start():.0f} s, peak memory {peak_bytes() / 1e9:.2f} GB"
 
 
 def print_markdown(text: str) -> None:

@@ -1,7 +1,6 @@
-"""What this process and its machine have used and have, on Linux, macOS and Windows alike."""
+"""Memory of this process and its machine, on Linux, macOS and Windows alike."""
 
 import sys
-import time
 
 import psutil
 
@@ -19,8 +18,3 @@ def peak_bytes() -> int:
 def physical_bytes() -> int:
     """The machine's memory."""
     return int(psutil.virtual_memory().total)
-
-
-def seconds_since_start() -> float:
-    """Since this process was started, imports included."""
-    return time.time() - float(psutil.Process().create_time())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.data.calibration import CalibrationSet, TextSource, sample_calibration
+from glmquant.data.calibration import CalibrationSet, KeyValueRange, TextSource, sample_calibration
 from glmquant.errors import CalibrationError, DataError
 from tests.data.tokenizers import Letters, Publisher
 
@@ -127,3 +127,10 @@ def test_no_files_and_no_room(tmp_path: Path) -> None:
         sample_calibration([tmp_path], [], Letters((1, 2)), num_samples=1, seq_len=2)
     with pytest.raises(DataError, match="no such file"):
         sample_calibration([tmp_path / "x"], [], Letters(), num_samples=1, seq_len=8)
+
+
+def test_samples_and_ranges_are_printed_without_their_tensors(tmp_path: Path) -> None:
+    samples = sample_calibration([write(tmp_path, "a.txt", DIGITS)], [], Letters(), num_samples=2, seq_len=4)
+    text = repr((samples, KeyValueRange(torch.ones(2, 4), torch.ones(2, 4))))
+    assert "tensor(" not in text
+    assert "TextSource(name='a.txt', num_samples=2)" in text
