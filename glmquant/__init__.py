@@ -1,31 +1,85 @@
 """glmquant: a GLM checkpoint to a small, fast, proven ONNX model."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from glmquant.api import (
-        GenerationOptions,
         calibrate,
         check,
         classify,
+        compare,
         export,
         generate,
         inspect,
-        load_recipe,
         open_chat,
-        packaged_recipes,
         quantize,
+        read_report,
+        report,
         run,
         train_classifier,
     )
+    from glmquant.data.calibration import Calibration, CalibrationSet
+    from glmquant.errors import (
+        CalibrationError,
+        CheckError,
+        CheckpointError,
+        DataError,
+        DeviceError,
+        ExportError,
+        GenerationError,
+        GlmQuantError,
+        OutputError,
+        QuantizationError,
+        RecipeError,
+        TrainingError,
+    )
+    from glmquant.evaluation.report import AccuracyReport
+    from glmquant.methods import METHODS
+    from glmquant.onnx_export.bundle import OnnxBundle
+    from glmquant.quantization.diagnosis import Comparison
+    from glmquant.quantization.summary import ModelSummary
+    from glmquant.recipe.load import load_recipe
+    from glmquant.recipe.packaged import packaged_recipes
+    from glmquant.recipe.schema import Recipe
+    from glmquant.runtime.chat import Chat
+    from glmquant.runtime.classify import Classification
+    from glmquant.runtime.sampling import GenerationOptions
+    from glmquant.store.checkpoint import Checkpoint
+    from glmquant.train.report import TrainingReport
 
 __all__ = [
+    "METHODS",
+    "AccuracyReport",
+    "Calibration",
+    "CalibrationError",
+    "CalibrationSet",
+    "Chat",
+    "CheckError",
+    "Checkpoint",
+    "CheckpointError",
+    "Classification",
+    "Comparison",
+    "DataError",
+    "DeviceError",
+    "ExportError",
+    "GenerationError",
     "GenerationOptions",
+    "GlmQuantError",
+    "ModelSummary",
+    "OnnxBundle",
+    "OutputError",
+    "QuantizationError",
+    "Recipe",
+    "RecipeError",
+    "TrainingError",
+    "TrainingReport",
     "calibrate",
     "check",
     "classify",
+    "compare",
     "export",
     "generate",
     "inspect",
@@ -33,15 +87,63 @@ __all__ = [
     "open_chat",
     "packaged_recipes",
     "quantize",
+    "read_report",
+    "report",
     "run",
     "train_classifier",
 ]
 
+_HOMES = {
+    "AccuracyReport": "glmquant.evaluation.report",
+    "Calibration": "glmquant.data.calibration",
+    "CalibrationError": "glmquant.errors",
+    "CalibrationSet": "glmquant.data.calibration",
+    "Chat": "glmquant.runtime.chat",
+    "CheckError": "glmquant.errors",
+    "Checkpoint": "glmquant.store.checkpoint",
+    "CheckpointError": "glmquant.errors",
+    "Classification": "glmquant.runtime.classify",
+    "Comparison": "glmquant.quantization.diagnosis",
+    "DataError": "glmquant.errors",
+    "DeviceError": "glmquant.errors",
+    "ExportError": "glmquant.errors",
+    "GenerationError": "glmquant.errors",
+    "GenerationOptions": "glmquant.runtime.sampling",
+    "GlmQuantError": "glmquant.errors",
+    "METHODS": "glmquant.methods",
+    "ModelSummary": "glmquant.quantization.summary",
+    "OnnxBundle": "glmquant.onnx_export.bundle",
+    "OutputError": "glmquant.errors",
+    "QuantizationError": "glmquant.errors",
+    "Recipe": "glmquant.recipe.schema",
+    "RecipeError": "glmquant.errors",
+    "TrainingError": "glmquant.errors",
+    "TrainingReport": "glmquant.train.report",
+    "calibrate": "glmquant.api",
+    "check": "glmquant.api",
+    "classify": "glmquant.api",
+    "compare": "glmquant.api",
+    "report": "glmquant.api",
+    "export": "glmquant.api",
+    "generate": "glmquant.api",
+    "inspect": "glmquant.api",
+    "load_recipe": "glmquant.recipe.load",
+    "open_chat": "glmquant.api",
+    "packaged_recipes": "glmquant.recipe.packaged",
+    "quantize": "glmquant.api",
+    "read_report": "glmquant.api",
+    "run": "glmquant.api",
+    "train_classifier": "glmquant.api",
+}
+"""Where each public name is at home. It is imported on first use, so that nobody waits for what they do not use."""
+
 
 def __getattr__(name: str) -> Any:
-    """The public names load on first use, so that ``glmquant --help`` need not wait for torch."""
-    if name in __all__:
-        from glmquant import api
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

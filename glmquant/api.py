@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from glmquant import assets
 from glmquant.progress import Progress, silent
-from glmquant.recipe.load import load_recipe, packaged_recipes
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:

@@ -1,4 +1,22 @@
-"""The errors a user can meet. Each says what happened, where, what was expected and what to do next."""
+"""The errors a user can meet. Each says what happened, where, what was expected, and gives a hint what to do next.
+
+Errors speak of verbs, parameters and recipe keys as a Python caller knows them. In ``expected`` and ``hint``, a name in
+backquotes is a public one: a verb (``calibrate``) or a parameter (``memory_limit``). The command line spells such names
+its own way.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a public function, as the place of an error: ``device='cuda'``, or ``device`` without a value."""
+
+    name: str
+    value: object = None
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value!r}"
 
 
 class GlmQuantError(ValueError):
@@ -6,15 +24,22 @@ class GlmQuantError(ValueError):
 
     Args:
         what: one sentence, what happened.
-        where: the file and field, or the tensor, it happened at.
+        where: the file and field, the tensor, the recipe key or the :class:`Parameter` it happened at.
         expected: what would have been right.
-        fix: what to do next.
+        hint: what to do next; it works when it is followed.
     """
 
-    def __init__(self, what: str, *, where: object = None, expected: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.expected, self.fix = what, where, expected, fix
-        details = (("where", where), ("expected", expected), ("what to do", fix))
-        super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)]))
+    def __init__(
+        self, what: str, *, where: object = None, expected: str | None = None, hint: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.hint = what, where, expected, hint
+        super().__init__(message(what, where, expected, hint))
+
+
+def message(what: str, where: object, expected: str | None, hint: str | None) -> str:
+    """An error in full: a line for each part that is there."""
+    details = (("where", where), ("expected", expected), ("hint", hint))
+    return "\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)])
 
 
 class RecipeError(GlmQuantError):

@@ -138,7 +138,7 @@ def _check_options(checkpoint: Checkpoint, recipe: Recipe, labeled: LabeledSet |
         raise CheckError(
             "the recipe names no labeled texts to check the classifier on",
             where="check.tasks",
-            fix="give some, for example check.tasks=[{data: test.jsonl}]",
+            hint="give some, for example check.tasks=[{data: test.jsonl}]",
         )
     if options.text or options.tasks or labeled:
         return options

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from glmquant import assets
-from glmquant.recipe.load import load_recipe, packaged_recipes
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.packaged import packaged_recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -72,7 +72,7 @@ def prepare(case: Case, work: Path) -> Inputs:
     if not inputs.path("calibration").exists():
         options = {"num_samples": SAMPLES, "seq_len": LENGTH, "sampling": "sequential"}
         recipe = api.load_recipe(None, {f"calibration.{key}": value for key, value in options.items()})
-        api.calibrate(inputs.path("float"), recipe, text=case.calibration, out=inputs.path("calibration"))
+        api.calibrate(inputs.path("float"), recipe, data=case.calibration, out=inputs.path("calibration"))
     if not inputs.path("calibration.json").exists():
         tokens_SL = read_calibration(inputs.path("calibration")).samples.tokens_SL
         inputs.path("calibration.json").write_text(json.dumps(tokens_SL.tolist()))

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.accuracy.inputs import LENGTH, Inputs
 from benchmarks.accuracy.read_back import Candidate
-from glmquant.data.tokens import TokenStream
+from glmquant.data.windows import TokenStream
 from glmquant.evaluation.baseline_cache import BaselineCache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""What tensors are computed with: the processor, or a GPU by CUDA."""
+"""The devices that tensors are computed on: the CPU, or a GPU by CUDA."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from glmquant.errors import DeviceError
+from glmquant.errors import DeviceError, Parameter
 
 CPU: Final = torch.device("cpu")
 
@@ -20,20 +20,20 @@ def device_named(name: str) -> torch.device:
     """
     asked = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if asked is None:
-        raise DeviceError(f"there is no device {name!r}", where="--device", expected="cpu, cuda or cuda:N")
+        raise DeviceError(f"there is no device {name!r}", where=Parameter("device"), expected="cpu, cuda or cuda:N")
     if name == CPU.type:
         return CPU
     if not torch.cuda.is_available():
         build = "is built without CUDA" if torch.version.cuda is None else "finds no GPU"
         raise DeviceError(
             f"torch {torch.__version__} {build}",
-            where=f"--device {name}",
-            fix="compute on --device cpu, or install a build of torch for this machine's GPU (pytorch.org)",
+            where=Parameter("device", name),
+            hint="compute on the device cpu, or install a build of torch for this machine's GPU (pytorch.org)",
         )
     if asked[1] and int(asked[1]) >= torch.cuda.device_count():
         raise DeviceError(
             f"this machine has {torch.cuda.device_count()} GPUs that torch can use",
-            where=f"--device {name}",
+            where=Parameter("device", name),
             expected=f"cuda:0 to cuda:{torch.cuda.device_count() - 1}",
         )
     return torch.device(name)
@@ -47,7 +47,6 @@ def memory_of(device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"{device} has too little memory: {str(error).splitlines()[0]}",
-            where=f"--device {device}",
-            fix="let other programs go from it and give the same command again, which goes on; "
-            "--device cpu starts anew",
+            where=Parameter("device", str(device)),
+            hint="free GPU memory and run the same again, which resumes; on the device cpu it restarts",
         ) from error

@@ -165,6 +165,6 @@ def storable(scales: Tensor) -> Tensor:
         raise QuantizationError(
             f"a scale of {scales.max().item():.3g} overflows float16",
             expected="scales of at most 65504",
-            fix="the checkpoint's weights are far too large to be real; check it for corruption",
+            hint="the checkpoint's weights are far too large to be real; check it for corruption",
         )
     return rounded

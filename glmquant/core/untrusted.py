@@ -39,14 +39,14 @@ def file_inside(directory: Path, name: str, *, where: object) -> Path:
             f"the file {shown(name)} is missing or cannot be opened",
             where=where,
             expected=f"it in {directory}",
-            fix="download the checkpoint again, completely",
+            hint="download the checkpoint again, completely",
         ) from error
     if not path.is_relative_to(root):
         raise CheckpointError(
             f"{shown(name)} is a link out of the checkpoint directory",
             where=directory / name,
             expected="a file of the directory itself",
-            fix="copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`",
+            hint="copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`",
         )
     if not is_file:
         raise CheckpointError(f"{shown(name)} is not a regular file", where=directory / name)

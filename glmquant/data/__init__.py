@@ -1,1 +1,1 @@
-"""Text in, samples out: for calibration, evaluation and classification. Never downloads."""
+"""Read text, labeled examples and questions, and turn them into tokens. Nothing is downloaded."""

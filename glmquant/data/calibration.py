@@ -1,4 +1,4 @@
-"""Calibration samples, and what a pass over them leaves behind.
+"""Calibration samples, drawn from text files, and the ranges recorded on them.
 
 Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
 """
@@ -6,7 +6,7 @@ Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
 import hashlib
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
-from glmquant.data.tokens import Ids, TokenStream
+from glmquant.data.sequences import Ids
+from glmquant.data.windows import TokenStream
 from glmquant.errors import CalibrationError
 
 Sampling = Literal["random", "sequential"]
@@ -25,7 +26,7 @@ Sampling = Literal["random", "sequential"]
 
 @dataclass(frozen=True)
 class TextSource:
-    """A file that samples came from: its name without directories, and how many."""
+    """A text file that samples were drawn from: its name without directories, and how many samples it gave."""
 
     name: str
     num_samples: int
@@ -33,17 +34,17 @@ class TextSource:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSet:
-    """Samples of equal length, without padding, in the order they are used in.
+    """Calibration samples of equal length, without padding, in the order they are used in.
 
     Attributes:
-        tokens_SL: int64; each row starts with the tokenizer's prefix, where it has one.
-        sources: where the rows came from.
-        tokenizer: the tokenizer's sha256.
-        seed: what ``random`` sampling chose by.
+        tokens_SL: token ids, int64; each row starts with the tokenizer's prefix, where it has one.
+        sources: the files the rows were drawn from.
+        tokenizer: sha256 of the tokenizer.
+        seed: seed of ``random`` sampling.
         sampling: ``random`` or ``sequential``.
     """
 
-    tokens_SL: Tensor
+    tokens_SL: Tensor = field(repr=False)
     sources: tuple[TextSource, ...]
     tokenizer: str
     seed: int
@@ -51,7 +52,7 @@ class CalibrationSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the tokens, as little-endian int64, and of their shape."""
+        """Of the tokens, as little-endian int64, and their shape."""
         samples, length = self.tokens_SL.shape
         digest = hashlib.sha256(f"{samples}x{length}\n".encode())
         digest.update(self.tokens_SL.contiguous().numpy().astype("<i8").tobytes())
@@ -60,10 +61,10 @@ class CalibrationSet:
 
 @dataclass(frozen=True, eq=False)
 class KeyValueRange:
-    """Largest absolute keys (after rotation) and values of a layer's cache, per channel: float32 ``[C, E]``."""
+    """Largest absolute keys (rotated) and values of a layer's KV cache, per channel: float32 ``[C, E]``."""
 
-    key_absmax_CE: Tensor
-    value_absmax_CE: Tensor
+    key_absmax_CE: Tensor = field(repr=False)
+    value_absmax_CE: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ class Calibration:
     """
 
     samples: CalibrationSet
-    key_values: tuple[KeyValueRange, ...] = ()
+    key_values: tuple[KeyValueRange, ...] = field(default=(), repr=False)
 
 
 def sample_calibration(
@@ -89,21 +90,27 @@ def sample_calibration(
     seed: int = 0,
     sampling: Sampling = "random",
 ) -> CalibrationSet:
-    """Samples of ``seq_len`` tokens, prefix included, cut from the files without overlap.
+    """Draws samples of ``seq_len`` tokens, prefix included, from text files, without overlap.
 
     Each file is tokenized into one stream and cut into consecutive windows. ``sequential`` takes the first windows.
     ``random`` gives window *w* of file *f* the key BLAKE2b(``"seed/f/w"``) and takes the windows of the smallest keys,
-    in the order of their keys: the choice depends on the seed and the tokens alone, and only the chosen are held.
+    in the order of their keys: the choice depends on the seed and the tokens alone, and only the chosen windows are in
+    memory.
 
     Args:
+        files: UTF-8 text or JSONL.
         weights: each file's share of the samples, rounded by largest remainder; empty for equal shares.
+        num_samples: over all files.
+        seq_len: tokens per sample.
+        seed: of ``random`` sampling.
 
     Raises:
         DataError: a file that cannot be read.
-        CalibrationError: no file, or too little text; it says how many tokens there are and how many are needed.
+        CalibrationError: no file; a ``seq_len`` that the tokenizer's prefix fills; a file whose share is no sample; or
+            too little text (it says how many tokens there are and how many are needed).
     """
     if not files:
-        raise CalibrationError("no calibration text", expected="at least one file", fix="give one with --data")
+        raise CalibrationError("there is no calibration text", where="calibration.data", expected="at least one file")
     body = seq_len - len(tokenizer.prefix_ids)
     if body < 1:
         raise CalibrationError(
@@ -131,9 +138,9 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
         shares[i] += 1
     if 0 in shares:
         raise CalibrationError(
-            f"{total} samples leave none for file {shares.index(0) + 1} of {len(shares)}",
+            f"of {total} samples, file {shares.index(0) + 1} of {len(shares)} would get none",
             where="calibration.weights",
-            fix="raise calibration.num_samples, or leave the file out",
+            hint="raise calibration.num_samples or the file's weight, or leave the file out",
         )
     return shares
 
@@ -149,7 +156,7 @@ def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: S
             f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
             f"{count} samples of {length} text tokens need {count * length:,}",
             where=stream.path,
-            fix="give more text, or lower calibration.num_samples or calibration.seq_len",
+            hint="give more text, or lower calibration.num_samples or calibration.seq_len",
         )
     return chosen
 

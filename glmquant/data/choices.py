@@ -1,4 +1,4 @@
-"""Multiple choice: JSONL, or CSV laid out like C-Eval (with a header) or MMLU (without)."""
+"""Read multiple-choice questions: JSONL, or CSV in the format of C-Eval (with a header) or MMLU (without)."""
 
 import csv
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ JSONL_FIELDS = '{"question": "…", "choices": ["…", "…"], "answer": "A"}, o
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its choices in order, the index of the right one, and the line of the file it stands on."""
+    """A question, its choices in order, the index of the correct one, and its line in the file."""
 
     question: str
     choices: tuple[str, ...]
@@ -26,7 +26,7 @@ class Question:
 def read_questions(path: Path, limit: int | None = None) -> tuple[Question, ...]:
     """The first ``limit`` questions of a file: CSV if its name ends in ``.csv``, else JSONL.
 
-    An answer is a letter, or a number that counts from 0.
+    An answer is a letter, or an index from 0.
 
     Raises:
         DataError: a file that cannot be read, a record without question, choices or a possible answer, or fewer
@@ -44,7 +44,7 @@ def read_questions(path: Path, limit: int | None = None) -> tuple[Question, ...]
     if not questions or (limit is not None and len(questions) < limit):
         wanted = "some" if limit is None else f"{limit}"
         raise DataError(
-            f"{len(questions)} questions where {wanted} are wanted", where=path, fix="lower the task's limit"
+            f"{len(questions)} questions where {wanted} are wanted", where=path, hint="lower the task's limit"
         )
     return tuple(questions)
 
@@ -77,7 +77,7 @@ def _from_csv(path: Path) -> Iterator[Question]:
 
 
 def _plain_columns(row: list[str]) -> list[str]:
-    """MMLU's order: question, choices, answer."""
+    """MMLU's columns: question, choices, answer."""
     return ["question", *LETTERS[: max(len(row) - 2, 0)], "answer"]
 
 

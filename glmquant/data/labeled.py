@@ -1,4 +1,4 @@
-"""Labeled text: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a file a label."""
+"""Read labeled texts: JSONL or CSV with a ``text`` and a ``label`` per record, or a directory with a file per label."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ COLUMNS = ("text", "label")
 
 @dataclass(frozen=True)
 class Example:
-    """A text, its label, and the line it stands on; of a directory, in which ``file``."""
+    """A text, its label, and its line; in a directory, also the name of its ``file``."""
 
     text: str
     label: str
@@ -24,7 +24,13 @@ class Example:
 
 @dataclass(frozen=True)
 class LabeledSet:
-    """Examples in file order; ``labels`` are sorted, and each occurs unless words were given for it."""
+    """Labeled examples.
+
+    Attributes:
+        name: of the file or directory, without its parents.
+        examples: in file order.
+        labels: sorted; each occurs among the examples, unless the labels were given.
+    """
 
     name: str
     examples: tuple[Example, ...]
@@ -32,7 +38,7 @@ class LabeledSet:
 
     @property
     def sha256(self) -> str:
-        """Of texts and labels in their order, however they are stored."""
+        """Of labels and texts in order, whatever the file format."""
         digest = hashlib.sha256()
         for example in self.examples:
             for part in (example.label, example.text):
@@ -41,16 +47,16 @@ class LabeledSet:
         return digest.hexdigest()
 
     def place(self, example: Example) -> str:
-        """Where an example comes from, for people."""
+        """Where an example comes from, for messages: ``train.jsonl, line 3``."""
         return f"{self.name}{'/' if example.file else ''}{example.file}, line {example.line}"
 
 
 def read_labeled(path: Path, limit: int | None = None, known: Mapping[str, str] | None = None) -> LabeledSet:
     """The first ``limit`` examples of a file, CSV with a header if its name ends in ``.csv``, else JSONL; or of a
-    directory, where each ``LABEL.txt`` has a text a line, blank lines passed over.
+    directory, where each ``LABEL.txt`` has one text per line; blank lines are skipped.
 
     Args:
-        known: labels that may occur; empty or None for any.
+        known: the labels that may occur; empty or None for any.
 
     Raises:
         DataError: a file that cannot be read, a record without text or label, a label that is not known, fewer
@@ -68,7 +74,7 @@ def read_labeled(path: Path, limit: int | None = None, known: Mapping[str, str] 
         if len(examples) == limit:
             break
     if limit is not None and len(examples) < limit:
-        raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, fix="lower the task's limit")
+        raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, hint="lower the task's limit")
     labels = tuple(sorted(known or {example.label for example in examples}))
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")
@@ -111,7 +117,7 @@ def _label(record: dict[str, object], path: Path, line: int) -> str:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     label = str(value) if is_number else text_field(record, "label", path, line)
     if not label.strip():
-        raise DataError("a record has no label", where=f"{path}, line {line}", fix="fill it, or drop the record")
+        raise DataError("a record has no label", where=f"{path}, line {line}", hint="fill it, or drop the record")
     return label
 
 

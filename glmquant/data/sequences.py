@@ -1,4 +1,7 @@
-"""Texts as token sequences, and batches of them."""
+"""Texts as token sequences, and batches of them.
+
+Shape suffixes: B batch, T tokens.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +16,12 @@ from glmquant.data.text import is_jsonl, read_documents, read_records, text_fiel
 from glmquant.errors import DataError
 
 Ids = NDArray[np.int64]
+"""Token ids."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """Each text's ids, prefix included, and whether its end was cut off."""
+    """Each text's token ids, prefix included, and whether it was truncated."""
 
     ids: tuple[Ids, ...]
     truncated: tuple[bool, ...]
@@ -30,11 +34,12 @@ class EncodedTexts:
 def encode_texts(
     texts: Sequence[str], tokenizer: Tokenizer, max_length: int, places: Sequence[str] = ()
 ) -> EncodedTexts:
-    """The texts as a classifier reads them: the tokenizer's prefix, then the text's first tokens.
+    """Encodes texts as a classifier reads them: the tokenizer's prefix, then the text's tokens.
 
-    A text of more than ``max_length`` tokens, prefix included, loses its end.
+    A text of more than ``max_length`` tokens, prefix included, is truncated at its end.
 
     Args:
+        max_length: tokens, prefix included.
         places: where each text comes from, for errors.
 
     Raises:
@@ -52,7 +57,7 @@ def encode_texts(
                 f"text {number + 1} of {len(texts)} is empty",
                 where=place,
                 expected="text to classify",
-                fix="leave it out",
+                hint="leave it out",
             )
         tokens = tokenizer.encode(text)
         ids.append(np.array([*prefix, *tokens[:room]], dtype=np.int64))
@@ -61,7 +66,7 @@ def encode_texts(
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a file: the field ``text`` of each JSONL record, or each line.
+    """The texts of a file: the field ``text`` of each JSONL record, or each line of a text file.
 
     Raises:
         DataError: a file that cannot be read, or a record without text.
@@ -72,7 +77,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that each group has similar lengths and, padded, at most ``max_tokens`` (or one member)."""
+    """Batches, as indices, of similar lengths: padded, each has at most ``max_tokens`` tokens, or a single sequence."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         # Descending order: the first member of a batch is its longest.

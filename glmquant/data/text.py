@@ -1,4 +1,4 @@
-"""Reading text: UTF-8 files, and JSONL with one record a line.
+"""Read text: UTF-8 files, and JSONL with one record per line.
 
 A file is JSONL if its name ends in ``.jsonl`` or ``.ndjson``, and plain text otherwise.
 """
@@ -13,18 +13,19 @@ from glmquant.errors import DataError
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 CHARACTERS_AT_ONCE = 1 << 21
 BYTES_AT_ONCE = 1 << 20
-ONE_RECORD = 'one JSON object a line, e.g. {"text": "…"}'
+ONE_RECORD = 'one JSON object per line, e.g. {"text": "…"}'
 
 
 def is_jsonl(path: Path) -> bool:
+    """Whether the file's name is that of JSONL."""
     return path.suffix.lower() in JSONL_SUFFIXES
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """The documents of a file, in order: each JSONL record's ``text`` and a line end, or the pieces of a text file.
+    """The documents of a file, in order: each JSONL record's ``text`` with a newline, or the pieces of a text file.
 
-    A text file is one document, so that it is tokenized as a whole; a file of more than two million characters is cut
-    at line ends.
+    A text file is one document, so that it is tokenized as a whole; a file of more than two million characters is split
+    at newlines.
 
     Raises:
         DataError: no such file, not UTF-8, or a record without text.
@@ -38,10 +39,10 @@ def read_documents(path: Path) -> Iterator[str]:
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """The objects of a JSONL file with their line numbers, from 1; blank lines are passed over.
+    """The objects of a JSONL file with their line numbers, from 1; blank lines are skipped.
 
     Raises:
-        DataError: no such file, not UTF-8, or a line that is no JSON object.
+        DataError: no such file, not UTF-8, or a line that is not a JSON object.
     """
     require_file(path)
     with path.open("rb") as file:
@@ -52,17 +53,17 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def text_field(record: dict[str, object], name: str, path: Path, line: int) -> str:
-    """A record's field that must be text.
+    """A text field of a record.
 
     Raises:
-        DataError: the field is missing, is no string, or holds half a surrogate pair.
+        DataError: the field is missing, is not a string, or holds an unpaired surrogate.
     """
     if name not in record:
         raise DataError(
             f"a record has no field {name!r}",
             where=f"{path}, line {line}",
             expected=ONE_RECORD,
-            fix=f"its fields are: {', '.join(list(record)[:10]) or 'none'}",
+            hint=f"its fields are: {', '.join(list(record)[:10]) or 'none'}",
         )
     value = record[name]
     if not isinstance(value, str):
@@ -70,17 +71,19 @@ def text_field(record: dict[str, object], name: str, path: Path, line: int) -> s
             f"field {name!r} is {type(value).__name__}, not text", where=f"{path}, line {line}", expected=ONE_RECORD
         )
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"field {name!r} holds half a surrogate pair", where=f"{path}, line {line}", expected="UTF-8")
+        raise DataError(f"field {name!r} holds an unpaired surrogate", where=f"{path}, line {line}", expected="UTF-8")
     return value
 
 
 def require_file(path: Path) -> None:
-    """Raises:
-    DataError: there is no file at ``path``.
+    """Refuses a path that is no file.
+
+    Raises:
+        DataError: there is no file at ``path``.
     """
     if not path.is_file():
         what = "a directory, not a file" if path.is_dir() else "no such file"
-        raise DataError(f"{what}: {path}", where=path, expected="a UTF-8 text file, or JSONL with a `text` field")
+        raise DataError(f"{what}: {path}", where=path, expected='a UTF-8 text file, or JSONL such as {"text": "…"}')
 
 
 def not_utf8(path: Path) -> DataError:
@@ -106,7 +109,7 @@ def _bad_byte(path: Path, offset: int, line: int) -> DataError:
         f"{path.name} is not UTF-8: the byte at offset {offset} (line {line}) cannot be decoded",
         where=f"{path}, line {line}, byte offset {offset}",
         expected="text in UTF-8",
-        fix="convert it, e.g. with: iconv -f GB18030 -t UTF-8",
+        hint="convert it, e.g. with: iconv -f GB18030 -t UTF-8",
     )
 
 

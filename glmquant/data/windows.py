@@ -1,56 +1,104 @@
-"""Text to evaluate on, cut into windows.
+"""A text file as one stream of tokens, and the windows cut from it.
 
-Shape suffixes: T tokens of a window, prefix included.
+Shape suffixes: T tokens.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from glmquant.core.protocols import Tokenizer
-from glmquant.data.tokens import Ids, TokenStream
+from glmquant.data.sequences import Ids
+from glmquant.data.text import read_documents
 from glmquant.errors import CheckError
+
+
+class TokenStream:
+    """The tokens of a file, document after document, without the tokenizer's prefix; one document is in memory.
+
+    Reading raises :class:`DataError` for a file that cannot be read.
+
+    Attributes:
+        path: the file.
+        num_tokens: tokens read so far.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self.path, self.num_tokens = path, 0
+        self._tokenizer = tokenizer
+
+    def documents(self) -> Iterator[Ids]:
+        """Each document's token ids: int64 ``[T]``."""
+        for text in read_documents(self.path):
+            ids_T = np.asarray(self._tokenizer.encode(text), dtype=np.int64)
+            self.num_tokens += len(ids_T)
+            yield ids_T
+
+    def windows(self, length: int) -> Iterator[Ids]:
+        """Consecutive windows of ``length`` tokens, across documents; the incomplete last one is dropped."""
+        rest_T = np.empty(0, dtype=np.int64)
+        for ids_T in self.documents():
+            rest_T = np.concatenate([rest_T, ids_T])
+            whole = len(rest_T) // length * length
+            for start in range(0, whole, length):
+                yield rest_T[start : start + length].copy()
+            rest_T = rest_T[whole:].copy()
+
+    def last(self, count: int) -> Ids:
+        """The last ``count`` tokens, or all of them where the file has fewer."""
+        kept: list[Ids] = []
+        total = 0
+        for ids_T in self.documents():
+            kept.append(ids_T)
+            total += len(ids_T)
+            while total - len(kept[0]) >= count:
+                total -= len(kept.pop(0))
+        tail_T = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
+        return tail_T[-count:].copy()
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationText:
-    """The end of a text, in windows.
+    """The end of a text, cut into windows to measure perplexity on.
 
     Attributes:
         name: the file's name without directories.
-        windows: each ``[T]``: the tokenizer's prefix, then ``seq_len`` tokens of the text; consecutive, no overlap.
-        num_scored: tokens scored in each window: its last ``seq_len - 1``. The prefix is never scored, nor is the
-            first token after it, so that tokenizers with and without a prefix are scored alike.
-        bytes_per_token: UTF-8 bytes of the text in the windows over its tokens.
+        windows: each int64 ``[T]``: the tokenizer's prefix, then ``seq_len`` tokens of the text; consecutive, without
+            overlap.
+        num_scored: tokens scored in each window: its last ``seq_len - 1``. The prefix is never scored, nor is the first
+            token after it, so that tokenizers with and without a prefix are scored alike.
+        bytes_per_token: UTF-8 bytes of the text in the windows, divided by its tokens.
     """
 
     name: str
-    windows: tuple[Ids, ...]
+    windows: tuple[Ids, ...] = field(repr=False)
     num_scored: int
     bytes_per_token: float
 
 
 def last_windows(path: Path, tokenizer: Tokenizer, *, num_tokens: int, seq_len: int) -> EvaluationText:
-    """Windows over the last ``num_tokens // seq_len * seq_len`` tokens of a text.
+    """Windows over the last ``num_tokens // seq_len * seq_len`` tokens of a text file.
 
     Raises:
         DataError: a file that cannot be read.
-        CheckError: the text is too short; it says how many tokens there are and how many are needed.
+        CheckError: the text is too short (it says how many tokens there are and how many are needed), or its tokens
+            decode to nothing.
     """
     count = num_tokens // seq_len
     stream = TokenStream(path, tokenizer)
     tail_T = stream.last(count * seq_len)
     if count < 1 or len(tail_T) < count * seq_len:
         raise CheckError(
-            f"too little text to evaluate on: {path.name} has {stream.num_tokens:,} tokens; "
+            f"the text to evaluate on is too short: {path.name} has {stream.num_tokens:,} tokens; "
             f"{max(count, 1) * seq_len:,} are needed",
             where=path,
-            fix="give more text, or lower check.num_tokens",
+            hint="give more text, or lower check.num_tokens",
         )
     prefix_T = np.asarray(tokenizer.prefix_ids, dtype=np.int64)
-    windows = tuple(np.concatenate([prefix_T, row]) for row in tail_T.reshape(count, seq_len))
+    windows = tuple(np.concatenate([prefix_T, row_T]) for row_T in tail_T.reshape(count, seq_len))
     num_bytes = len(tokenizer.decode(tail_T.tolist()).encode())
     if num_bytes == 0:
-        raise CheckError("the text's tokens decode to nothing", where=path, fix="is the tokenizer the model's own?")
+        raise CheckError("the text's tokens decode to nothing", where=path, hint="use the model's own tokenizer")
     return EvaluationText(path.name, windows, seq_len - 1, num_bytes / len(tail_T))

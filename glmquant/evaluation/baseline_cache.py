@@ -61,7 +61,7 @@ class BaselineCache:
             rows_ND = load_file(path)[ROWS]
             return list(rows_ND.split(counts))
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise CheckError(f"a cached baseline is damaged: {error}", where=path, fix="remove the file") from error
+            raise CheckError(f"a cached baseline is damaged: {error}", where=path, hint="remove the file") from error
 
     def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None:
         """Raises:
@@ -76,5 +76,7 @@ class BaselineCache:
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)
             raise OutputError(
-                f"cannot keep the baseline: {error}", where=self._directory, fix="give another --cache, or free space"
+                f"cannot keep the baseline: {error}",
+                where=self._directory,
+                hint="choose another directory, or free space",
             ) from error

@@ -44,14 +44,14 @@ def evaluate_classifier(
         raise CheckError(
             "a classifier is checked on labeled texts" + (", and there is no task" if not options.tasks else " only"),
             where="check.text" if options.text else "check.tasks",
-            expected="tasks with `data`: lines of text and label",
-            fix="give --task FILE and no --text",
+            expected="tasks whose data are lines of text and label",
+            hint="give `tasks` and no `text`",
         )
     if candidate.labels != baseline.config.labels:
         raise CheckError(
             f"the bundle's labels are {list(candidate.labels)}",
             expected=f"those of the baseline, in its order: {list(baseline.config.labels)}",
-            fix="give the checkpoint that the bundle was exported from",
+            hint="give the checkpoint that the bundle was exported from",
         )
     tasks = tuple(_measure(candidate, baseline, tokenizer, task, progress, store) for task in options.tasks)
     limits = judge(options.limits, None, tasks)

@@ -57,12 +57,14 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             f"windows of {options.seq_len} tokens do not fit models that read {max_length}",
             where="check.seq_len",
             expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
-            fix="lower check.seq_len, or export with a larger export.max_length",
+            hint="lower check.seq_len, or export with a larger export.max_length",
         )
     plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
     if not texts and not plans:
         raise CheckError(
-            "there is nothing to check on", expected="a text or a task", fix="give --text, or check.text in the recipe"
+            "there is nothing to check on",
+            expected="a text or a task",
+            hint="give `text` or `tasks`, or check.text or check.tasks in the recipe",
         )
     return Material(texts, plans)
 

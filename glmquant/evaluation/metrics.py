@@ -150,7 +150,7 @@ def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[n
         raise CheckError(
             f"the baseline's logits are {baseline_RV.shape}, the candidate's {candidate_RV.shape}",
             expected="models of one vocabulary",
-            fix="check that the baseline is the checkpoint the candidate was made from",
+            hint="check that the baseline is the checkpoint the candidate was made from",
         )
     step = max(1, LOGITS_AT_ONCE // baseline_RV.shape[1])
     starts = range(0, len(targets_R), step)
@@ -215,7 +215,7 @@ def _require_finite(side: str, values_R: Floats) -> None:
         raise CheckError(
             f"the {side}'s logits are not finite",
             expected="finite numbers",
-            fix="if the model runs in float16, a value may have overflowed: export it as float32",
+            hint="if the model runs in float16, a value may have overflowed: export it as float32",
         )
 
 

@@ -113,7 +113,7 @@ def label_scores(example: PlannedExample, answers: Sequence[Logits], num_labels:
         raise CheckError(
             "a model's logits are not finite",
             expected="finite numbers",
-            fix="if the model runs in float16, a value may have overflowed: export it as float32",
+            hint="if the model runs in float16, a value may have overflowed: export it as float32",
         )
     return scores
 
@@ -143,12 +143,12 @@ class _Planner:
                 "the tokenizer cannot tell the answers apart",
                 where=where,
                 expected="answers that end in different tokens",
-                fix="give other words in the task's `labels`, or other choices",
+                hint="give other words in the task's `labels`, or other choices",
             )
         prefix = self._tokenizer.prefix_ids
         if len(prefix) + start == 0:
             raise CheckError(
-                "there is nothing before the answer", where=where, fix="give the task a `prompt` of some words"
+                "there is nothing before the answer", where=where, hint="give the task a `prompt` of some words"
             )
         feeds = _feeds(whole)
         queries = tuple(Query(np.array([*prefix, *feed], dtype=np.int64), len(feed) - start + 1) for feed in feeds)
@@ -179,7 +179,7 @@ class _Planner:
                 "the prompt leaves no room for the text",
                 where=f"{self._task.data}, line {item.line}",
                 expected=f"at most {self._max_length} tokens, prompt and answer included",
-                fix="shorten the prompt, show fewer examples, or export with a larger export.max_length",
+                hint="shorten the prompt, show fewer examples, or export with a larger export.max_length",
             )
         self.num_truncated += 1
         return self._encode(item, cut(kept))

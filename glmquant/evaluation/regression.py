@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, Parameter
 from glmquant.evaluation.gate import (
     EXAMPLES,
     TEXT,
@@ -135,7 +135,7 @@ def _task(new: TaskResult, earlier: TaskResult) -> TaskRegression:
 def _not_comparable(what: str) -> CheckError:
     return CheckError(
         what,
-        where="--against",
+        where=Parameter("against"),
         expected="a report of the same baseline, check.text, check.num_tokens, check.seq_len and check.tasks",
-        fix="check both models with the same recipe and data",
+        hint="check both models with the same recipe and data",
     )

@@ -102,7 +102,7 @@ def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
             f"an accuracy report of schema {found!r}",
             where=where,
             expected=f"schema {SCHEMA}",
-            fix="run the check again",
+            hint="run the check again",
         )
     known = {field.name for field in fields(AccuracyReport)}
     if unknown := sorted(set(values) - known):

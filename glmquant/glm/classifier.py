@@ -84,7 +84,7 @@ class ClassificationHead:
                     "the head has a bias, and transformers' `score` head has none",
                     where=HEAD_BIAS,
                     expected="a head without a bias, or with one of zeros",
-                    fix="store it as `classifier_head`; dropping the bias would change the answers",
+                    hint="store it as `classifier_head`; dropping the bias would change the answers",
                 )
             return {SCORE_WEIGHT: self.weight_LD}
         bias_L = self.weight_LD.new_zeros(len(self.labels)) if self.bias_L is None else self.bias_L

@@ -79,7 +79,7 @@ class Gptq:
             QuantizationError: no statistics, inputs that are all zero, or a Hessian that has no Cholesky factor.
         """
         if stats is None or stats.num_tokens == 0:
-            raise QuantizationError("gptq was given no statistics of the inputs", fix="calibrate first")
+            raise QuantizationError("gptq was given no statistics of the inputs", hint="calibrate first")
         diagonal_K = stats.hessian_KK.diagonal()
         grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK.float(), spec)
         last_to_first_K = self._rounding_order(diagonal_K).flip(0)
@@ -109,7 +109,7 @@ def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> 
         raise QuantizationError(
             "a linear's calibration inputs are all zero or not finite",
             expected="inputs that vary",
-            fix="check the model",
+            hint="check the model",
         )
     return damping * mean + relative_damping * diagonal_K
 
@@ -129,7 +129,7 @@ def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Ten
         raise QuantizationError(
             f"the Hessian is not positive definite (leading minor {failed_at})",
             where="method.damping",
-            fix="calibrate on more tokens, or raise damping",
+            hint="calibrate on more tokens, or raise damping",
         )
     return factor_KK
 

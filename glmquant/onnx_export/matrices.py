@@ -162,7 +162,7 @@ class IntegerWriter:
                 f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
                 where="export.dynamic_int8",
                 expected="8-bit linears with one scale a row: group_size: -1, symmetric: true",
-                fix="quantize with such a spec, or export with export.dynamic_int8=false",
+                hint="quantize with such a spec, or export with export.dynamic_int8=false",
             )
         whole = weight.rows(0, rows)
         scales_N = whole.scales_NG[:, 0].float()
@@ -250,7 +250,7 @@ def _require_standard(name: str, spec: QuantSpec) -> None:
             f"{name} has {spec.bits} bits",
             where=name,
             expected="4 or 8 bits: opset 23 has no narrower integers",
-            fix="use export.profile=ort, or more bits",
+            hint="use export.profile=ort, or more bits",
         )
 
 
@@ -290,7 +290,7 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"tensor {name} holds {tensor.abs().max().item():.6g}, which {dtype} cannot hold",
             where=name,
             expected=f"finite values of at most {torch.finfo(dtype).max:.6g}",
-            fix="export with export.dtype=float32; if it is not finite there either, the checkpoint is damaged",
+            hint="export with export.dtype=float32; if it is not finite there either, the checkpoint is damaged",
         )
     return converted
 

@@ -108,7 +108,7 @@ def check_supported(config: GlmConfig, options: ExportOptions) -> None:
                 f"{name} is {value}",
                 where=name,
                 expected="a multiple of 16 (ONNX Runtime's GroupQueryAttention)",
-                fix="use export.profile=standard",
+                hint="use export.profile=standard",
             )
 
 
@@ -127,8 +127,8 @@ def cache_ranges(
         raise ExportError(
             f"kv_cache: {options.kv_cache} needs the ranges of keys and values, and there is no calibration",
             where="export.kv_cache",
-            expected="the artifact that `glmquant calibrate` writes",
-            fix="give one with --calibration, or use export.kv_cache=float",
+            expected="what `calibrate` writes",
+            hint="give it as `calibration`, or use export.kv_cache: float",
         )
     found = {tuple(part.shape) for seen in key_values for part in (seen.key_absmax_CE, seen.value_absmax_CE)}
     if len(key_values) != config.num_hidden_layers or found != {shape}:
@@ -136,7 +136,7 @@ def cache_ranges(
             f"the calibration has {len(key_values)} layers with keys and values of {sorted(found)}",
             where="export.kv_cache",
             expected=f"{config.num_hidden_layers} layers with {shape} (heads, head size)",
-            fix="calibrate this very model",
+            hint="calibrate this very model",
         )
     return key_values
 

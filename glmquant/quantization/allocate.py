@@ -74,7 +74,7 @@ def allocated(
         raise CalibrationError(
             "an allocation is measured on calibration samples",
             where="allocate",
-            fix="calibrate first, and give what that gives as the calibration",
+            hint="calibrate first, and give what that gives as the calibration",
         )
     found = directory / FOUND
     if not found.exists():
@@ -93,7 +93,7 @@ def require_budget(
         raise RecipeError(
             f"the budget is {most_bytes / 1e6:,.3f} MB, and the smallest alternatives take {least / 1e6:,.3f} MB",
             where="allocate",
-            fix="raise the budget, or offer fewer bits",
+            hint="raise the budget, or offer fewer bits",
         )
 
 

@@ -87,7 +87,7 @@ def require_float(name: str, linear: Linear) -> Tensor:
     """
     if not isinstance(linear.weight, Tensor):
         raise QuantizationError(
-            "the linear is quantized already", where=name, expected="a float checkpoint", fix="start from the original"
+            "the linear is quantized already", where=name, expected="a float checkpoint", hint="start from the original"
         )
     return linear.weight
 

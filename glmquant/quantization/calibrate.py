@@ -90,7 +90,7 @@ def require_own_tokens(samples: CalibrationSet, checkpoint: Checkpoint) -> None:
             "the calibration was made with another tokenizer",
             where=checkpoint.path,
             expected=f"the tokenizer of sha256 {samples.tokenizer}",
-            fix="calibrate with this checkpoint",
+            hint="calibrate with this checkpoint",
         )
 
 

@@ -82,39 +82,12 @@ def compare_checkpoints(first: Checkpoint, second: Checkpoint) -> Comparison:
     )
 
 
-def to_text(comparison: Comparison, rows: int = 12) -> str:
-    """A table of the costliest groups, and what all of them together would gain and cost."""
-    lines = [
-        f"{comparison.second} ({comparison.second_bytes / 1e6:,.1f} MB) beside "
-        f"{comparison.first} ({comparison.first_bytes / 1e6:,.1f} MB)",
-        f"  {'group':34} {'bits':>7} {'error':>9} {'share':>7} {'was':>9} {'at 8 bits':>10} {'adds':>10}",
-    ]
-    shown = comparison.groups[:rows]
-    for group in shown:
-        bits = f"{_bits(group.first_bits)} → {_bits(group.second_bits)}"
-        lines.append(
-            f"  {group.name:34} {bits:>7} {group.second_error:9.2e} {group.share:7.1%} {group.first_error:9.2e} "
-            f"{group.raised_error:10.2e} {group.raised_bytes / 1e3:7,.0f} kB"
-        )
-    if len(shown) < len(comparison.groups):
-        lines.append(f"  … and {len(comparison.groups) - len(shown)} more")
-    best = sorted(comparison.groups, key=lambda group: -group.gain_per_byte)[:3]
-    if best[0].gain_per_byte > 0:
-        added = sum(group.raised_bytes for group in best)
-        gained = sum(
-            group.share * (1 - group.raised_error / group.second_error) for group in best if group.second_error
-        )
-        names = ", ".join(group.name for group in best)
-        lines.append(f"  8 bits for {names} would take {gained:.1%} off the summed error and add {added / 1e3:,.0f} kB")
-    return "\n".join(lines)
-
-
 def _records(checkpoint: Checkpoint) -> Sequence[GroupRecord]:
     if checkpoint.manifest is None:
         raise CheckpointError(
             "there is no glmquant.json, so nothing is known about its layers",
             where=checkpoint.path,
-            expected="a directory that `glmquant quantize` or `glmquant run` (in quantized/) wrote",
+            expected="a directory that `quantize` or `run` (in quantized/) wrote",
         )
     return checkpoint.manifest.groups
 
@@ -156,7 +129,3 @@ def _has_bits(spec: QuantSpec | None, bits: int) -> bool:
 def _error(record: GroupRecord) -> float:
     measured = record.weight_error if record.output_error is None else record.output_error
     return measured or 0.0
-
-
-def _bits(bits: int | None) -> str:
-    return "–" if bits is None else str(bits)

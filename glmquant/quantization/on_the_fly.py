@@ -45,7 +45,7 @@ class QuantizedOnTheFly:
                 "the recipe is to be fitted to calibration samples, which an export does not do",
                 where="allocate" if plan.first_fitted is None else f"the rule for {plan.first_fitted}",
                 expected="methods that need no samples, such as rtn",
-                fix="quantize first, and export what that gives; without a recipe a checkpoint is exported as it is",
+                hint="quantize first, and export what that gives; without a recipe a checkpoint is exported as it is",
             )
         self._squares: dict[str, Squares] = {}
 

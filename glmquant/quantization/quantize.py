@@ -59,7 +59,7 @@ def quantize(
             "the checkpoint is quantized already, in GPTQ format",
             where=checkpoint.path,
             expected="a float checkpoint, or one with its publisher's own int4 or int8 rows",
-            fix="start from the original; this one can be exported as it is",
+            hint="start from the original; this one can be exported as it is",
         )
     store = store or ActivationStore()
     plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
@@ -84,7 +84,7 @@ def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSe
         raise CalibrationError(
             "the recipe needs calibration samples",
             where=f"the rule for {plan.first_fitted}",
-            fix="calibrate first, and give what that gives as the calibration",
+            hint="calibrate first, and give what that gives as the calibration",
         )
     return samples
 

@@ -8,17 +8,12 @@ import yaml
 from pydantic import ValidationError
 
 from glmquant import assets
-from glmquant.errors import GlmQuantError, RecipeError
+from glmquant.errors import GlmQuantError, Parameter, RecipeError
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.schema import Recipe
 
-PACKAGED = Path(assets.__file__).parents[1] / "recipes"
 LARGEST_RECIPE_BYTES = 1 << 20
 DATA_KEYS = (("calibration", "data"), ("check", "text"), ("train", "data"))
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(PACKAGED.glob("*.yaml"))}
 
 
 def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -40,7 +35,7 @@ def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | 
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, path or "--set") from None
+        raise _explained(error, path or Parameter("overrides")) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -52,12 +47,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError(
-            f"cannot read the override {text!r}", where="--set", expected="key=value, e.g. calibration.seed=1"
+            f"cannot read the override {text!r}",
+            where=Parameter("overrides"),
+            expected="key=value, e.g. calibration.seed=1",
         )
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"the value of the override {text!r} is not YAML: {error}", where="--set") from None
+        raise RecipeError(
+            f"the value of the override {text!r} is not YAML: {error}", where=Parameter("overrides")
+        ) from None
 
 
 def _find(name: str) -> Path:
@@ -115,14 +114,16 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
 def _item(place: Any, part: str, key: str) -> Any:
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return place[int(part)]
-    raise RecipeError(f"the recipe has no key {key!r} to override", where=f"--set {key}", expected=f"{part!r} to exist")
+    raise RecipeError(
+        f"the recipe has no key {key!r} to override", where=Parameter("overrides", key), expected=f"{part!r} to exist"
+    )
 
 
-def _explained(error: ValidationError, where: Path | str) -> RecipeError:
+def _explained(error: ValidationError, where: object) -> RecipeError:
     return RecipeError(
         "; ".join(_problem(details) for details in error.errors()),
         where=where,
-        fix="compare with the recipes that come with glmquant",
+        hint="compare with the recipes that come with glmquant",
     )
 
 

@@ -33,7 +33,7 @@ def write_page(reports: Sequence[AccuracyReport], out: Path) -> None:
     try:
         write_text(out, to_html(reports[0], reports[1:]))
     except OSError as error:
-        raise OutputError(f"cannot write there: {error.strerror}", where=out, fix="choose another place") from error
+        raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another place") from error
 
 
 def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:

@@ -107,7 +107,7 @@ class OnnxClassifier:
             raise ExportError(
                 "the classifier's logits are not finite",
                 expected="finite numbers",
-                fix="if it runs in float16, a value may have overflowed: export with export.dtype=float32",
+                hint="if it runs in float16, a value may have overflowed: export with export.dtype=float32",
             )
         return logits_EL
 
@@ -131,7 +131,7 @@ class OnnxClassifier:
                 raise GenerationError(
                     f"token ids from {sequence.min()} to {sequence.max()}",
                     expected=f"ids from 0 to {self._config.vocab_size - 1}",
-                    fix="encode the text with the bundle's own tokenizer",
+                    hint="encode the text with the bundle's own tokenizer",
                 )
 
 
@@ -173,7 +173,7 @@ def _config(directory: Path) -> GlmConfig:
             f"{directory} is a language model's bundle, not a classifier's",
             where=path,
             expected="labels in id2label",
-            fix="export a checkpoint that `glmquant train-classifier` wrote",
+            hint="export a checkpoint that `train_classifier` wrote",
         )
     return config
 
@@ -184,7 +184,7 @@ def _metadata(directory: Path) -> dict[str, str]:
         model = onnx.load_model(path, load_external_data=False)
     except Exception as error:  # protobuf's own exceptions share no base class but this
         raise ExportError(
-            f"cannot read {path}: {error}", where=path, expected="an ONNX graph", fix="export the model again"
+            f"cannot read {path}: {error}", where=path, expected="an ONNX graph", hint="export the model again"
         ) from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     inputs = tuple(value.name for value in model.graph.input)
@@ -193,6 +193,6 @@ def _metadata(directory: Path) -> dict[str, str]:
             f"{path} is no classifier of glmquant's: it has inputs {list(inputs)[:4]}",
             where=path,
             expected=f"inputs {', '.join(INPUTS)}, and glmquant's metadata",
-            fix="export the checkpoint with glmquant",
+            hint="export the checkpoint with glmquant",
         )
     return metadata

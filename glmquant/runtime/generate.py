@@ -131,5 +131,5 @@ def check_room(prompts: Sequence[Sequence[int]], options: GenerationOptions, cap
         raise GenerationError(
             f"a prompt of {longest} tokens leaves no room for {options.max_new_tokens} more",
             expected=f"at most {capacity} together, the bundle's max_length",
-            fix="shorten the prompt, ask for fewer tokens, or export with a larger export.max_length",
+            hint="shorten the prompt, ask for fewer tokens, or export with a larger export.max_length",
         )

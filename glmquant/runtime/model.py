@@ -113,7 +113,7 @@ class OnnxModel:
             raise ExportError(
                 f"ONNX Runtime could not run the model: {error}",
                 expected=f"a graph that onnxruntime {ort.__version__} can run on this machine",
-                fix="if memory ran out, use a smaller batch or a shorter text",
+                hint="if memory ran out, use a smaller batch or a shorter text",
             ) from error
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
@@ -129,7 +129,7 @@ class OnnxModel:
             raise GenerationError(
                 f"token ids from {input_ids_BT.min()} to {input_ids_BT.max()}",
                 expected=f"ids from 0 to {self.info.vocab_size - 1}",
-                fix="encode the text with the bundle's own tokenizer",
+                hint="encode the text with the bundle's own tokenizer",
             )
         real_B = mask_BL.sum(1)
         edges = np.abs(np.diff(mask_BL[:, past:], axis=1, prepend=0, append=0)).sum(1)
@@ -142,7 +142,7 @@ class OnnxModel:
             raise GenerationError(
                 f"a row of the batch has {real_B.max()} tokens",
                 expected=f"at most {self.info.max_length}, the bundle's max_length",
-                fix="shorten the text, or export with a larger export.max_length",
+                hint="shorten the text, or export with a larger export.max_length",
             )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from glmquant.errors import GenerationError
+from glmquant.errors import GenerationError, Parameter
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GenerationOptions:
         )
         for name, value, fits, expected in checks:
             if not fits:
-                raise GenerationError(f"{name} is {value}", where=name, expected=expected)
+                raise GenerationError(f"{name} is {value}", where=Parameter(name), expected=expected)
 
 
 class Sampler:

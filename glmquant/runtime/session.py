@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.errors import ExportError
+from glmquant.errors import ExportError, Parameter
 
 GRAPH_FILE = "model.onnx"
 SETTINGS_FILE = "genai_config.json"
@@ -78,7 +78,7 @@ def open_session(
             f"ONNX Runtime cannot load {graph}: {error}",
             where=graph,
             expected=f"a graph and weights that onnxruntime {ort.__version__} can run",
-            fix="export the model again; the files may be damaged or incomplete",
+            hint="export the model again; the files may be damaged or incomplete",
         ) from error
     if PROVIDERS[provider] not in session.get_providers():
         raise _missing(provider, f"it is installed but does not start; only {session.get_providers()} do")
@@ -98,8 +98,8 @@ def require_bundle(directory: Path) -> None:
         raise ExportError(
             f"{directory} is not an ONNX bundle",
             where=directory / GRAPH_FILE,
-            expected="a directory that `glmquant export` or `glmquant run` wrote",
-            fix="give the path of such a directory; nothing is downloaded",
+            expected="a directory that `export` or `run` wrote",
+            hint="give the path of such a directory; nothing is downloaded",
         )
 
 
@@ -116,7 +116,7 @@ def read_settings(directory: Path) -> Settings:
             f"cannot read the special token ids of the bundle: {error!r}",
             where=path,
             expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
-            fix="export the model again",
+            hint="export the model again",
         ) from error
 
 
@@ -132,7 +132,7 @@ def read_info(directory: Path, session: ort.InferenceSession, settings: Settings
             f"{directory / GRAPH_FILE} is no graph of glmquant's: it has inputs {sorted(inputs)[:4]} …",
             where=directory / GRAPH_FILE,
             expected=f"inputs {', '.join(INPUTS)} and past_key_values.*, output logits, and glmquant's metadata",
-            fix="export the checkpoint with glmquant",
+            hint="export the checkpoint with glmquant",
         )
     _, heads, _, width = inputs[keys[0]].shape
     return BundleInfo(
@@ -165,7 +165,7 @@ def _session_options(settings: Settings, num_threads: int | None) -> ort.Session
 def _missing(provider: Provider, why: str) -> ExportError:
     return ExportError(
         f"provider {provider} is not there: {why}",
-        where="--provider",
+        where=Parameter("provider", provider),
         expected=PROVIDERS[provider],
-        fix="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use --provider cpu",
+        hint="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu",
     )

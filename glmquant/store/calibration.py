@@ -89,7 +89,7 @@ def _read_description(path: Path) -> _Description:
             f"no {path.name} in {path.parent}",
             where=path,
             expected="a directory that a calibration was written to",
-            fix="calibrate first",
+            hint="calibrate first",
         )
     if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
         raise CalibrationError(f"{path.name} is larger than {LARGEST_DESCRIPTION_BYTES:,} bytes", where=path)
@@ -99,7 +99,7 @@ def _read_description(path: Path) -> _Description:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CalibrationError(
-            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", fix="calibrate again"
+            f"{path.name} is damaged: {first['msg']}", where=f"{path}, {field}", hint="calibrate again"
         ) from None
     if description.format not in READ_FORMATS:
         raise CalibrationError(
@@ -114,7 +114,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, fix="calibrate again") from None
+        raise CalibrationError(f"cannot read {path.name}: {error}", where=path, hint="calibrate again") from None
 
 
 def _range(tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -138,6 +138,6 @@ def _samples(tensors: Mapping[str, Tensor], description: _Description, directory
             f"the tokens in {TENSORS} are not those that {DESCRIPTION} describes",
             where=directory,
             expected=f"sha256 {description.sha256}",
-            fix="calibrate again",
+            hint="calibrate again",
         )
     return samples

@@ -136,7 +136,7 @@ class TensorTable:
                 f"the checkpoint has no tensor {name}",
                 where=next((each.path.parent for each in self.stored.values()), None),
                 expected=f"one of shape {list(shape)}",
-                fix="download the checkpoint again, completely, and see that config.json belongs to it",
+                hint="download the checkpoint again, completely, and see that config.json belongs to it",
             )
         if tensor.shape != shape or tensor.dtype not in dtypes:
             raise CheckpointError(
@@ -232,7 +232,7 @@ class TensorTable:
             raise CheckpointError(
                 "the checkpoint is a classifier: it has no language-model head",
                 where=HEAD_WEIGHT,
-                fix="classify with it, or give the language model it was trained from",
+                hint="classify with it, or give the language model it was trained from",
             )
         return self.linear(head_group(self.layout.config))
 
@@ -242,7 +242,7 @@ class TensorTable:
             raise CheckpointError(
                 "the checkpoint is a language model: it has no classification head",
                 expected="tensors classifier_head.weight or score.weight",
-                fix="train a classifier from it first",
+                hint="train a classifier from it first",
             )
         bias_L = self.vector(HEAD_BIAS) if HEAD_BIAS in self.layout.sources else None
         return ClassificationHead(self.vector(HEAD_WEIGHT), bias_L, labels)

@@ -155,14 +155,14 @@ def _existing(directory: str | Path) -> Path:
     if path.is_dir():
         return path.resolve()
     if path.exists():
-        raise CheckpointError("a checkpoint is a directory, this is a file", where=path, fix="give its directory")
+        raise CheckpointError("a checkpoint is a directory, this is a file", where=path, hint="give its directory")
     text = str(directory)
     if _HUB_ID.fullmatch(text) and not text.startswith("."):
         raise CheckpointError(
             f"there is no directory {text}; it looks like the id of a checkpoint on the Hugging Face hub",
             where=text,
             expected="a directory on this machine: glmquant downloads nothing",
-            fix=f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR",
+            hint=f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR",
         )
     raise CheckpointError("the checkpoint directory does not exist", where=path)
 
@@ -173,6 +173,6 @@ def _config_path(directory: Path) -> Path:
             f"the directory has no {CONFIG}",
             where=directory,
             expected="a checkpoint directory as its publisher ships it",
-            fix="give the directory that holds config.json and the weights",
+            hint="give the directory that holds config.json and the weights",
         )
     return file_inside(directory, CONFIG, where=directory)

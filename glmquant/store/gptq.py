@@ -71,7 +71,7 @@ def require_whole_words(name: str, rows: int, columns: int, bits: int) -> None:
             raise QuantizationError(
                 f"{name} has {count} {what}; at {bits} bits they do not fill whole 32-bit words",
                 expected=f"a multiple of {WORD_BITS // bits}: the GPTQ format knows no padding",
-                fix=f"quantize it to more bits, or keep it float with a rule that matches {name}",
+                hint=f"quantize it to more bits, or keep it float with a rule that matches {name}",
             )
 
 

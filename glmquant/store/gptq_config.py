@@ -48,7 +48,7 @@ def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat |
             f"the checkpoint is quantized by {shown(method)}",
             where=f"{where}, quant_method",
             expected="gptq, or auto-round in a GPTQ packing",
-            fix="start from the float checkpoint",
+            hint="start from the float checkpoint",
         )
     return GptqFormat(_version(section, where), _group_size(section, where))
 
@@ -75,7 +75,7 @@ def _auto_round_version(section: Mapping[str, Any], where: str) -> Version:
         f"packing_format is {shown(name)}",
         where=f"{where}, packing_format",
         expected="auto_round:auto_gptq or auto_round:gptqmodel",
-        fix="save it from AutoRound with format='auto_round:auto_gptq'",
+        hint="save it from AutoRound with format='auto_round:auto_gptq'",
     )
 
 

@@ -150,7 +150,7 @@ class _Machine:
                 f"the file carries code ({shown(name.replace(' ', '.', 1))[1:-1]}); nothing of it was run",
                 where=self._path,
                 expected="tensors only",
-                fix="use the checkpoint's safetensors files, or a source you trust",
+                hint="use the checkpoint's safetensors files, or a source you trust",
             )
         self.stack.append(stand_in)
 

@@ -92,7 +92,7 @@ def read_manifest(path: Path) -> Manifest:
             f"format_version is {values.get('format_version')!r:.80}",
             where=path,
             expected=str(FORMAT_VERSION),
-            fix="open it with the release of glmquant that wrote it",
+            hint="open it with the release of glmquant that wrote it",
         )
     return _validated(_MANIFEST, json.dumps(values), path)
 

@@ -42,7 +42,9 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
     try:
         _prepare(partial, resume_key)
     except OSError as error:
-        raise OutputError(f"cannot write there: {error.strerror}", where=partial, fix="choose another --out") from error
+        raise OutputError(
+            f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
+        ) from error
     try:
         yield partial
         _publish(partial, out)
@@ -51,8 +53,8 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
         raise
     except Exception as error:
         if _is_disk_full(error):
-            fix = f"free some space; {_how_to_go_on(partial, resume_key)}"
-            raise OutputError("the disk is full", where=partial, fix=fix) from error
+            hint = f"free some space; {_how_to_go_on(partial, resume_key)}"
+            raise OutputError("the disk is full", where=partial, hint=hint) from error
         if _is_bad_input(error):
             _remove(partial)
         raise
@@ -78,7 +80,7 @@ def _refuse_occupied(out: Path) -> None:
             "the output directory is not empty",
             where=out,
             expected="one that is empty or does not exist",
-            fix="choose another --out, or remove it",
+            hint="choose another directory, or remove it",
         )
 
 
@@ -89,7 +91,7 @@ def _prepare(partial: Path, resume_key: str | None) -> None:
             raise OutputError(
                 f"{partial.name} is in the way, and glmquant did not make it",
                 where=partial,
-                fix="move it away, or choose another --out",
+                hint="move it away, or choose another directory",
             )
         if resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
             log.info("going on from %s", partial)

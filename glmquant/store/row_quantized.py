@@ -37,4 +37,6 @@ class RowQuantizedLinear:
         except CheckpointError as error:
             if error.where == self.scales.path:
                 raise
-            raise CheckpointError(f"{self.scales.name}: {error.what}", where=self.scales.path, fix=error.fix) from error
+            raise CheckpointError(
+                f"{self.scales.name}: {error.what}", where=self.scales.path, hint=error.hint
+            ) from error

@@ -78,7 +78,7 @@ def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
             f"the header claims {length} bytes of a file of {size}",
             where=path,
             expected=f"a safetensors file, with a header of at most {MAX_HEADER_BYTES} bytes",
-            fix="download the file again, completely",
+            hint="download the file again, completely",
         )
     file.seek(LENGTH.size)
     return parse_json(file.read(length), f"{path}, header"), LENGTH.size + length
@@ -119,7 +119,7 @@ def _require_gapless(path: Path, tensors: Mapping[str, StoredTensor], start: int
         raise CheckpointError(
             f"the file has {file_size(path)} bytes, its header describes {at}",
             where=path,
-            fix="download the file again, completely",
+            hint="download the file again, completely",
         )
 
 

@@ -57,7 +57,7 @@ def _only_safetensors(directory: Path) -> str:
             "the checkpoint directory holds no weights" if not names else f"{len(names)} weight files, and no index",
             where=directory,
             expected="one of " + ", ".join(PREFERRED),
-            fix="download the checkpoint again, completely",
+            hint="download the checkpoint again, completely",
         )
     return names[0]
 
@@ -99,6 +99,6 @@ def _merge(index: Path, weight_map: Mapping[str, str], files: Mapping[str, Path]
             raise CheckpointError(
                 f"the tensor {shown(name)} is not in {shown(shard)}",
                 where=f"{index}, weight_map",
-                fix="download the checkpoint again, completely; its index and its shards do not fit together",
+                hint="download the checkpoint again, completely; its index and its shards do not fit together",
             )
     return stored

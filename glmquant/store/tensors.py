@@ -91,7 +91,7 @@ class StoredTensor:
                 raise CheckpointError(
                     f"the file ends inside the tensor {shown(self.name)}",
                     where=self.path,
-                    fix="download the file again, completely",
+                    hint="download the file again, completely",
                 )
             view, at = view[count:], at + count
 
@@ -101,7 +101,7 @@ class StoredTensor:
                 f"the tensor {shown(self.name)} holds NaN or Inf",
                 where=self.path,
                 expected="finite weights",
-                fix="download the file again; if it is the same, the checkpoint itself is broken",
+                hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
 
 
@@ -157,7 +157,7 @@ def reject_beyond_file(tensor: StoredTensor, end: int) -> None:
             f"the tensor {shown(tensor.name)} lies beyond the end of its data",
             where=tensor.path,
             expected=f"{tensor.nbytes} bytes for shape {shown(tensor.shape)}",
-            fix="download the file again, completely",
+            hint="download the file again, completely",
         )
 
 

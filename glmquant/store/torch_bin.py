@@ -44,7 +44,7 @@ def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
 
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"the file is truncated or damaged ({why})", where=path, fix="download the file again, completely"
+        f"the file is truncated or damaged ({why})", where=path, hint="download the file again, completely"
     )
 
 
@@ -60,7 +60,7 @@ def _refuse_other_formats(path: Path) -> None:
             "the file is in PyTorch's old format, from before 1.6, which cannot be read tensor by tensor",
             where=path,
             expected="a zip file, as torch.save writes since PyTorch 1.6",
-            fix="convert a checkpoint you trust: torch.save(torch.load(path, weights_only=True), path)",
+            hint="convert a checkpoint you trust: torch.save(torch.load(path, weights_only=True), path)",
         )
     if not start.startswith(b"PK"):
         raise CheckpointError("the file is not a PyTorch checkpoint", where=path, expected="a zip file of torch.save")
@@ -71,7 +71,7 @@ def refuse_lfs_pointer(path: Path, start: bytes) -> None:
         raise CheckpointError(
             "the file is a Git LFS pointer, not the weights themselves",
             where=path,
-            fix="run `git lfs pull` in the checkpoint's repository",
+            hint="run `git lfs pull` in the checkpoint's repository",
         )
 
 
@@ -195,7 +195,7 @@ def _locate(members: _Members, root: str, name: str, pickled: PickledTensor) -> 
             f"the tensor {shown(name)} is not stored row by row",
             where=members.path,
             expected="contiguous tensors",
-            fix="save the checkpoint again with every tensor made .contiguous()",
+            hint="save the checkpoint again with every tensor made .contiguous()",
         )
     start, size = members.location(f"{root}data/{storage.key}")
     offset = start + pickled.offset * storage.dtype.itemsize

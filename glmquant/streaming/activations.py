@@ -248,6 +248,6 @@ def _within(ids_BT: Tensor, vocabulary: int) -> Tensor:
         raise CalibrationError(
             f"token ids span {low} to {high}",
             expected=f"0 to {vocabulary - 1}",
-            fix="encode the text with this checkpoint's own tokenizer",
+            hint="encode the text with this checkpoint's own tokenizer",
         )
     return ids_BT

@@ -115,5 +115,5 @@ def require_finite(hidden_BTD: Tensor, layer: int) -> None:
             "the model's activations are not finite",
             where=f"after layers.{layer}",
             expected="finite values in float32",
-            fix="check the checkpoint: its weights are damaged or belong to another architecture",
+            hint="check the checkpoint: its weights are damaged or belong to another architecture",
         )

@@ -10,7 +10,7 @@ import torch
 
 from glmquant.core.device import CPU, device_named, memory_of
 from glmquant.core.machine import peak_memory, physical_memory
-from glmquant.errors import OutputError
+from glmquant.errors import OutputError, Parameter
 from glmquant.streaming.activations import ActivationStore
 
 SHARE_OF_MACHINE: Final = 0.75
@@ -47,8 +47,8 @@ class Resources:
         if limit is not None and held + needed > limit:
             raise OutputError(
                 f"the memory limit is {limit / 1e9:.2f} GB; one block alone needs {(held + needed) / 1e9:.2f} GB",
-                where="memory_limit",
-                fix=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
+                where=Parameter("memory_limit"),
+                hint=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
             )
         whole = limit if limit is not None else SHARE_OF_MACHINE * physical_memory()
         return ActivationStore(max(0, whole - held - needed), directory, self.device)

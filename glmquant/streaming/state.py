@@ -53,7 +53,7 @@ class SavedStates:
                     raise CheckpointError(
                         "the file is shorter than the samples it keeps",
                         where=self._path(layer),
-                        fix="remove the directory it lies in, and start again",
+                        hint="remove the directory it lies in, and start again",
                     )
                 stream.hidden.write(batch, values)
 

@@ -68,7 +68,7 @@ def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabeledSet |
             "the recipe trains a classifier, and names nothing to train on",
             where="train.data",
             expected="labeled texts, or a model that is a classifier already",
-            fix="name some in train.data",
+            hint="name some in train.data",
         )
     return None
 

@@ -126,7 +126,7 @@ class Trainer:
             loss = cross_entropy(logits_BL.float(), self._truth_E[batch], self._weights_L)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss is {loss.item()} in epoch {number}", fix="train with a smaller train.learning_rate"
+                    f"the loss is {loss.item()} in epoch {number}", hint="train with a smaller train.learning_rate"
                 )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)

@@ -63,5 +63,5 @@ def require_of_each_label(labeled: LabeledSet, least: int, expected: str) -> Non
                 f"the label {label!r} has {counts[label]} example" + ("s" if counts[label] != 1 else ""),
                 where=place,
                 expected=expected,
-                fix="add examples of it, or drop it",
+                hint="add examples of it, or drop it",
             )

@@ -167,7 +167,7 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
             "the checkpoint is quantized already",
             where=checkpoint.path,
             expected="a float checkpoint",
-            fix="train the original, then quantize what comes out",
+            hint="train the original, then quantize what comes out",
         )
     if options.mode == "head":
         return
@@ -177,7 +177,7 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
         raise TrainingError(
             f"train.mode {options.mode} needs about {needed / 1e9:.0f} GB of memory; there are {there / 1e9:.0f}",
             where="train.mode",
-            fix="use train.mode=head, which holds one block at a time",
+            hint="use train.mode=head, which holds one block at a time",
         )
 
 

@@ -135,7 +135,7 @@ def stored(tensor: Tensor, dtype: FloatDtype) -> Tensor:
         raise TrainingError(
             f"a trained weight of {tensor.abs().max().item():.3g} does not fit {dtype}",
             expected="finite weights",
-            fix="train with a smaller train.learning_rate",
+            hint="train with a smaller train.learning_rate",
         )
     return cast
 

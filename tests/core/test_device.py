@@ -28,7 +28,7 @@ def test_no_other_device_is_known(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, version: str | None, why: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", version)
-    with pytest.raises(DeviceError, match=f"{why}\n.*where: --device cuda\n.*what to do: compute on --device cpu"):
+    with pytest.raises(DeviceError, match=f"{why}\n.*where: device='cuda'\n.*hint: compute on the device cpu"):
         device_named("cuda")
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.data.calibration import CalibrationSet, TextSource, sample_calibration
+from glmquant.data.calibration import CalibrationSet, KeyValueRange, TextSource, sample_calibration
 from glmquant.errors import CalibrationError, DataError
 from tests.support.tokenizers import Letters, Publisher
 
@@ -116,7 +116,7 @@ def test_each_file_must_hold_its_share(tmp_path: Path) -> None:
 
 def test_a_weight_too_small_for_one_sample(tmp_path: Path) -> None:
     paths = [write(tmp_path, "a.txt", DIGITS), write(tmp_path, "b.txt", DIGITS)]
-    with pytest.raises(CalibrationError, match="leave none for file 2"):
+    with pytest.raises(CalibrationError, match="file 2 of 2 would get none"):
         sample_calibration(paths, [100, 1], Letters(), num_samples=3, seq_len=8)
 
 
@@ -127,3 +127,10 @@ def test_no_files_and_no_room(tmp_path: Path) -> None:
         sample_calibration([tmp_path], [], Letters((1, 2)), num_samples=1, seq_len=2)
     with pytest.raises(DataError, match="no such file"):
         sample_calibration([tmp_path / "x"], [], Letters(), num_samples=1, seq_len=8)
+
+
+def test_samples_and_ranges_are_printed_without_their_tensors(tmp_path: Path) -> None:
+    samples = sample_calibration([write(tmp_path, "a.txt", DIGITS)], [], Letters(), num_samples=2, seq_len=4)
+    text = repr((samples, KeyValueRange(torch.ones(2, 4), torch.ones(2, 4))))
+    assert "tensor(" not in text
+    assert "TextSource(name='a.txt', num_samples=2)" in text

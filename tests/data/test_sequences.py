@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +5,7 @@ from hypothesis import strategies as st
 
 from glmquant.data.sequences import encode_texts, length_batches, padded
 from glmquant.errors import DataError
+from tests.data.tokenizers import Letters
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=30), budget=st.integers(1, 120))
@@ -23,21 +22,8 @@ def test_similar_lengths_go_together() -> None:
     assert length_batches([2, 9, 3, 9, 2], 18) == [[1, 3], [2, 0, 4]]
 
 
-class Letters:
-    """Each character is its code point; the prefix is 1, 2."""
-
-    prefix_ids = (1, 2)
-    sha256 = ""
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(character) for character in text]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-
 def test_long_texts_lose_their_end_and_are_counted() -> None:
-    encoded = encode_texts(["abc", "abcd", "abcde"], Letters(), 6)
+    encoded = encode_texts(["abc", "abcd", "abcde"], Letters((1, 2)), 6)
     assert [ids.tolist() for ids in encoded.ids] == [
         [1, 2, 97, 98, 99],
         [1, 2, 97, 98, 99, 100],
@@ -49,7 +35,7 @@ def test_long_texts_lose_their_end_and_are_counted() -> None:
 
 def test_no_room_for_text() -> None:
     with pytest.raises(DataError, match="max_length is 2"):
-        encode_texts(["a"], Letters(), 2)
+        encode_texts(["a"], Letters((1, 2)), 2)
 
 
 def test_padding_is_on_the_left() -> None:

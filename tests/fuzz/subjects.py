@@ -17,7 +17,8 @@ from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.summary import summarize
-from glmquant.recipe.load import load_recipe, packaged_recipes
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.plan import resolve_rules
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.calibration import read_calibration, write_calibration

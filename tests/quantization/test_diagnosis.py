@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from glmquant import api as gq
+from glmquant.cli.rendering import comparison_text
 from glmquant.errors import CheckpointError
-from glmquant.quantization.diagnosis import to_text
-from tests.support.paths import CHATGLM2
+from tests.paths import CHATGLM2
 from tests.test_cli import glmquant
 
 
@@ -40,7 +40,7 @@ def test_what_eight_bits_would_buy_and_cost(tmp_path: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert "four (" in text
     assert "8 bits for " in text
-    assert text.strip() == to_text(measured)
+    assert text.strip() == comparison_text(measured)
 
 
 def test_directories_that_cannot_be_compared(tmp_path: Path) -> None:

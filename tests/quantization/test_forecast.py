@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glmquant import api, assets
-from glmquant.cli.terminal import describe
+from glmquant.cli.rendering import summary_text
 from glmquant.errors import OutputError
 from glmquant.quantization import forecast as forecasting
 from glmquant.quantization.memory import held_bytes, room_within
@@ -48,7 +48,7 @@ def test_a_recipe_with_samples_has_stages_in_order_and_says_how_it_knows() -> No
     assert found.forecast is not None
     assert [stage.name for stage in found.forecast.stages] == ["calibrate", "quantize", "export"]
     assert all(stage.seconds > 0 for stage in found.forecast.stages)
-    text = describe(found)
+    text = summary_text(found)
     assert "on this machine, about" in text
     assert "64 tokens" in text
 

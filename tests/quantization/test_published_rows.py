@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glmquant import api
-from glmquant.cli.terminal import describe
+from glmquant.cli.rendering import summary_text
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import QuantizationError
@@ -28,7 +28,7 @@ def test_published_rows_are_quantized_like_the_weights_they_stand_for(tmp_path: 
     source = open_checkpoint(write(tmp_path / "source", row_quantized(published(), bits), quantization_bit=bits))
     described = api.inspect(source.path)
     assert (described.quantization, described.readers) == ("rows", ())
-    assert "quantized by its publisher" in describe(described)
+    assert "quantized by its publisher" in summary_text(described)
     written = api.quantize(source.path, load_recipe(None, {"rules": RULES}), out=tmp_path / "out")
     kept = written.block(1).linears()["self_attn.o_proj"].weight
     assert isinstance(kept, torch.Tensor)

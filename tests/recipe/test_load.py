@@ -4,7 +4,8 @@ import pytest
 
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Gptq
-from glmquant.recipe.load import load_recipe, packaged_recipes, parse_override
+from glmquant.recipe.load import load_recipe, parse_override
+from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.schema import Recipe
 
 MINIMAL = "version: 1\nrules:\n  - {match: 'layers.*', spec: {bits: 4}, method: {kind: gptq, damping: 0.05}}\n"
@@ -99,13 +100,13 @@ def test_an_unknown_name_lists_the_known() -> None:
 
 @pytest.mark.parametrize("text", ["novalue", "=3", "a=[1"])
 def test_overrides_that_cannot_be_read(text: str) -> None:
-    with pytest.raises(RecipeError, match="--set"):
+    with pytest.raises(RecipeError, match="overrides"):
         parse_override(text)
 
 
 @pytest.mark.parametrize("key", ["rules.9.match", "rules.x", "version.a.b"])
 def test_overrides_of_places_that_do_not_exist(key: str) -> None:
-    with pytest.raises(RecipeError, match="--set"):
+    with pytest.raises(RecipeError, match="overrides"):
         load_recipe("int8-rtn", {key: 1})
 
 

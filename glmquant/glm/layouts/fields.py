@@ -41,11 +41,11 @@ class Fields:
     def raw(self, name: str) -> Any:
         return self._values.get(name)
 
-    def error(self, name: str, expected: str, fix: str | None = None) -> CheckpointError:
+    def error(self, name: str, expected: str, hint: str | None = None) -> CheckpointError:
         """The error for a field whose value cannot be used."""
         value = self.raw(name)
         what = f"{name} is missing" if value is None else f"{name} is {_shown(value)}"
-        return CheckpointError(what, where=f"{self._where}, {name}", expected=expected, fix=fix)
+        return CheckpointError(what, where=f"{self._where}, {name}", expected=expected, hint=hint)
 
     def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = LARGEST_SIZE) -> int:
         value = self._values.get(name)

@@ -28,7 +28,7 @@ def read_rows(packed_NP: Tensor, scales_N: Tensor, bits: int) -> QuantTensor:
     spec = QuantSpec(bits, WHOLE_ROW, symmetric=True)
     if not torch.isfinite(scales_N).all() or (scales_N < 0).any():
         raise CheckpointError(
-            "a row's scale is negative, NaN or infinite", where="weight_scale", fix="fetch the file again"
+            "a row's scale is negative, NaN or infinite", where="weight_scale", hint="fetch the file again"
         )
     signed_NK = _halves(packed_NP) if bits == 4 else packed_NP
     # A row of scale 0 is zero whatever its codes; a stored scale cannot be 0.

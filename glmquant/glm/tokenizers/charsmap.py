@@ -181,5 +181,5 @@ def _damaged(part: str) -> CheckpointError:
     return CheckpointError(
         f"the tokenizer's normalization rule is damaged: {part} is wrong",
         where=WHERE,
-        fix="fetch the file again",
+        hint="fetch the file again",
     )

@@ -34,7 +34,7 @@ def read_bytes(directory: Path, name: str) -> bytes:
             f"the tokenizer file cannot be read: {error.strerror or error}",
             where=path,
             expected=f"{name} beside config.json",
-            fix="copy the publisher's tokenizer files into the checkpoint directory",
+            hint="copy the publisher's tokenizer files into the checkpoint directory",
         ) from error
     if content is None:
         raise CheckpointError(
@@ -45,7 +45,7 @@ def read_bytes(directory: Path, name: str) -> bytes:
             expected=f"a file inside the directory of at most {MOST_BYTES >> 20} MB",
         )
     if not content:
-        raise CheckpointError("the tokenizer file is empty", where=path, fix="fetch the file again")
+        raise CheckpointError("the tokenizer file is empty", where=path, hint="fetch the file again")
     return content
 
 

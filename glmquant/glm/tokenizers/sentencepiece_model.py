@@ -34,7 +34,7 @@ def sentencepiece_tokenizer(content: bytes, path: Path) -> Tokenizer:
     _refuse_other_kinds(proto, path)
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     if len(vocabulary) != len(proto.pieces) or "" in vocabulary:
-        raise CheckpointError("the tokenizer has an empty piece or one twice", where=path, fix="fetch the file again")
+        raise CheckpointError("the tokenizer has an empty piece or one twice", where=path, hint="fetch the file again")
     user_defined = [piece.piece for piece in proto.pieces if piece.type == USER_DEFINED]
     unknown = [piece.piece for piece in proto.pieces if piece.type == UNKNOWN]
     if len(unknown) != 1:
@@ -69,11 +69,11 @@ def _parse(content: bytes, path: Path) -> Any:
         proto.ParseFromString(content)
     except DecodeError as error:
         raise CheckpointError(
-            "the tokenizer is not a SentencePiece model", where=path, expected="a protobuf", fix="fetch the file again"
+            "the tokenizer is not a SentencePiece model", where=path, expected="a protobuf", hint="fetch the file again"
         ) from error
     if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
         raise CheckpointError(
-            "the tokenizer has no pieces, or one that is not UTF-8", where=path, fix="fetch the file again"
+            "the tokenizer has no pieces, or one that is not UTF-8", where=path, hint="fetch the file again"
         )
     return proto
 
@@ -118,7 +118,7 @@ def _has_bytes(proto: Any, path: Path) -> bool:
             f"the tokenizer has {len(found)} byte pieces",
             where=path,
             expected="<0x00> to <0xFF>",
-            fix="fetch the file again",
+            hint="fetch the file again",
         )
     return True
 

@@ -69,20 +69,20 @@ def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
                 "the tokenizer has a line that is no token",
                 where=f"{path}, line {number}",
                 expected="a token's bytes in base64, a space, and its rank",
-                fix="fetch the file again",
+                hint="fetch the file again",
             ) from error
         if not 0 < len(token) <= LONGEST_TOKEN or len(ranks) != number:
             raise CheckpointError(
                 "the tokenizer has an empty token, one that is far too long, or one twice",
                 where=f"{path}, line {number}",
-                fix="fetch the file again",
+                hint="fetch the file again",
             )
     if set(ranks.values()) != set(range(len(ranks))) or not all(bytes([byte]) in ranks for byte in range(256)):
         raise CheckpointError(
             "the tokenizer's ranks have gaps, or a byte has no token",
             where=path,
             expected="ranks from 0 without a gap, and all 256 bytes",
-            fix="fetch the file again",
+            hint="fetch the file again",
         )
     return ranks
 

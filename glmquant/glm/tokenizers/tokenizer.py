@@ -85,7 +85,7 @@ class GlmTokenizer:
             raise DataError(
                 f"the text is not Unicode: character {error.start} is {error.object[error.start]!a}",
                 expected="text that can be written as UTF-8",
-                fix="look at the JSON escapes (\\ud800 to \\udfff come in pairs) where the text comes from",
+                hint="look at the JSON escapes (\\ud800 to \\udfff come in pairs) where the text comes from",
             ) from error
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -105,7 +105,7 @@ class GlmTokenizer:
             raise CheckpointError(
                 "the checkpoint has no chat template",
                 where="tokenizer_config.json, chat_template",
-                fix="give plain text, or set model.family if the checkpoint is of a family with a known template",
+                hint="give plain text, or set model.family if the checkpoint is of a family with a known template",
             )
         return self._template_encoder.ids(self.chat_template, messages, self._named_specials)
 
@@ -243,7 +243,7 @@ def _add_specials(tokenizer: Tokenizer, own: Sequence[str], added: Sequence[str]
             "the tokenizer already has some of the special tokens that its family adds",
             where=path,
             expected=f"none of {', '.join(added)}",
-            fix="check that model.family is right",
+            hint="check that model.family is right",
         )
 
 

@@ -43,7 +43,7 @@ def failures_named(path: Path) -> Iterator[None]:
             f"the tokenizer cannot be used: {str(error)[:200]}",
             where=path,
             expected="a tokenizer as the tokenizers library writes it",
-            fix="fetch the file again",
+            hint="fetch the file again",
         ) from error
 
 

@@ -1,0 +1,380 @@
+"""The commands: options into values, one public verb, and its result on stdout; all else on stderr.
+
+A command imports what it needs when it runs, so that ``--help`` waits for nothing.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+import glmquant as gq
+from glmquant.cli.options import (
+    Against,
+    BundleArgument,
+    CalibrationOption,
+    Ci,
+    Data,
+    Device,
+    Inconclusive,
+    Json,
+    MaxNewTokens,
+    MemoryLimit,
+    ModelArgument,
+    OptionalRecipe,
+    Out,
+    ProviderOption,
+    Quiet,
+    RecipeOption,
+    RepetitionPenalty,
+    Seed,
+    Set,
+    TaskOption,
+    Temperature,
+    Text,
+    TopK,
+    TopP,
+    TrainData,
+)
+from glmquant.progress import Progress
+
+EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+def demo(
+    out: Out,
+    recipe: RecipeOption = "demo",
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole pipeline on the packaged demo model: calibrate, quantize, export, check."""
+    from glmquant import assets
+
+    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
+    out: Out,
+    train_data: TrainData = None,
+    overrides: Set = None,
+    against: Against = None,
+    inconclusive: Inconclusive = None,
+    ci: Ci = False,
+    as_json: Json = False,
+    memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
+    if train_data is not None:
+        overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
+
+
+def inspect(
+    model: ModelArgument,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
+    ] = None,
+    recipe: OptionalRecipe = None,
+    overrides: Set = None,
+    predict: Annotated[
+        bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
+    ] = True,
+    memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Show architecture and size of a checkpoint; estimate a recipe's size, time, memory and disk."""
+    from glmquant.cli.rendering import comparison_text, summary_text
+
+    if compare is not None:
+        comparison = gq.compare(model, compare)
+        print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
+        return
+    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe else None
+    summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
+    print(_json(summary.to_dict()) if as_json else summary_text(summary))
+
+
+def calibrate(
+    model: ModelArgument,
+    out: Out,
+    data: Data = None,
+    recipe: RecipeOption = "int4-g128-gptq",
+    overrides: Set = None,
+    memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
+    with _progress(quiet) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        gq.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+    print(out)
+
+
+def quantize(
+    model: ModelArgument,
+    out: Out,
+    recipe: RecipeOption,
+    calibration: CalibrationOption = None,
+    overrides: Set = None,
+    memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a checkpoint into a directory in GPTQ format."""
+    with _progress(quiet) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        gq.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
+    print(out)
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="Read a checkpoint from this directory: what quantize wrote, or a float one.")
+    ],
+    out: Out,
+    recipe: OptionalRecipe = None,
+    calibration: CalibrationOption = None,
+    overrides: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Export a checkpoint as an ONNX bundle with KV-cache inputs.
+
+    A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
+    """
+    with _progress(quiet) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        bundle = gq.export(model, chosen, calibration, out=out, progress=progress)
+    print(bundle.path)
+
+
+def check(
+    bundle: BundleArgument,
+    baseline: Annotated[
+        Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
+    ],
+    text: Text = None,
+    task: TaskOption = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
+    recipe: OptionalRecipe = None,
+    overrides: Set = None,
+    against: Against = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
+    ] = None,
+    inconclusive: Inconclusive = None,
+    ci: Ci = False,
+    as_json: Json = False,
+    memory_limit: MemoryLimit = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
+    with _progress(quiet, ci) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.check(
+            bundle,
+            baseline=baseline,
+            recipe=chosen,
+            text=text,
+            tasks=task,
+            against=against,
+            cache=cache,
+            out=report,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
+    _print_report(result, as_json, inconclusive, report if ci else None)
+
+
+def report(
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Read the report.json of a check, or its directory; the first is the page's subject."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the page to this HTML file.")],
+) -> None:
+    """Render a check as an HTML page, with other quantizations of the model beside it: quality against size."""
+    gq.draw(reports, out)
+    print(out)
+
+
+def generate(
+    bundle: BundleArgument,
+    prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Generate an answer with an ONNX bundle, and stream it."""
+    options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
+    for piece in gq.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
+        print(piece, end="", flush=True)
+    print()
+
+
+def chat(
+    bundle: BundleArgument,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
+    from glmquant.cli.terminal import turns
+
+    options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
+    conversation = gq.open_chat(bundle, options=options, provider=provider)
+    for text in turns():
+        for piece in conversation.say(text):
+            print(piece, end="", flush=True)
+        print()
+
+
+def train_classifier(
+    model: ModelArgument,
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="Train on this: JSONL or CSV with text and label, or a directory of LABEL.txt."),
+    ],
+    out: Out,
+    recipe: OptionalRecipe = None,
+    overrides: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
+    with _progress(quiet) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        trained = gq.train_classifier(model, data, chosen, out=out, progress=progress)
+    print(trained.to_json() if as_json else trained.to_markdown(), end="")
+
+
+def classify(
+    bundle: BundleArgument,
+    texts: Annotated[list[str] | None, typer.Argument(help="Classify these texts.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Classify the texts of a file: one a line, or JSONL with text.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
+    from glmquant.data.sequences import read_texts
+
+    given = [*(texts or ()), *(read_texts(file) if file else ())]
+    if not given:
+        raise typer.BadParameter("give a text, or --file")
+    with _progress(quiet) as progress:
+        results = gq.classify(bundle, given, progress=progress)
+    if as_json:
+        print(_json([asdict(result) for result in results]))
+        return
+    for text, result in zip(given, results, strict=True):
+        print(f"{result.label}\t{result.probability:.4f}\t{' '.join(text.split())}")
+    truncated = sum(result.truncated for result in results)
+    if truncated:
+        print(f"truncated {truncated} of {len(results)} texts to the classifier's max_length", file=sys.stderr)
+
+
+def recipes() -> None:
+    """List the packaged recipes."""
+    from glmquant.recipe.packaged import description
+
+    for name, path in gq.packaged_recipes().items():
+        print(f"{name:24} {description(path)}")
+
+
+COMMANDS: Final[tuple[Callable[..., None], ...]] = (
+    demo,
+    run,
+    inspect,
+    calibrate,
+    quantize,
+    export,
+    check,
+    report,
+    generate,
+    chat,
+    train_classifier,
+    classify,
+    recipes,
+)
+"""In the order of the help."""
+
+
+def _run(
+    recipe: str,
+    model: Path,
+    out: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    quiet: bool,
+    ci: bool = False,
+    against: Path | None = None,
+    inconclusive: str | None = None,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+) -> None:
+    with _progress(quiet, ci) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.run(
+            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+        )
+    if not quiet:
+        print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
+    _print_report(result, as_json, inconclusive, out / "report" if ci else None)
+
+
+def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
+    from glmquant.cli.terminal import progress_on_stderr
+
+    return progress_on_stderr(quiet, lines=ci)
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    from glmquant.recipe.load import parse_override
+
+    return dict(parse_override(pair) for pair in pairs or ())
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False, indent=1)
+
+
+def _print_report(
+    result: "gq.AccuracyReport", as_json: bool, inconclusive: str | None = None, written: Path | None = None
+) -> NoReturn:
+    """Prints the report, in short where it was ``written`` for a pipeline, and exits as its verdict says."""
+    from glmquant.cli.terminal import print_markdown
+    from glmquant.report.markdown import in_short, to_markdown
+
+    if as_json:
+        print(result.to_json(), end="")
+    elif written is not None:
+        print(in_short(result, written))
+    else:
+        print_markdown(to_markdown(result))
+    raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])

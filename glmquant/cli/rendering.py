@@ -1,0 +1,85 @@
+"""Results as plain text for a terminal."""
+
+from typing import TYPE_CHECKING, Final
+
+from glmquant.core.units import duration, size
+
+if TYPE_CHECKING:
+    from glmquant.quantization.diagnosis import Comparison, GroupComparison
+    from glmquant.quantization.forecast import Forecast
+    from glmquant.quantization.summary import GroupSummary, ModelSummary
+
+QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
+GROUPS_SHOWN: Final = 12
+GROUPS_TO_RAISE: Final = 3
+
+
+def summary_text(summary: "ModelSummary") -> str:
+    """A checkpoint at a glance, and what the recipe makes of each linear layer."""
+    config = summary.config
+    weights = QUANTIZATIONS[summary.quantization] if summary.quantization else config.float_dtype
+    lines = [
+        summary.path,
+        f"  {config.family}, {config.architecture} blocks, {summary.num_parameters / 1e6:,.1f} million parameters",
+        f"  {config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} query "
+        f"heads and {config.num_key_value_heads} key/value heads of {config.head_dim}, vocabulary {config.vocab_size}",
+        f"  {weights}, {size(summary.num_bytes)}",
+    ]
+    if summary.readers:
+        lines.append(f"  can be loaded by {', '.join(summary.readers)}")
+    if summary.average_bits is not None:
+        lines.append(f"  the recipe: {summary.average_bits:.2f} bits per weight over the linear layers:")
+        lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+    if summary.forecast is not None:
+        lines += _forecast(summary.forecast)
+    return "\n".join(lines)
+
+
+def _forecast(forecast: "Forecast") -> list[str]:
+    lines = [f"  on this machine, about {duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
+    for stage in forecast.stages:
+        rate = "" if stage.gigaflops is None else f", {stage.gigaflops:.0f} GFLOP/s"
+        lines.append(f"    {stage.name:10} {duration(stage.seconds)}, peak memory {size(stage.peak_bytes)}{rate}")
+    return [*lines, *(f"    {sentence}" for sentence in forecast.how)]
+
+
+def _spec(group: "GroupSummary") -> str:
+    if group.spec is None:
+        return "kept float"
+    kind = "symmetric" if group.spec.symmetric else "asymmetric"
+    return f"{group.spec.bits} bits, group size {group.spec.group_size}, {kind}"
+
+
+def comparison_text(comparison: "Comparison") -> str:
+    """A table of the linear layers that cost most, and what raising the best few of them to 8 bits gains and costs."""
+    lines = [
+        f"{comparison.second} ({comparison.second_bytes / 1e6:,.1f} MB) compared with "
+        f"{comparison.first} ({comparison.first_bytes / 1e6:,.1f} MB)",
+        f"  {'linear layer':34} {'bits':>7} {'error':>9} {'share':>7} {'was':>9} {'at 8 bits':>10} {'adds':>10}",
+    ]
+    lines += [_comparison_row(group) for group in comparison.groups[:GROUPS_SHOWN]]
+    if len(comparison.groups) > GROUPS_SHOWN:
+        lines.append(f"  … and {len(comparison.groups) - GROUPS_SHOWN} more")
+    return "\n".join([*lines, *_advice(comparison)])
+
+
+def _comparison_row(group: "GroupComparison") -> str:
+    bits = f"{_bits(group.first_bits)} → {_bits(group.second_bits)}"
+    return (
+        f"  {group.name:34} {bits:>7} {group.second_error:9.2e} {group.share:7.1%} {group.first_error:9.2e} "
+        f"{group.raised_error:10.2e} {group.raised_bytes / 1e3:7,.0f} kB"
+    )
+
+
+def _advice(comparison: "Comparison") -> list[str]:
+    best = sorted(comparison.groups, key=lambda group: -group.gain_per_byte)[:GROUPS_TO_RAISE]
+    if best[0].gain_per_byte <= 0:
+        return []
+    gained = sum(group.share * (1 - group.raised_error / group.second_error) for group in best if group.second_error)
+    added = sum(group.raised_bytes for group in best)
+    names = ", ".join(group.name for group in best)
+    return [f"  8 bits for {names} would take {gained:.1%} off the summed error and add {added / 1e3:,.0f} kB"]
+
+
+def _bits(bits: int | None) -> str:
+    return "–" if bits is None else str(bits)

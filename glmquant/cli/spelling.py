@@ -1,0 +1,65 @@
+"""How the command line spells what errors call by their Python names."""
+
+import re
+from typing import Final
+
+from glmquant.errors import GlmQuantError, Parameter, message
+
+OPTIONS: Final = {
+    "against": "--against",
+    "baseline": "--baseline",
+    "cache": "--cache",
+    "calibration": "--calibration",
+    "data": "--data",
+    "device": "--device",
+    "max_new_tokens": "--max-new-tokens",
+    "memory_limit": "--memory-limit",
+    "out": "--out",
+    "overrides": "--set",
+    "predict": "--predict",
+    "provider": "--provider",
+    "recipe": "--recipe",
+    "repetition_penalty": "--repetition-penalty",
+    "seed": "--seed",
+    "tasks": "--task",
+    "temperature": "--temperature",
+    "text": "--text",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+}
+"""Parameter of a public function: the option that sets it."""
+
+VERBS: Final = (
+    "calibrate",
+    "check",
+    "classify",
+    "export",
+    "generate",
+    "inspect",
+    "quantize",
+    "recipes",
+    "run",
+    "train_classifier",
+)
+"""Public functions that are commands of the same name, with ``-`` for ``_``."""
+
+NAME = re.compile(r"`(\w+)`")
+
+
+def as_told(error: GlmQuantError) -> str:
+    """The whole error in the command line's words."""
+    return message(error.what, _place(error.where), _respelled(error.expected), _respelled(error.hint))
+
+
+def _place(where: object) -> object:
+    if not isinstance(where, Parameter) or where.name not in OPTIONS:
+        return where
+    return OPTIONS[where.name] if where.value is None else f"{OPTIONS[where.name]} {where.value}"
+
+
+def _respelled(text: str | None) -> str | None:
+    return None if text is None else NAME.sub(lambda found: f"`{_spelling(found[1])}`", text)
+
+
+def _spelling(name: str) -> str:
+    return f"glmquant {name.replace('_', '-')}" if name in VERBS else OPTIONS.get(name, name)
