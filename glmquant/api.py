@@ -52,7 +52,7 @@ from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import is_finished, output_directory
 
 if TYPE_CHECKING:
-    from glmquant.evaluation.report import AccuracyReport
+    from glmquant.evaluation.results import AccuracyReport
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.runtime.chat import Chat
@@ -249,7 +249,7 @@ def check(
             on the processor, as it ships.
     """
     from glmquant.evaluation.bundle import check_bundle
-    from glmquant.evaluation.report import with_regression
+    from glmquant.evaluation.regression import with_regression
     from glmquant.report.write import write_report
 
     where = device_named(device)
@@ -284,7 +284,7 @@ def read_report(path: str | Path) -> AccuracyReport:
     Raises:
         CheckError: no such file, or no report that this release can read.
     """
-    from glmquant.evaluation.report import report_from_json
+    from glmquant.report.read import report_from_json
 
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:

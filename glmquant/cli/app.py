@@ -46,7 +46,7 @@ from glmquant.errors import GlmQuantError
 from glmquant.progress import Progress
 
 if TYPE_CHECKING:
-    from glmquant.evaluation.report import AccuracyReport
+    from glmquant.evaluation.results import AccuracyReport
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 BAD_INPUT, INTERRUPTED = 2, 130

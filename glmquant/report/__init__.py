@@ -1,1 +1,1 @@
-"""A check's results for readers and machines: JSON, Markdown, HTML, JUnit XML."""
+"""Accuracy reports as JSON, Markdown, HTML and JUnit XML."""

@@ -1,17 +1,17 @@
-"""A report's files."""
+"""Writing a report's files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from glmquant.evaluation.report import AccuracyReport
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.report.html import to_html
 from glmquant.report.junit import to_junit
 from glmquant.report.markdown import to_markdown
 
 
 def write_report(report: AccuracyReport, directory: Path, others: Sequence[AccuracyReport] = ()) -> None:
-    """Writes ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
     contents = {
         "report.json": report.to_json(),
         "report.md": to_markdown(report),
@@ -19,11 +19,11 @@ def write_report(report: AccuracyReport, directory: Path, others: Sequence[Accur
         "junit.xml": to_junit(report),
     }
     for name, content in contents.items():
-        (directory / name).write_text(content, encoding="utf-8")
+        (directory / name).write_text(content, encoding="utf-8", newline="\n")
 
 
 def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:
-    """The reports, their candidates named by the last part of the reports' paths that differs, where names repeat."""
+    """The reports; where names of candidates repeat, each is renamed to the last part of its path that is unique."""
     names = [report.setting.candidate.name for _, report in reports]
     if len(set(names)) == len(names):
         return [report for _, report in reports]

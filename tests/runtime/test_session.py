@@ -11,7 +11,7 @@ from tests.onnx_export.models import random_source
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is here")
 def test_a_missing_provider_is_an_error_before_anything_is_read(tmp_path) -> None:
-    with pytest.raises(ExportError, match=r"provider cuda is not there.*\n.*--provider") as caught:
+    with pytest.raises(ExportError, match=r"provider cuda is not available.*\n.*where: provider") as caught:
         OnnxModel.open(tmp_path / "nothing", provider="cuda")
     assert "onnxruntime-gpu" in str(caught.value)
 
