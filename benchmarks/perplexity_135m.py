@@ -23,7 +23,7 @@ from glmquant import api
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
-from glmquant.evaluation.report import AccuracyReport, ModelFacts, Setting
+from glmquant.evaluation.results import AccuracyReport, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.schema import CheckOptions, Recipe

@@ -26,9 +26,10 @@ from sklearn.pipeline import make_pipeline
 
 from glmquant import api
 from glmquant.data.sequences import encode_texts, length_batches
-from glmquant.evaluation.report import AccuracyReport, report_from_json
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.statistics import proportion_interval
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.reports.read import report_from_json
 from glmquant.runtime.classify import TOKENS_AT_ONCE, OnnxClassifier
 from glmquant.store.checkpoint import open_checkpoint
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         RecipeError,
         TrainingError,
     )
-    from glmquant.evaluation.report import AccuracyReport
+    from glmquant.evaluation.results import AccuracyReport
     from glmquant.methods import METHODS
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
@@ -94,7 +94,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AccuracyReport": "glmquant.evaluation.report",
+    "AccuracyReport": "glmquant.evaluation.results",
     "Calibration": "glmquant.data.calibration",
     "CalibrationError": "glmquant.errors",
     "CalibrationSet": "glmquant.data.calibration",

@@ -17,7 +17,7 @@ from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
-    from glmquant.evaluation.report import AccuracyReport
+    from glmquant.evaluation.results import AccuracyReport
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -233,7 +233,7 @@ def read_report(path: str | Path) -> "AccuracyReport":
     Raises:
         CheckError: no such file, or no report that this release can read.
     """
-    from glmquant.evaluation.report import read_report as read
+    from glmquant.reports.read import read_report as read
 
     return read(Path(path))
 
@@ -243,7 +243,7 @@ def report(reports: Sequence[str | Path], out: str | Path) -> None:
 
     Bundles that share a name are told apart by the directories their reports lie in.
     """
-    from glmquant.report.write import named_apart, write_page
+    from glmquant.reports.write import named_apart, write_page
 
     write_page(named_apart([(Path(path), read_report(path)) for path in reports]), Path(out))
 

@@ -12,7 +12,8 @@ from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError
 from glmquant.evaluation.bundle import check_bundle, with_files
-from glmquant.evaluation.report import AccuracyReport, read_report, with_regression
+from glmquant.evaluation.regression import with_regression
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.onnx_export.bundle import OnnxBundle
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.onnx_export.save import check_supported, export_bundle
@@ -23,7 +24,8 @@ from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import CheckOptions, Recipe
-from glmquant.report.write import write_report
+from glmquant.reports.read import read_report
+from glmquant.reports.write import write_report
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint

@@ -14,7 +14,7 @@ from glmquant.evaluation.baseline_cache import BaselineCache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.metrics import LanguageMetrics
-from glmquant.evaluation.report import ModelFacts, Setting
+from glmquant.evaluation.results import ModelFacts, Setting
 from glmquant.evaluation.statistics import Interval, mean_interval
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.recipe.schema import CheckOptions

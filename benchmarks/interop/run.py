@@ -17,6 +17,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from benchmarks.interop import raw_ort
+from benchmarks.interop.batch import greedy_batch
 from benchmarks.machine import describe_machine
 from benchmarks.sources import RoundedSource
 from glmquant.core.spec import QuantSpec
@@ -27,7 +28,7 @@ from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.save import export_bundle
 from glmquant.quantization.calibrate import calibrate
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.generate import generate, generate_batch
+from glmquant.runtime.generate import generate
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
@@ -155,7 +156,7 @@ def check_variant(
         judged = (compare(tokens, expected, ends, args.new_tokens) for tokens in (single, batch))
         return Row(name, variant, runtime, *judged, chat)
 
-    ours = [list(tokens) for tokens in generate_batch(model, prompts, options)]
+    ours = greedy_batch(model, prompts, args.new_tokens)
     lengths = "/".join(str(len(tokens)) for tokens in expected)
     rows = [row("glmquant", expected, ours, f"(answers of {lengths} tokens)")]
     alone = [raw_ort.greedy(bundle, [prompt], args.new_tokens)[0] for prompt in prompts]

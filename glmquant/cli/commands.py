@@ -369,7 +369,7 @@ def _print_report(
 ) -> NoReturn:
     """Prints the report, in short where it was ``written`` for a pipeline, and exits as its verdict says."""
     from glmquant.cli.terminal import print_markdown
-    from glmquant.report.markdown import in_short, to_markdown
+    from glmquant.reports.markdown import in_short, to_markdown
 
     if as_json:
         print(result.to_json(), end="")

@@ -11,7 +11,7 @@ from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
-from glmquant.evaluation.report import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.progress import Progress
 from glmquant.recipe.schema import CheckOptions, Task

@@ -12,7 +12,7 @@ from glmquant.data.labeled import read_labeled
 from glmquant.data.sequences import encode_texts
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import judge, overall
-from glmquant.evaluation.report import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent

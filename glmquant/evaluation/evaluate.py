@@ -1,4 +1,7 @@
-"""The check itself: both models read the same tokens once, and everything is measured from that."""
+"""The accuracy check: both models read the same tokens once, and all metrics follow from their logits.
+
+Shape suffixes: I examples, L labels.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from glmquant.evaluation.examples import worst_token
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarize
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
-from glmquant.evaluation.report import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.evaluation.tasks import TaskResult, compare
 from glmquant.progress import Progress, silent
@@ -25,7 +28,7 @@ Pairs = Iterator[tuple[Logits, Logits]]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What both models are asked, tokenized."""
+    """The texts and tasks of a check, tokenized."""
 
     texts: tuple[EvaluationText, ...]
     plans: tuple[TaskPlan, ...]
@@ -37,15 +40,16 @@ class Material:
 
 
 def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int | None = None) -> Material:
-    """Reads the texts and tasks of ``options``.
+    """Read and tokenize the texts and tasks of ``options``.
 
     Args:
-        max_length: tokens that both models can read at once; None if any number. Windows must fit; a task's text that
-            does not is cut, and counted.
+        max_length: the context length of both models in tokens; None for no limit. Windows must fit; a task's text
+            that does not is truncated, and counted.
 
     Raises:
         DataError: text or labeled data that cannot be read.
-        CheckError: nothing to measure, too little text, windows that do not fit, or a task that cannot be scored.
+        CheckError: nothing to measure, too little text, windows longer than the context, or a task that cannot be
+            scored.
     """
     texts = tuple(
         last_windows(Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len)
@@ -54,7 +58,7 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
     read = options.seq_len - 1 + len(tokenizer.prefix_ids)
     if texts and max_length is not None and read > max_length:
         raise CheckError(
-            f"windows of {options.seq_len} tokens do not fit models that read {max_length}",
+            f"windows of {options.seq_len} tokens do not fit the context length of {max_length}",
             where="check.seq_len",
             expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
             hint="lower check.seq_len, or export with a larger export.max_length",
@@ -62,9 +66,10 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
     plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
     if not texts and not plans:
         raise CheckError(
-            "there is nothing to check on",
-            expected="a text or a task",
-            hint="give `text` or `tasks`, or check.text or check.tasks in the recipe",
+            "there is no text or task to check on",
+            where="check.text, check.tasks",
+            expected="at least one text file or task",
+            hint="set check.text or check.tasks",
         )
     return Material(texts, plans)
 
@@ -78,10 +83,11 @@ def evaluate(
     progress: Progress = silent,
     max_length: int | None = None,
 ) -> AccuracyReport:
-    """Measures the candidate against the baseline on the texts and tasks of ``options``.
+    """Measure the candidate against the baseline on the texts and tasks of ``options``.
 
     Raises:
-        DataError, CheckError: see :func:`read_material`; and CheckError for models that cannot be compared.
+        DataError, CheckError: see :func:`read_material`; CheckError also for different vocabularies and for logits that
+            are not finite.
     """
     material = read_material(tokenizer, options, max_length)
     pairs = _paired(baseline, candidate, material.queries, progress)
@@ -109,7 +115,7 @@ def _report(
 
 
 def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Query], progress: Progress) -> Pairs:
-    """Both answers to each query. Progress counts tokens, since a window costs hundreds of times as much as a word."""
+    """The logits of both models for each query. Progress counts tokens: queries differ in length by a factor of 100."""
     total, done = sum(len(query.tokens) for query in queries), 0
     answers = zip(baseline.logits(queries), candidate.logits(queries), strict=True)
     for query, pair in zip(queries, answers, strict=True):
@@ -119,7 +125,7 @@ def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Q
 
 
 def _window_queries(text: EvaluationText) -> list[Query]:
-    """The last token of a window is predicted but not read."""
+    """The last token of a window is only predicted, not read."""
     return [Query(window[:-1], text.num_scored) for window in text.windows]
 
 
@@ -139,5 +145,5 @@ def _score_task(plan: TaskPlan, pairs: Pairs) -> TaskResult:
         both = list(islice(pairs, len(example.queries)))
         scores.append([label_scores(example, side, len(plan.truth.labels)) for side in zip(*both, strict=True)])
     sides = np.array(scores).swapaxes(0, 1)
-    baseline_EL, candidate_EL = (without_prior(side) if plan.remove_prior else side for side in sides)
-    return compare(plan.truth, baseline_EL, candidate_EL)
+    baseline_IL, candidate_IL = (without_prior(side) if plan.remove_prior else side for side in sides)
+    return compare(plan.truth, baseline_IL, candidate_IL)

@@ -1,4 +1,4 @@
-"""Where in a text the two models differ most, to be looked at.
+"""The token of a window with the largest KL divergence, for a reader to look at.
 
 Shape suffixes: R scored tokens, T tokens of a window, V vocabulary.
 """
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.core.softmax import softmax
 from glmquant.evaluation.metrics import Guess, TokenScores, WorstToken
 from glmquant.evaluation.source import Logits
 
@@ -22,7 +23,7 @@ def worst_token(
     scores: TokenScores,
     tokenizer: Tokenizer,
 ) -> WorstToken:
-    """The scored token with the largest divergence, with what led to it and what each model expected."""
+    """The scored token with the largest KL divergence, the text before it, and what each model predicts there."""
     row = int(scores.kl.argmax())
     place = len(window_T) - len(scores.kl) + row
     start = max(len(tokenizer.prefix_ids), place - CONTEXT_TOKENS)
@@ -40,14 +41,13 @@ def worst_token(
 
 
 def _guesses(logits_V: Logits, before: list[int], tokenizer: Tokenizer) -> tuple[Guess, ...]:
-    weights_V = np.exp((logits_V - logits_V.max()).astype(np.float64))
-    total = weights_V.sum()
-    best = np.argpartition(-weights_V, GUESSES)[:GUESSES]
-    best = best[np.argsort(-weights_V[best])]
-    return tuple(Guess(_after(before, token, tokenizer), float(weights_V[token] / total)) for token in best.tolist())
+    probabilities_V = softmax(logits_V)
+    best = np.argpartition(-probabilities_V, GUESSES)[:GUESSES]
+    best = best[np.argsort(-probabilities_V[best])]
+    return tuple(Guess(_after(before, token, tokenizer), float(probabilities_V[token])) for token in best.tolist())
 
 
 def _after(before: list[int], token: int, tokenizer: Tokenizer) -> str:
-    """A token's text where it stands: alone, many a tokenizer drops the space it begins with."""
+    """A token's text in its context: decoded alone, it may lose the space it begins with."""
     start, whole = tokenizer.decode(before), tokenizer.decode([*before, token])
     return whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])

@@ -1,4 +1,8 @@
-"""From measurements and limits to a verdict."""
+"""The accuracy gate: limits held against confidence intervals.
+
+A limit on a loss is a non-inferiority margin: it passes where the whole interval is within it, fails where the whole
+interval is beyond it, and is inconclusive otherwise.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +20,7 @@ WINDOWS, EXAMPLES = "windows", "examples"
 
 
 class Verdict(StrEnum):
-    """What a limit, or all of them together, say."""
+    """The outcome of one limit, or of all together."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -37,8 +41,8 @@ class LimitOutcome:
         subject: ``text``, or the task's name; None where nothing was measured that the limit is about.
         measured: None where nothing was.
         verdict: None where nothing was measured: such a limit decides nothing.
-        reason: the outcome in words.
-        units_needed: how many units would settle it with 95 % power; None unless inconclusive for want of data.
+        reason: why, in words.
+        units_needed: sample size that decides it with 95 % power; None unless inconclusive for too small a sample.
         unit: ``windows`` or ``examples``.
     """
 
@@ -53,10 +57,20 @@ class LimitOutcome:
     units_needed: int | None = None
     unit: str | None = None
 
+    @property
+    def name(self) -> str:
+        """``perplexity_ratio of text``."""
+        return self.metric if self.subject is None else f"{self.metric} of {self.subject}"
+
+    @property
+    def bound_in_words(self) -> str:
+        """``at most 1.02``."""
+        return f"{self.direction} {self.bound:g}"
+
 
 @dataclass(frozen=True)
 class Subject:
-    """What a limit is about: its key, ``text`` or a task's name, and the unit it was measured in."""
+    """What a limit applies to: its key, ``text`` or a task's name, and the unit of the sample."""
 
     metric: str
     name: str
@@ -86,8 +100,8 @@ class _Metric:
 
     Attributes:
         of: its interval, from what was measured.
-        no_loss: its value where the models are equal.
-        logarithmic: the interval's spread is on that scale.
+        no_loss: its value where both models are equal.
+        logarithmic: the interval's spread is on a logarithmic scale.
     """
 
     direction: Direction
@@ -158,14 +172,14 @@ def overall(outcomes: Sequence[LimitOutcome]) -> Verdict:
 
 
 def judge_interval(subject: Subject, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:
-    """One limit held against one interval.
+    """One limit against one confidence interval.
 
     Args:
-        margin: from no loss to the limit, on the scale of the interval's spread: what sizes the sample.
+        margin: distance from no loss to the limit, on the scale of the interval's spread; determines the sample size.
     """
     at_most = subject.direction is Direction.AT_MOST
     best, worst = (measured.low, measured.high) if at_most else (measured.high, measured.low)
-    what = "the whole interval"
+    what = "the whole confidence interval"
     if limit.on == "estimate":
         best = worst = measured.estimate
         what = "the estimate"
@@ -179,7 +193,7 @@ def judge_interval(subject: Subject, limit: Limit, measured: Interval, margin: f
 def not_measured(
     name: str, bound: float, on: Literal["interval", "estimate"], direction: Direction, unit: str
 ) -> LimitOutcome:
-    """The outcome of a limit on something that was not there to be measured."""
+    """The outcome of a limit without text or task to measure it on."""
     reason = f"not measured: no {'task' if unit == EXAMPLES else 'text'} was given"
     return LimitOutcome(name, None, direction, bound, on, None, None, reason)
 
@@ -188,7 +202,7 @@ def _judge_task(name: str, limit: Limit, task: TaskResult) -> LimitOutcome:
     if not task.near_chance:
         return _judge_measured(name, task.name, limit, task)
     metric = _METRICS[name]
-    reason = "the baseline is not above chance, so its accuracy says nothing about quantization"
+    reason = "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
     subject = Subject(name, task.name, metric.direction, metric.unit)
     return subject.outcome(limit, metric.of(task), Verdict.INCONCLUSIVE, reason)
 
@@ -202,14 +216,16 @@ def _judge_measured(name: str, subject: str, limit: Limit, measured: Any) -> Lim
 def _undecided(subject: Subject, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:
     unit, reason, needed = subject.unit, "", None
     if measured.spread is None:
-        reason = f"one of the {unit} is too little for an interval"
+        reason = f"one {unit.removesuffix('s')} is not enough for a confidence interval"
     elif margin == 0:
-        reason = "the limit allows no loss at all, which no amount of data can show"
+        reason = "the limit allows no loss at all, which no sample size can show"
     elif measured.units >= (wanted := units_needed(measured, margin)):
-        reason = f"the true value lies too near the limit to tell with {measured.units:,} {unit}"
+        reason = f"the true value is too close to the limit to decide with {measured.units:,} {unit}"
     else:
         needed = wanted
-        reason = f"the interval spans the limit: {measured.units:,} {unit} measured, about {needed:,} would settle it"
+        reason = (
+            f"the confidence interval contains the limit: {measured.units:,} {unit} measured, about {needed:,} needed"
+        )
     return subject.outcome(limit, measured, Verdict.INCONCLUSIVE, reason, needed)
 
 

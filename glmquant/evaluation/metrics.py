@@ -1,4 +1,4 @@
-"""How far a language model is from its baseline, on the same tokens. Pure functions of logits.
+"""Perplexity, KL divergence and top-1 agreement against the baseline, from logits on the same tokens.
 
 Shape suffixes: R scored tokens (rows of logits), V vocabulary, W windows.
 """
@@ -6,7 +6,7 @@ Shape suffixes: R scored tokens (rows of logits), V vocabulary, W windows.
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """What both models say about each scored token of a window; float64 ``[R]``, natural logarithms.
+    """Scores of both models for each scored token of a window; float64 ``[R]``, natural logarithms.
 
     Attributes:
-        baseline_nll, candidate_nll: minus the log-probability of the token that follows.
-        kl: Kullback-Leibler divergence of the candidate's distribution from the baseline's.
-        same_top: 1 where both give the highest probability to the same token, else 0.
+        baseline_nll, candidate_nll: negative log-likelihood of the next token of the text.
+        kl: KL divergence, ``KL(baseline || candidate)``, in nats.
+        same_top: top-1 agreement: 1 where both rank the same token first, else 0.
     """
 
     baseline_nll: Floats
@@ -47,13 +47,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class WorstToken:
-    """The token of a window at which the candidate is furthest from the baseline.
+    """The token of a window with the largest KL divergence.
 
     Attributes:
-        before: the text that leads to it, its last tokens.
-        actual: the token that follows in the text.
-        kl: divergence at this token, in nats.
-        baseline, candidate: the likeliest next tokens of each.
+        before: the text before it, its last tokens.
+        actual: the next token of the text.
+        kl: KL divergence at this token, in nats.
+        baseline, candidate: the most likely next tokens of each model.
         baseline_probability, candidate_probability: of ``actual``.
     """
 
@@ -69,8 +69,8 @@ class WorstToken:
 
 @dataclass(frozen=True, eq=False)
 class ScoredWindow:
-    """A window's scores, the text it belongs to, the UTF-8 bytes that its scored tokens stand for, and the token on
-    which the models differ most, where somebody looked it up."""
+    """A window's scores, the name of its text, the UTF-8 bytes of its scored tokens, and the token with the largest
+    divergence, if it was looked up."""
 
     text: str
     scores: TokenScores
@@ -99,7 +99,7 @@ class KlSummary:
 
 @dataclass(frozen=True)
 class WindowMeans:
-    """Means over a window's scored tokens, for drawing and for pairing with another report."""
+    """Means over a window's scored tokens, for plots and for pairing with another report."""
 
     text: str
     baseline_nll: float
@@ -117,10 +117,10 @@ class LanguageMetrics:
         num_tokens: scored tokens.
         perplexity: the candidate's per token, with its interval.
         perplexity_ratio: the candidate's perplexity over the baseline's.
-        top1_agreement: share of tokens for which both models rank the same token first.
-        correct_probability_change: mean change of the probability of the token that follows.
+        top1_agreement: share of tokens for which both models rank the same next token first.
+        correct_probability_change: mean change of the probability of the correct next token.
         correct_probability_rms: root mean square of that change.
-        worst: the tokens on which the models differ most, at most one a window.
+        worst: the tokens with the largest KL divergence, at most one per window.
     """
 
     texts: tuple[str, ...]
@@ -133,15 +133,16 @@ class LanguageMetrics:
     top1_agreement: Interval
     correct_probability_change: Interval
     correct_probability_rms: float
-    windows: tuple[WindowMeans, ...]
-    worst: tuple[WorstToken, ...] = ()
+    windows: tuple[WindowMeans, ...] = field(repr=False)
+    worst: tuple[WorstToken, ...] = field(default=(), repr=False)
 
 
 def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> TokenScores:
-    """Scores of a window, from the logits that precede each of its scored tokens.
+    """Scores of a window, from the logits that predict each of its scored tokens.
 
-    In float32, with numpy's pairwise sums: relative errors are about 1e-7. A few rows at a time, so that they stay in
-    the processor's cache, and on one thread: beside a runtime with threads of its own, more of them only wait.
+    In float32 with numpy's pairwise sums: relative errors are about 1e-7. A few rows at a time, so that they stay in
+    the CPU cache, and on one thread: next to a runtime with its own threads, more of them would only wait. Both sides
+    share passes over the logits, so this does not use :mod:`glmquant.core.softmax`.
 
     Raises:
         CheckError: vocabularies of different sizes, or logits that are not finite.
@@ -150,18 +151,18 @@ def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[n
         raise CheckError(
             f"the baseline's logits are {baseline_RV.shape}, the candidate's {candidate_RV.shape}",
             expected="models of one vocabulary",
-            hint="check that the baseline is the checkpoint the candidate was made from",
+            hint="use the checkpoint that the bundle was exported from as the baseline",
         )
     step = max(1, LOGITS_AT_ONCE // baseline_RV.shape[1])
     starts = range(0, len(targets_R), step)
     rows = [slice(start, start + step) for start in starts]
-    with np.errstate(invalid="ignore"):  # what is not finite is refused below, with words
+    with np.errstate(invalid="ignore"):  # values that are not finite are refused below
         parts = [_score_rows(baseline_RV[some], candidate_RV[some], targets_R[some]) for some in rows]
     return TokenScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def summarize(windows: Sequence[ScoredWindow]) -> LanguageMetrics:
-    """All metrics over windows with equal numbers of scored tokens; of one text or of several."""
+    """All metrics over windows with equal numbers of scored tokens, of one text or several."""
     baseline_WR, candidate_WR, kl_WR, same_WR = (
         np.stack([getattr(window.scores, name) for window in windows])
         for name in ("baseline_nll", "candidate_nll", "kl", "same_top")
@@ -215,7 +216,7 @@ def _require_finite(side: str, values_R: Floats) -> None:
         raise CheckError(
             f"the {side}'s logits are not finite",
             expected="finite numbers",
-            hint="if the model runs in float16, a value may have overflowed: export it as float32",
+            hint="if the model runs in float16, a value may have overflowed: export with export.dtype=float32",
         )
 
 

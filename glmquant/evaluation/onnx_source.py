@@ -1,13 +1,11 @@
-"""The exported model as a source of logits: whole sequences, in left-padded batches of similar length.
+"""Logits of the exported model from ONNX Runtime: whole sequences, in left-padded batches of similar length.
 
 Shape suffixes: B batch, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from glmquant.data.sequences import length_batches
+from glmquant.data.sequences import length_batches, padded
 from glmquant.evaluation.source import Logits, Query
 from glmquant.runtime.model import OnnxModel
 
@@ -18,8 +16,8 @@ LOGITS_AT_ONCE = 1 << 26
 class OnnxSource:
     """Answers queries through ONNX Runtime.
 
-    Memory: a batch of ``TOKENS_AT_ONCE`` tokens (or one sequence), and up to ``LOGITS_AT_ONCE`` logits that wait for
-    their turn.
+    Memory: a batch of ``TOKENS_AT_ONCE`` tokens (or one sequence), and up to ``LOGITS_AT_ONCE`` logits held until they
+    are due.
     """
 
     def __init__(self, model: OnnxModel) -> None:
@@ -34,7 +32,7 @@ class OnnxSource:
                 yield answers.pop(index)
 
     def _stretches(self, queries: Sequence[Query]) -> Iterator[list[Query]]:
-        """Runs of queries whose answers may be held together, so that they can be batched out of order."""
+        """Consecutive queries whose logits may be held together, so that they can be batched out of order."""
         allowed = max(1, LOGITS_AT_ONCE // self._model.info.vocab_size)
         stretch: list[Query] = []
         held = 0
@@ -48,14 +46,9 @@ class OnnxSource:
             yield stretch
 
     def _answer(self, batch: list[Query]) -> list[Logits]:
-        longest = max(len(query.tokens) for query in batch)
-        tokens_BT = np.full((len(batch), longest), self._model.info.pad_id, dtype=np.int64)
-        mask_BT = np.zeros_like(tokens_BT)
-        for row, query in enumerate(batch):
-            tokens_BT[row, longest - len(query.tokens) :] = query.tokens
-            mask_BT[row, longest - len(query.tokens) :] = 1
+        tokens_BT, mask_BT = padded([query.tokens for query in batch], self._model.info.pad_id)
         logits_BTV = self._model.forward(tokens_BT, mask_BT, keep=max(query.num_logits for query in batch))
-        # A copy where a view would keep the whole batch's logits alive for a few rows.
+        # Copied, since a view would keep the whole batch's logits alive for a few rows.
         return [
             rows if len(batch) == 1 else rows.copy()
             for rows in (logits_V[-query.num_logits :] for logits_V, query in zip(logits_BTV, batch, strict=True))

@@ -1,6 +1,6 @@
-"""A task, tokenized: what to ask a model, and how to read its answers.
+"""Tasks, tokenized: the queries of each example and how the answers' log-likelihoods follow from the logits.
 
-Shape suffixes: L labels, R rows of logits, V vocabulary.
+Shape suffixes: I examples, L labels, R rows of logits, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.core.softmax import logsumexp
 from glmquant.data.choices import LETTERS, Question, read_questions
 from glmquant.data.labeled import read_labeled
 from glmquant.errors import CheckError
@@ -26,8 +27,8 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Continuation:
-    """An answer's tokens in one example, the index of the example's query whose first rows predict them, and what
-    their log-likelihood is divided by."""
+    """An answer's tokens in one example, the index of the query whose first rows of logits predict them, and the
+    divisor of their log-likelihood."""
 
     query: int
     tokens: Ids
@@ -36,7 +37,7 @@ class Continuation:
 
 @dataclass(frozen=True, eq=False)
 class PlannedExample:
-    """The queries of an example and, for each possible answer, where in theirs its likelihood stands."""
+    """The queries of an example, and one continuation per possible answer."""
 
     queries: tuple[Query, ...]
     continuations: tuple[Continuation, ...]
@@ -57,7 +58,7 @@ class TaskPlan:
 
 @dataclass(frozen=True)
 class _Item:
-    """One example before tokenizing: the part of the prompt that may be cut, the rest, and the possible answers."""
+    """One example before tokenization: the part of the prompt that may be truncated, the rest, the possible answers."""
 
     text: str
     choices: str
@@ -67,19 +68,19 @@ class _Item:
 
 
 def plan_task(task: Task, tokenizer: Tokenizer, max_length: int | None = None) -> TaskPlan:
-    """Reads and tokenizes a task's data.
+    """Read and tokenize a task's data.
 
-    An answer's tokens are those of prompt and answer encoded together, from where any answer's tokens first leave the
-    prompt's, so that a word may merge with the end of the prompt and all answers still continue the same text.
+    Prompt and answer are encoded together, since a word may merge with the end of the prompt. An answer's tokens start
+    where any answer's encoding first differs from the prompt's, so that all answers continue the same tokens.
 
     Args:
-        max_length: tokens a model can read. Where an example has more, its text loses its end (a question: its
-            beginning), and ``truth.num_truncated`` counts it; prompt, solved examples and answers stay whole.
+        max_length: the context length in tokens. The text of a longer example is truncated at its end (a question: at
+            its beginning) and counted in ``truth.num_truncated``; prompt, few-shot examples and answers stay whole.
 
     Raises:
         DataError: data that cannot be read.
-        CheckError: answers that the tokenizer cannot tell apart, an example with nothing before its answer, or one
-            that does not fit ``max_length`` even without its text.
+        CheckError: answers with the same tokens, an example with nothing before its answer, or one that does not fit
+            ``max_length`` even without its text.
     """
     labels, items = _read(task, task.data, task.limit, task.labels)
     shots = _shots(task, labels)
@@ -105,28 +106,26 @@ def label_scores(example: PlannedExample, answers: Sequence[Logits], num_labels:
     scores = np.full(num_labels, -np.inf)
     for label, continuation in enumerate(example.continuations):
         logits_RV = answers[continuation.query][: len(continuation.tokens)].astype(np.float64)
-        highest_R = logits_RV.max(1, keepdims=True)
-        sums_R = np.log(np.exp(logits_RV - highest_R).sum(1)) + highest_R[:, 0]
         chosen_R = logits_RV[np.arange(len(logits_RV)), continuation.tokens]
-        scores[label] = (chosen_R - sums_R).sum() / continuation.divisor
+        scores[label] = (chosen_R - logsumexp(logits_RV)).sum() / continuation.divisor
     if not np.isfinite(scores[: len(example.continuations)]).all():
         raise CheckError(
             "a model's logits are not finite",
             expected="finite numbers",
-            hint="if the model runs in float16, a value may have overflowed: export it as float32",
+            hint="if the model runs in float16, a value may have overflowed: export with export.dtype=float32",
         )
     return scores
 
 
-def without_prior(scores_EL: Scores) -> Scores:
-    """Scores with each label's mean probability over all examples taken out (batch calibration, arXiv:2309.17249).
+def without_prior(scores_IL: Scores) -> Scores:
+    """Scores with each label's mean probability over all examples removed (batch calibration, arXiv:2309.17249).
 
-    What a model would answer whatever the text then no longer decides. The examples' own labels are not used.
+    Removes the model's bias toward a label regardless of the text. The examples' true labels are not used.
     """
-    log_EL = scores_EL - np.logaddexp.reduce(scores_EL, axis=1, keepdims=True)
-    prior_L = np.logaddexp.reduce(log_EL, axis=0) - np.log(len(log_EL))
-    # A letter that no question has stays impossible.
-    return np.where(np.isfinite(log_EL), log_EL - np.where(np.isfinite(prior_L), prior_L, 0.0), -np.inf)
+    log_IL = scores_IL - np.logaddexp.reduce(scores_IL, axis=1, keepdims=True)
+    prior_L = np.logaddexp.reduce(log_IL, axis=0) - np.log(len(log_IL))
+    # A letter that no question offers stays impossible.
+    return np.where(np.isfinite(log_IL), log_IL - np.where(np.isfinite(prior_L), prior_L, 0.0), -np.inf)
 
 
 class _Planner:
@@ -140,16 +139,14 @@ class _Planner:
         where = f"{self._task.data}, line {item.line}"
         if len(set(whole)) < len(whole) or min(map(len, whole)) == start:
             raise CheckError(
-                "the tokenizer cannot tell the answers apart",
+                "two answers have the same tokens",
                 where=where,
-                expected="answers that end in different tokens",
-                hint="give other words in the task's `labels`, or other choices",
+                expected="answers that the tokenizer encodes differently",
+                hint="change the words in the task's `labels`, or the choices",
             )
         prefix = self._tokenizer.prefix_ids
         if len(prefix) + start == 0:
-            raise CheckError(
-                "there is nothing before the answer", where=where, hint="give the task a `prompt` of some words"
-            )
+            raise CheckError("the answer has no prompt before it", where=where, hint="set the task's `prompt`")
         feeds = _feeds(whole)
         queries = tuple(Query(np.array([*prefix, *feed], dtype=np.int64), len(feed) - start + 1) for feed in feeds)
         normalized = self._task.scoring == "length_normalized"
@@ -164,7 +161,7 @@ class _Planner:
         return PlannedExample(queries, continuations)
 
     def _fitted(self, item: _Item) -> tuple[Ids, list[Ids]]:
-        """The tokens of the prompt, and of the prompt with each answer, after cutting what does not fit."""
+        """The tokens of the prompt, and of the prompt with each answer, truncated to fit."""
         context, whole = self._encode(item, item.text)
         if self._fits(whole):
             return context, whole
@@ -179,7 +176,7 @@ class _Planner:
                 "the prompt leaves no room for the text",
                 where=f"{self._task.data}, line {item.line}",
                 expected=f"at most {self._max_length} tokens, prompt and answer included",
-                hint="shorten the prompt, show fewer examples, or export with a larger export.max_length",
+                hint="shorten the prompt, lower few_shot.count, or export with a larger export.max_length",
             )
         self.num_truncated += 1
         return self._encode(item, cut(kept))
@@ -235,7 +232,7 @@ def _most(highest: int, fits: Callable[[int], bool]) -> int:
 
 
 def _feeds(whole: Sequence[Ids]) -> list[Ids]:
-    """What a model must read: all but each answer's last token, and nothing that another begins with."""
+    """What the model must read: each answer without its last token, unless it is the beginning of another."""
     feeds: list[Ids] = []
     for ids in sorted((ids[:-1] for ids in whole), key=len, reverse=True):
         if not any(_begins(feed, ids) for feed in feeds):
@@ -248,6 +245,6 @@ def _begins(ids: Ids, start: Ids) -> bool:
 
 
 def _common(first: Ids, second: Ids) -> int:
-    """How many tokens two sequences share at their start."""
+    """Length of the common prefix."""
     pairs = zip(first, second, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -1,16 +1,15 @@
-"""Two quantizations against each other: a new report against an earlier one on the same tokens and examples.
+"""Regression against an earlier report: paired differences on the same windows and examples.
 
-Shape suffixes: W windows, E examples.
+Shape suffixes: I examples.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
-from glmquant.errors import CheckError, Parameter
+from glmquant.errors import CheckError
 from glmquant.evaluation.gate import (
     EXAMPLES,
     TEXT,
@@ -20,55 +19,39 @@ from glmquant.evaluation.gate import (
     Subject,
     judge_interval,
     not_measured,
+    overall,
 )
 from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.results import AccuracyReport, Regression, TaskRegression
 from glmquant.evaluation.statistics import Interval, mean_interval, paired_difference, ratio_interval
 from glmquant.evaluation.tasks import TaskResult, macro_f1_intervals, paired_counts
 from glmquant.recipe.schema import Limit, RegressionLimits
-
-if TYPE_CHECKING:
-    from glmquant.evaluation.report import AccuracyReport
 
 SAME_BASELINE = 1e-3
 PREFIX = "against."
 
 
-@dataclass(frozen=True)
-class TaskRegression:
-    """The earlier candidate's accuracy and macro F1 less the new one's."""
-
-    name: str
-    accuracy_drop: Interval
-    macro_f1_drop: Interval
-
-
-@dataclass(frozen=True)
-class Regression:
-    """What the new candidate loses against an earlier one.
-
-    Attributes:
-        name, num_bytes: the earlier candidate's.
-        perplexity_ratio: the new perplexity over the earlier one, paired by window; None without text.
-        mean_kl_rise: mean divergence from the baseline, new less earlier; None without text.
-    """
-
-    name: str
-    num_bytes: int
-    perplexity_ratio: Interval | None
-    mean_kl_rise: Interval | None
-    tasks: tuple[TaskRegression, ...]
-
-
-def regression(new: "AccuracyReport", earlier: "AccuracyReport") -> Regression:
-    """Pairs both reports by window and by example.
+def with_regression(report: AccuracyReport, earlier: AccuracyReport, limits: RegressionLimits) -> AccuracyReport:
+    """The report with the comparison against an earlier one, and a verdict on both.
 
     Raises:
-        CheckError: reports on other texts, windows, tasks or examples, or against another baseline.
+        CheckError: reports that cannot be paired.
+    """
+    measured = regression(report, earlier)
+    outcomes = (*report.limits, *judge_regression(limits, measured))
+    return replace(report, limits=outcomes, verdict=overall(outcomes), regression=measured)
+
+
+def regression(new: AccuracyReport, earlier: AccuracyReport) -> Regression:
+    """What ``new`` loses against ``earlier``, paired by window and by example.
+
+    Raises:
+        CheckError: different texts, windows, tasks, examples or baselines.
     """
     ratio, rise = _language(new.language, earlier.language)
     by_name = {task.name: task for task in earlier.tasks}
     if set(by_name) != {task.name for task in new.tasks}:
-        raise _not_comparable("the reports are about different tasks")
+        raise _not_comparable("the reports have different tasks")
     return Regression(
         name=earlier.setting.candidate.name,
         num_bytes=earlier.setting.candidate.num_bytes,
@@ -113,29 +96,29 @@ def _language(
     if new is None and earlier is None:
         return None, None
     if new is None or earlier is None or [w.text for w in new.windows] != [w.text for w in earlier.windows]:
-        raise _not_comparable("the reports are about different texts")
+        raise _not_comparable("the reports have different texts")
     sides = [
         np.array([(w.baseline_nll, w.candidate_nll, w.kl) for w in metrics.windows]).T for metrics in (new, earlier)
     ]
     if not np.allclose(sides[0][0], sides[1][0], rtol=SAME_BASELINE, atol=SAME_BASELINE):
-        raise _not_comparable("the baseline says other things about the text in the two reports")
+        raise _not_comparable("the reports were measured against different baselines")
     return ratio_interval(sides[0][1] - sides[1][1]), mean_interval(sides[0][2] - sides[1][2])
 
 
 def _task(new: TaskResult, earlier: TaskResult) -> TaskRegression:
-    new_E3, earlier_E3 = np.array(new.answers), np.array(earlier.answers)
-    if new.labels != earlier.labels or not np.array_equal(new_E3[:, 0], earlier_E3[:, 0]):
-        raise _not_comparable(f"the reports are about different examples of {new.name}")
-    truth_E, now_E, before_E = new_E3[:, 0], new_E3[:, 2], earlier_E3[:, 2]
-    _, drop = macro_f1_intervals(truth_E, before_E, now_E, len(new.labels))
-    counts = paired_counts(before_E == truth_E, now_E == truth_E)
+    new_I3, earlier_I3 = np.array(new.answers), np.array(earlier.answers)
+    if new.labels != earlier.labels or not np.array_equal(new_I3[:, 0], earlier_I3[:, 0]):
+        raise _not_comparable(f"the reports have different examples of task {new.name}")
+    truth_I, now_I, before_I = new_I3[:, 0], new_I3[:, 2], earlier_I3[:, 2]
+    _, drop = macro_f1_intervals(truth_I, before_I, now_I, len(new.labels))
+    counts = paired_counts(before_I == truth_I, now_I == truth_I)
     return TaskRegression(new.name, paired_difference(counts), drop)
 
 
 def _not_comparable(what: str) -> CheckError:
     return CheckError(
         what,
-        where=Parameter("against"),
-        expected="a report of the same baseline, check.text, check.num_tokens, check.seq_len and check.tasks",
-        hint="check both models with the same recipe and data",
+        where="against",
+        expected="a report with the same baseline, check.text, check.num_tokens, check.seq_len and check.tasks",
+        hint="check both models with the same recipe, baseline and data",
     )

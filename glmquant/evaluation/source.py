@@ -1,4 +1,4 @@
-"""Where logits come from: a model, seen as a function of token sequences.
+"""A model as a function from token sequences to logits.
 
 Shape suffixes: T tokens of a sequence, V vocabulary.
 """
@@ -15,7 +15,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Tokens ``[T]``, int64, and how many of the last positions' logits are wanted (at least one)."""
+    """Tokens, int64 ``[T]``, and the number of last positions to return logits of (at least one)."""
 
     tokens: NDArray[np.int64]
     num_logits: int
@@ -25,7 +25,7 @@ class LogitsSource(Protocol):
     """A model that answers queries."""
 
     def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
-        """For each query, in order, float32 ``[num_logits, V]``: what follows each of its last ``num_logits`` tokens.
+        """For each query, in order, the logits at its last ``num_logits`` positions: float32 ``[num_logits, V]``.
 
-        An answer may be overwritten once the next is asked for.
+        An array may be overwritten when the next is requested.
         """

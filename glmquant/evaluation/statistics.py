@@ -1,10 +1,10 @@
-"""Intervals, an exact test, and how much data a decision takes.
+"""Confidence intervals, McNemar's exact test, and sample sizes.
 
-Shape suffixes: U units, that is windows or examples; C different outcomes, S resamples.
+Shape suffixes: U units, that is windows or examples; O different outcomes, S resamples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.95
 POWER = 0.96
-"""What a recommended sample aims at, so that heavy tails still leave 95 % (``benchmarks/gate_statistics.py``)."""
+"""Nominal power of a recommended sample; heavy tails leave 95 % of it (``benchmarks/gate_statistics.py``)."""
 RESAMPLES = 2000
 SEED = 0
 LAST_TERM = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) ** 2 / 2
@@ -23,8 +23,8 @@ class Interval:
     """An estimate and its two-sided 95 % confidence interval.
 
     Attributes:
-        low, high: None where one unit is too little for an interval.
-        units: how many independent units it rests on.
+        low, high: None with one unit.
+        units: sample size: the number of independent units.
         spread: standard deviation of one unit, on the scale the interval was computed on; None with one unit.
     """
 
@@ -34,10 +34,23 @@ class Interval:
     units: int
     spread: float | None
 
+    def __format__(self, spec: str) -> str:
+        """``1.012 (1.008 to 1.016)``; ``spec`` formats each number and defaults to ``.4g``."""
+        estimate, *bounds = (format(x, spec or ".4g") for x in (self.estimate, self.low, self.high) if x is not None)
+        return f"{estimate} ({' to '.join(bounds)})" if bounds else estimate
+
+    def __str__(self) -> str:
+        return format(self, "")
+
+    def percent(self) -> str:
+        """A proportion in percent: ``97.31 (96.80 to 97.82) %``."""
+        low, high = (None if bound is None else 100 * bound for bound in (self.low, self.high))
+        return f"{replace(self, estimate=100 * self.estimate, low=low, high=high):.2f} %"
+
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """How often two classifiers are right on the same examples."""
+    """Correct predictions of two classifiers on the same examples."""
 
     both: int
     only_first: int
@@ -53,10 +66,10 @@ def mean_interval(values_U: NDArray[np.float64], lowest: float = -math.inf, high
     """The mean of independent units, with Student's t interval.
 
     For tokens of a text a unit is a window: tokens within one are correlated, so each window counts once, with its
-    mean (clustered standard errors, arXiv:2411.00640) and differences are taken within it.
+    mean (clustered standard errors, arXiv:2411.00640), and differences are paired within it.
 
     Args:
-        lowest, highest: what the mean cannot pass; the interval is cut there.
+        lowest, highest: range of the mean; the interval is clipped to it.
     """
     units, estimate = len(values_U), float(np.mean(values_U))
     if units < 2:
@@ -77,24 +90,24 @@ def proportion_interval(successes: int, total: int) -> Interval:
     """A proportion with Wilson's interval (J. Am. Stat. Assoc. 22, 1927, 209-212)."""
     share = successes / total
     interval = stats.binomtest(successes, total).proportion_ci(LEVEL, method="wilson")
-    # The cut keeps rounding from leaving the estimate outside.
+    # Rounding must not leave the estimate outside.
     low, high = min(float(interval.low), share), max(float(interval.high), share)
     return Interval(share, low, high, total, math.sqrt(share * (1 - share)))
 
 
-def resampled_counts(counts_C: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each of C outcomes occurs when as many units are drawn again, with replacement: ``[RESAMPLES, C]``."""
-    total = counts_C.sum()
-    return np.random.default_rng(SEED).multinomial(total, counts_C / total, size=RESAMPLES)
+def resampled_counts(counts_O: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bootstrap counts of O outcomes: as many units drawn with replacement, int64 ``[RESAMPLES, O]``."""
+    total = counts_O.sum()
+    return np.random.default_rng(SEED).multinomial(total, counts_O / total, size=RESAMPLES)
 
 
 def bootstrap_interval(
     estimate: float, resampled_S: NDArray[np.float64], units: int, lowest: float, highest: float
 ) -> Interval:
-    """The normal interval with the bootstrap's standard error, cut at what is possible.
+    """The normal interval with the bootstrap's standard error, clipped to ``lowest`` and ``highest``.
 
-    With some hundred examples it covers the truth better than percentiles do, which are too narrow where few examples
-    tell two classifiers apart (``benchmarks/gate_statistics.py``).
+    With a few hundred examples its coverage is better than that of bootstrap percentiles, which are too narrow where
+    two classifiers differ on few examples (``benchmarks/gate_statistics.py``).
     """
     if units < 2:
         return Interval(float(estimate), None, None, units, None)
@@ -105,16 +118,16 @@ def bootstrap_interval(
 
 
 def mcnemar(counts: PairedCounts) -> float:
-    """The exact two-sided McNemar test: the probability of so uneven a split of the discordant pairs by chance."""
+    """The p-value of the exact two-sided McNemar test."""
     discordant = counts.only_first + counts.only_second
     return 1.0 if discordant == 0 else float(stats.binomtest(counts.only_first, discordant, 0.5).pvalue)
 
 
 def paired_difference(counts: PairedCounts) -> Interval:
-    """The first accuracy less the second, with the score interval for paired proportions
+    """The first accuracy minus the second, with the score interval for paired proportions
     (T. Tango, Statistics in Medicine 17, 1998, 891-908): the differences that the score test does not reject.
 
-    Unlike a bootstrap, it has a width even where no pair is discordant.
+    Unlike a bootstrap interval, it has a width even where no pair is discordant.
     """
     total = counts.total
     estimate = (counts.only_first - counts.only_second) / total
@@ -126,22 +139,21 @@ def paired_difference(counts: PairedCounts) -> Interval:
     edge = 1 - 1e-12
     low = -1.0 if counts.only_second == total else optimize.brentq(beyond, -edge, estimate, args=(1,), xtol=1e-12)
     high = 1.0 if counts.only_first == total else optimize.brentq(beyond, estimate, edge, args=(-1,), xtol=1e-12)
-    # One discordant pair more than seen, so that perfect agreement does not promise that all examples agree.
+    # One discordant pair more than observed: perfect agreement in the sample does not mean it in the population.
     discordant = (counts.only_first + counts.only_second + 1) / (total + 1)
     spread = math.sqrt(max(discordant - estimate**2, 0.0))
     return Interval(estimate, float(low), float(high), total, spread)
 
 
 def units_needed(measured: Interval, margin: float) -> int:
-    """Units for an interval to exclude a value ``margin`` away from the truth in 95 % of runs.
+    """Sample size for an interval to exclude a value ``margin`` away from the truth with 95 % power.
 
-    With a limit halfway between no loss and the truth, ``margin`` is the limit's own distance from no loss: a loss of
-    twice the limit is then found, and no loss passes, each 19 times in 20. Student's quantiles at the degrees of
-    freedom of what was measured stand in for the normal ones, since its spread is itself uncertain (C. Stein, Annals
-    of Mathematical Statistics 16, 1945, 243-258).
+    With the limit's distance from no loss as ``margin``, a loss of twice the limit fails, and no loss passes, in 95 %
+    of runs each. Student's quantiles at the degrees of freedom of the pilot sample replace the normal ones, since its
+    spread is itself an estimate (C. Stein, Annals of Mathematical Statistics 16, 1945, 243-258).
 
     Args:
-        measured: at least two units, so that it has a spread.
+        measured: the pilot sample's interval, of at least two units, so that it has a spread.
     """
     freedom = measured.units - 1
     steps = float(stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom))

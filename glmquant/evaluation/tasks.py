@@ -1,10 +1,10 @@
-"""What a classifier gets right, against the baseline on the same examples.
+"""Classification metrics of the candidate and the baseline on the same examples.
 
-Shape suffixes: E examples, L labels, C different outcomes (true label, answers of both), S resamples.
+Shape suffixes: I examples, L labels, O different outcomes (true label, predictions of both), S resamples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,11 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Truth:
-    """A labeled set, as far as results need it.
+    """The labeled examples of a task.
 
     Attributes:
         answers: index of each example's true label.
-        num_truncated: examples whose text was cut to fit the model.
+        num_truncated: examples whose text was truncated to the context length.
     """
 
     name: str
@@ -62,15 +62,15 @@ class ClassifierQuality:
 
     accuracy: float
     macro_f1: float
-    classes: tuple[ClassQuality, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    classes: tuple[ClassQuality, ...] = field(repr=False)
+    confusion: tuple[tuple[int, ...], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """An example that the two models answer differently; a long text is shown up to its 300th character.
+    """An example with different predictions; a long text is cut after 300 characters.
 
-    ``shift``: how much the candidate's log-odds of the true label against the best other are below the baseline's.
+    ``shift``: the baseline's log-odds of the true label against the best other minus the candidate's.
     """
 
     text: str
@@ -82,21 +82,21 @@ class ChangedAnswer:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Candidate against baseline on a labeled set.
+    """Candidate against baseline on labeled examples.
 
     Attributes:
-        num_truncated: examples whose text was cut to fit the model.
+        num_truncated: examples whose text was truncated to the context length.
         accuracy, macro_f1: the candidate's, with intervals; units are examples.
-        accuracy_drop, macro_f1_drop: the baseline's less the candidate's. The first interval is Tango's, that of F1 a
-            paired bootstrap's, which has no width where both always answer alike.
-        pairs: examples by who is right; the first is the baseline.
+        accuracy_drop, macro_f1_drop: the baseline's minus the candidate's. The first interval is Tango's, that of F1 a
+            paired bootstrap's, which has no width where all predictions agree.
+        pairs: examples by which model is correct; the first is the baseline.
         mcnemar_p: exact two-sided p-value of equal accuracy.
-        same_answer: share of examples that both give the same label.
-        majority: share of the commonest label, what always guessing it would score.
-        near_chance: the baseline's accuracy is not above ``majority`` at 95 % confidence: then the comparison says
-            nothing about quantization.
-        answers: each example's true label, the baseline's answer and the candidate's, as indices of ``labels``.
-        changed: the examples that lost most, at most eight; those right before and wrong now come first.
+        same_answer: share of examples with the same prediction.
+        majority: share of the most frequent label: the accuracy of a majority-class classifier.
+        near_chance: the baseline's accuracy is not above ``majority`` at 95 % confidence: then the comparison cannot
+            measure quantization.
+        answers: each example's true label and the predictions of baseline and candidate, as indices of ``labels``.
+        changed: at most eight predictions that changed, the largest shift first; correct ones that became wrong lead.
     """
 
     name: str
@@ -114,108 +114,108 @@ class TaskResult:
     same_answer: float
     majority: float
     near_chance: bool
-    answers: tuple[tuple[int, int, int], ...]
-    changed: tuple[ChangedAnswer, ...]
+    answers: tuple[tuple[int, int, int], ...] = field(repr=False)
+    changed: tuple[ChangedAnswer, ...] = field(repr=False)
 
 
-def compare(truth: Truth, baseline_EL: Scores, candidate_EL: Scores) -> TaskResult:
-    """The result, from both sides' scores of every label, higher is better; of equal scores the first label wins."""
-    labels, right_E = truth.labels, np.array(truth.answers)
-    first_E, second_E = baseline_EL.argmax(1), candidate_EL.argmax(1)
-    pairs = paired_counts(first_E == right_E, second_E == right_E)
-    macro_f1, macro_f1_drop = macro_f1_intervals(right_E, first_E, second_E, len(labels))
-    majority = float(np.bincount(right_E).max() / len(right_E))
+def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResult:
+    """The result, from both models' scores of every label, higher is better; of equal scores the first label wins."""
+    labels, right_I = truth.labels, np.array(truth.answers)
+    first_I, second_I = baseline_IL.argmax(1), candidate_IL.argmax(1)
+    pairs = paired_counts(first_I == right_I, second_I == right_I)
+    macro_f1, macro_f1_drop = macro_f1_intervals(right_I, first_I, second_I, len(labels))
+    majority = float(np.bincount(right_I).max() / len(right_I))
     lowest = proportion_interval(pairs.both + pairs.only_first, pairs.total).low
     return TaskResult(
         name=truth.name,
         labels=labels,
-        num_examples=len(right_E),
+        num_examples=len(right_I),
         num_truncated=truth.num_truncated,
-        baseline=_quality(labels, right_E, first_E),
-        candidate=_quality(labels, right_E, second_E),
+        baseline=_quality(labels, right_I, first_I),
+        candidate=_quality(labels, right_I, second_I),
         accuracy=proportion_interval(pairs.both + pairs.only_second, pairs.total),
         accuracy_drop=paired_difference(pairs),
         macro_f1=macro_f1,
         macro_f1_drop=macro_f1_drop,
         pairs=pairs,
         mcnemar_p=mcnemar(pairs),
-        same_answer=float((first_E == second_E).mean()),
+        same_answer=float((first_I == second_I).mean()),
         majority=majority,
         near_chance=lowest is not None and lowest <= majority,
-        answers=tuple(zip(right_E.tolist(), first_E.tolist(), second_E.tolist(), strict=True)),
-        changed=_changed(truth, baseline_EL, candidate_EL),
+        answers=tuple(zip(right_I.tolist(), first_I.tolist(), second_I.tolist(), strict=True)),
+        changed=_changed(truth, baseline_IL, candidate_IL),
     )
 
 
-def paired_counts(first_right_E: NDArray[np.bool_], second_right_E: NDArray[np.bool_]) -> PairedCounts:
-    """How often two classifiers are right on the same examples."""
+def paired_counts(first_right_I: NDArray[np.bool_], second_right_I: NDArray[np.bool_]) -> PairedCounts:
+    """Correct predictions of two classifiers on the same examples, counted jointly."""
     return PairedCounts(
-        both=int((first_right_E & second_right_E).sum()),
-        only_first=int((first_right_E & ~second_right_E).sum()),
-        only_second=int((~first_right_E & second_right_E).sum()),
-        neither=int((~first_right_E & ~second_right_E).sum()),
+        both=int((first_right_I & second_right_I).sum()),
+        only_first=int((first_right_I & ~second_right_I).sum()),
+        only_second=int((~first_right_I & second_right_I).sum()),
+        neither=int((~first_right_I & ~second_right_I).sum()),
     )
 
 
-def macro_f1_intervals(truth_E: Indices, first_E: Indices, second_E: Indices, size: int) -> tuple[Interval, Interval]:
-    """The second classifier's macro F1, and the first's less it: 95 % intervals by a paired bootstrap over examples.
+def macro_f1_intervals(truth_I: Indices, first_I: Indices, second_I: Indices, size: int) -> tuple[Interval, Interval]:
+    """The second classifier's macro F1, and the first's minus it: 95 % intervals by a paired bootstrap over examples.
 
     The standard error of 2,000 resamples with a fixed seed (B. Efron, Annals of Statistics 7, 1979, 1-26).
     """
-    codes_C, counts_C = np.unique((truth_E * size + first_E) * size + second_E, return_counts=True)
-    truth_C, first_C, second_C = codes_C // size**2, codes_C // size % size, codes_C % size
-    draws_SC = np.concatenate([counts_C[None], resampled_counts(counts_C)])
-    first_S, second_S = (_macro_f1(draws_SC, truth_C, answer_C, size) for answer_C in (first_C, second_C))
-    units, drop_S = len(truth_E), first_S - second_S
+    codes_O, counts_O = np.unique((truth_I * size + first_I) * size + second_I, return_counts=True)
+    truth_O, first_O, second_O = codes_O // size**2, codes_O // size % size, codes_O % size
+    draws_SO = np.concatenate([counts_O[None], resampled_counts(counts_O)])
+    first_S, second_S = (_macro_f1(draws_SO, truth_O, answer_O, size) for answer_O in (first_O, second_O))
+    units, drop_S = len(truth_I), first_S - second_S
     return (
         bootstrap_interval(second_S[0], second_S[1:], units, 0.0, 1.0),
         bootstrap_interval(drop_S[0], drop_S[1:], units, -1.0, 1.0),
     )
 
 
-def _macro_f1(counts_SC: Indices, truth_C: Indices, answer_C: Indices, size: int) -> Scores:
+def _macro_f1(counts_SO: Indices, truth_O: Indices, answer_O: Indices, size: int) -> Scores:
     labels_L = np.arange(size)
-    true_CL, answered_CL = truth_C[:, None] == labels_L, answer_C[:, None] == labels_L
-    hits_SL, wholes_SL = counts_SC @ (true_CL & answered_CL), counts_SC @ (true_CL.astype(int) + answered_CL)
+    true_OL, answered_OL = truth_O[:, None] == labels_L, answer_O[:, None] == labels_L
+    hits_SL, wholes_SL = counts_SO @ (true_OL & answered_OL), counts_SO @ (true_OL.astype(int) + answered_OL)
     f1_SL = np.divide(2 * hits_SL, wholes_SL, out=np.zeros(wholes_SL.shape), where=wholes_SL > 0)
     result: Scores = f1_SL.sum(1) / (wholes_SL > 0).sum(1)
     return result
 
 
-def _changed(truth: Truth, baseline_EL: Scores, candidate_EL: Scores) -> tuple[ChangedAnswer, ...]:
-    first_E, second_E = baseline_EL.argmax(1), candidate_EL.argmax(1)
-    right_E = np.array(truth.answers)
-    shift_E = _odds(baseline_EL, right_E) - _odds(candidate_EL, right_E)
-    order = sorted(np.flatnonzero(first_E != second_E).tolist(), key=lambda e: (first_E[e] != right_E[e], -shift_E[e]))
+def _changed(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> tuple[ChangedAnswer, ...]:
+    first_I, second_I = baseline_IL.argmax(1), candidate_IL.argmax(1)
+    right_I = np.array(truth.answers)
+    shift_I = _odds(baseline_IL, right_I) - _odds(candidate_IL, right_I)
+    order = sorted(np.flatnonzero(first_I != second_I).tolist(), key=lambda e: (first_I[e] != right_I[e], -shift_I[e]))
     return tuple(
         ChangedAnswer(
             truth.texts[e][:SHOWN_CHARACTERS],
-            truth.labels[right_E[e]],
-            truth.labels[first_E[e]],
-            truth.labels[second_E[e]],
-            float(shift_E[e]),
+            truth.labels[right_I[e]],
+            truth.labels[first_I[e]],
+            truth.labels[second_I[e]],
+            float(shift_I[e]),
         )
         for e in order[:SHOWN_CHANGES]
     )
 
 
-def _odds(scores_EL: Scores, right_E: Indices) -> Scores:
-    rows = np.arange(len(right_E))
-    others_EL = scores_EL.copy()
-    others_EL[rows, right_E] = -np.inf
-    result: Scores = scores_EL[rows, right_E] - others_EL.max(1)
+def _odds(scores_IL: Scores, right_I: Indices) -> Scores:
+    rows = np.arange(len(right_I))
+    others_IL = scores_IL.copy()
+    others_IL[rows, right_I] = -np.inf
+    result: Scores = scores_IL[rows, right_I] - others_IL.max(1)
     return result
 
 
-def _quality(labels: Sequence[str], truth_E: NDArray[np.int64], predicted_E: NDArray[np.int64]) -> ClassifierQuality:
+def _quality(labels: Sequence[str], truth_I: NDArray[np.int64], predicted_I: NDArray[np.int64]) -> ClassifierQuality:
     size = len(labels)
-    confusion = np.bincount(truth_E * size + predicted_E, minlength=size * size).reshape(size, size)
+    confusion = np.bincount(truth_I * size + predicted_I, minlength=size * size).reshape(size, size)
     hits, support, guesses = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     precision, recall = (_ratios(hits, whole) for whole in (guesses, support))
     f1 = _ratios(2 * hits, guesses + support)
     columns = (x.tolist() for x in (precision, recall, f1, support))
     return ClassifierQuality(
-        accuracy=float(hits.sum() / len(truth_E)),
+        accuracy=float(hits.sum() / len(truth_I)),
         macro_f1=float(f1[guesses + support > 0].mean()),
         classes=tuple(ClassQuality(*row) for row in zip(labels, *columns, strict=True)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),

@@ -1,9 +1,4 @@
-"""Keys and values of a batch, kept between steps.
-
-Both kinds bind themselves to a step's inputs and outputs, and take the outputs in when it has run.
-
-Shape suffixes: B batch, C key/value heads, L columns, W cache width.
-"""
+"""The KV cache of a batch, bound to the session's inputs and outputs."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -16,11 +11,12 @@ from glmquant.runtime.session import BundleInfo
 
 
 class KvCache(ABC):
-    """
+    """Past and present keys and values, bound to a session.
+
     Attributes:
-        binding: of the session's inputs and outputs to this cache.
-        capacity: columns, padding included, that fit.
-        length: columns so far.
+        binding: ONNX Runtime's I/O binding, with this cache's inputs and outputs bound.
+        capacity: maximum number of columns, padding included.
+        length: columns in use.
     """
 
     def __init__(self, session: ort.InferenceSession, info: BundleInfo, batch_size: int, capacity: int) -> None:
@@ -28,7 +24,7 @@ class KvCache(ABC):
         self.capacity = capacity
         self.length = 0
         self.binding = session.io_binding()
-        # The first output bound is the first given back; see take.
+        # The first output bound is the first returned; see update.
         self.binding.bind_output("logits", info.provider)
         self._info = info
         self._names = [f"{layer}.{part}" for layer in range(info.num_layers) for part in ("key", "value")]
@@ -40,20 +36,24 @@ class KvCache(ABC):
         return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, info.provider)
 
     @abstractmethod
-    def take(self, outputs: list[ort.OrtValue], length: int) -> None:
-        """A step has run: its outputs, ``logits`` first, and the columns there are now."""
+    def update(self, outputs: list[ort.OrtValue], length: int) -> None:
+        """Store a step's outputs, of which ``logits`` is the first; the cache then has ``length`` columns."""
 
     @abstractmethod
-    def cut(self, length: int) -> None:
-        """Forgets all columns but the first ``length``. Raises GenerationError where there are fewer."""
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` columns.
 
-    def _check_cut(self, length: int) -> None:
+        Raises:
+            GenerationError: fewer columns than that.
+        """
+
+    def _check_truncate(self, length: int) -> None:
         if not 0 <= length <= self.length:
-            raise GenerationError(f"a cache of {self.length} columns cannot be cut to {length}")
+            raise GenerationError(f"a cache of {self.length} columns cannot be truncated to {length}")
 
 
 class SharedCache(KvCache):
-    """In buffers that stay where they are; GroupQueryAttention writes in place where past and present are one."""
+    """Fixed buffers: GroupQueryAttention writes in place where past and present share a buffer."""
 
     def __init__(self, session: ort.InferenceSession, info: BundleInfo, batch_size: int, capacity: int) -> None:
         super().__init__(session, info, batch_size, capacity)
@@ -62,29 +62,29 @@ class SharedCache(KvCache):
             self.binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)
             self.binding.bind_ortvalue_output(f"present.{name}", buffer)
 
-    def take(self, outputs: list[ort.OrtValue], length: int) -> None:
+    def update(self, outputs: list[ort.OrtValue], length: int) -> None:
         self.length = length
 
-    def cut(self, length: int) -> None:
-        self._check_cut(length)
+    def truncate(self, length: int) -> None:
+        self._check_truncate(length)
         self.length = length
 
 
 class GrowingCache(KvCache):
-    """Each step's present is the next one's past."""
+    """Growing arrays: each step's present is the next step's past."""
 
     def __init__(self, session: ort.InferenceSession, info: BundleInfo, batch_size: int, capacity: int) -> None:
         super().__init__(session, info, batch_size, capacity)
         self._values: list[Any] = [self._buffer(0) for _ in self._names]
         self._bind()
 
-    def take(self, outputs: list[ort.OrtValue], length: int) -> None:
+    def update(self, outputs: list[ort.OrtValue], length: int) -> None:
         self._values = outputs[1:]
         self.length = length
         self._bind()
 
-    def cut(self, length: int) -> None:
-        self._check_cut(length)
+    def truncate(self, length: int) -> None:
+        self._check_truncate(length)
         if length < self.length:
             arrays = (value.numpy()[:, :, :length] for value in self._values)
             device = self._info.provider

@@ -11,7 +11,7 @@ from glmquant.runtime.text import stream_text
 
 
 class Chat:
-    """Remembers what was said; of each turn, only what is new is computed."""
+    """Keeps the messages and the KV cache; each turn computes only its new tokens."""
 
     def __init__(self, model: OnnxModel, tokenizer: GlmTokenizer, options: GenerationOptions) -> None:
         self._conversation, self._tokenizer, self._options = Conversation(model), tokenizer, options
@@ -22,11 +22,11 @@ class Chat:
         return tuple(self._messages)
 
     def say(self, text: str) -> Iterator[str]:
-        """The answer, piece by piece. A turn counts as said once its answer was read to the end.
+        """Stream the answer. A turn joins the conversation once its answer was read to the end.
 
         Raises:
             CheckpointError: the bundle has no chat template.
-            GenerationError: the conversation no longer fits the model's ``max_length``.
+            GenerationError: the conversation exceeds the model's ``max_length``.
         """
         asked = [*self._messages, Message("user", text)]
         ids = self._conversation.answer(self._tokenizer.apply_chat_template(asked), self._options)

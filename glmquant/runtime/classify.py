@@ -1,10 +1,10 @@
-"""Classifying texts with an exported classifier.
+"""Text classification with an exported classifier.
 
-Shape suffixes: E texts, B batch, S tokens, L labels.
+Shape suffixes: I texts, B batch, T tokens, L labels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.core.softmax import softmax
 from glmquant.core.untrusted import read_json
 from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
 from glmquant.errors import ExportError, GenerationError
@@ -42,18 +43,18 @@ class LabelProbability:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a text is classified as.
+    """A text's label.
 
     Attributes:
-        label: the likeliest.
+        label: the most likely one.
         probability: of that label.
         probabilities: of all labels, in the model's order.
-        truncated: the text was longer than the model takes, and its end was not read.
+        truncated: the text was longer than the model's ``max_length``, and its end was not read.
     """
 
     label: str
     probability: float
-    probabilities: tuple[LabelProbability, ...]
+    probabilities: tuple[LabelProbability, ...] = field(repr=False)
     truncated: bool
 
 
@@ -62,8 +63,8 @@ class OnnxClassifier:
 
     Attributes:
         labels: in the order of the logits.
-        max_length: tokens a text may have, the tokenizer's prefix included.
-        accuracy_level: the least exact arithmetic its quantized products may use.
+        max_length: maximum number of tokens of a text, the tokenizer's prefix included.
+        accuracy_level: ``accuracy_level`` of its MatMulNBits operators.
     """
 
     def __init__(self, session: ort.InferenceSession, config: GlmConfig, max_length: int, accuracy_level: int) -> None:
@@ -72,48 +73,51 @@ class OnnxClassifier:
 
     @classmethod
     def open(cls, directory: Path, *, num_threads: int | None = None, provider: Provider = "cpu") -> "OnnxClassifier":
-        """
+        """Open the bundle in ``directory``.
+
         Args:
             num_threads: within an operator; None lets ONNX Runtime use every core.
+            provider: execution provider.
 
         Raises:
-            ExportError: ``directory`` is no classifier that glmquant exported, or damaged.
+            ExportError: ``directory`` is not a classifier that glmquant exported, or damaged; or ``provider`` is not
+                available.
         """
         require_provider(provider)
         require_bundle(directory)
         config, metadata = _config(directory), _metadata(directory)
-        # Profile `standard` takes its accuracy level from the session, which must know it before it loads the graph.
+        # In profile `standard` the accuracy level is a session option, which must be set before the graph is loaded.
         level = metadata["glmquant.accuracy_level"]
         settings = Settings((), config.pad_token_id, {"session.qdq_matmulnbits_accuracy_level": level})
         session = open_session(directory, settings, num_threads, provider)
         return cls(session, config, int(metadata["glmquant.max_length"]), int(level))
 
     def logits(self, ids: Sequence[Ids], progress: Progress = silent) -> Logits:
-        """Logits of token sequences of any lengths, float32 ``[E, L]``; similar lengths are read together.
+        """Logits of token sequences, float32 ``[I, L]``; sequences of similar lengths form a batch.
 
         Raises:
-            GenerationError: a sequence without tokens, too long, or with ids outside the vocabulary.
+            GenerationError: a sequence that is empty, too long, or has ids outside the vocabulary.
             ExportError: ONNX Runtime cannot run the graph, or the logits are not finite.
         """
         self._check(ids)
-        logits_EL = np.empty((len(ids), len(self.labels)), np.float32)
+        logits_IL = np.empty((len(ids), len(self.labels)), np.float32)
         done = 0
         for batch in length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE):
-            ids_BS, mask_BS = padded([ids[index] for index in batch], self._config.pad_token_id)
-            logits_EL[batch] = self._run(ids_BS, mask_BS)
+            ids_BT, mask_BT = padded([ids[index] for index in batch], self._config.pad_token_id)
+            logits_IL[batch] = self._run(ids_BT, mask_BT)
             done += len(batch)
             progress("classifying", done, len(ids))
-        if not np.isfinite(logits_EL).all():
+        if not np.isfinite(logits_IL).all():
             raise ExportError(
                 "the classifier's logits are not finite",
                 expected="finite numbers",
-                hint="if it runs in float16, a value may have overflowed: export with export.dtype=float32",
+                hint="if the model runs in float16, a value may have overflowed: export with export.dtype=float32",
             )
-        return logits_EL
+        return logits_IL
 
-    def _run(self, ids_BS: Ids, mask_BS: Ids) -> Logits:
+    def _run(self, ids_BT: Ids, mask_BT: Ids) -> Logits:
         try:
-            logits_BL: Logits = self._session.run(["logits"], {"input_ids": ids_BS, "attention_mask": mask_BS})[0]
+            logits_BL: Logits = self._session.run(["logits"], {"input_ids": ids_BT, "attention_mask": mask_BT})[0]
         except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
             raise ExportError(
                 f"ONNX Runtime could not run the model: {error}",
@@ -125,42 +129,40 @@ class OnnxClassifier:
         for number, sequence in enumerate(ids, start=1):
             if not 1 <= len(sequence) <= self.max_length:
                 raise GenerationError(
-                    f"sequence {number} has {len(sequence)} tokens", expected=f"1 to {self.max_length}, its max_length"
+                    f"sequence {number} has {len(sequence)} tokens",
+                    expected=f"1 to {self.max_length}, the bundle's max_length",
                 )
             if sequence.min() < 0 or sequence.max() >= self._config.vocab_size:
                 raise GenerationError(
-                    f"token ids from {sequence.min()} to {sequence.max()}",
+                    f"sequence {number}: token ids range from {sequence.min()} to {sequence.max()}",
                     expected=f"ids from 0 to {self._config.vocab_size - 1}",
-                    hint="encode the text with the bundle's own tokenizer",
+                    hint="encode the text with the bundle's tokenizer",
                 )
 
 
 def classify(
     model: OnnxClassifier, texts: Sequence[str], tokenizer: Tokenizer, progress: Progress = silent
 ) -> list[Classification]:
-    """The label of each text, in order, with the softmax of its logits.
+    """Classify each text: its label, and the softmax of its logits.
 
-    A text longer than the model takes is read up to there, and its result says so.
+    A text longer than the model's ``max_length`` is truncated, and its result says so.
 
     Raises:
         DataError: an empty text.
     """
     encoded = encode_texts(texts, tokenizer, model.max_length)
-    logits_EL = model.logits(encoded.ids, progress).astype(np.float64)
-    return [_classification(model.labels, *row) for row in zip(logits_EL, encoded.truncated, strict=True)]
+    logits_IL = model.logits(encoded.ids, progress).astype(np.float64)
+    return [_classification(model.labels, *row) for row in zip(logits_IL, encoded.truncated, strict=True)]
 
 
 def _classification(labels: tuple[str, ...], logits_L: npt.NDArray[np.float64], truncated: bool) -> Classification:
-    weights_L = np.exp(logits_L - logits_L.max())
-    probabilities = [
-        LabelProbability(label, float(p)) for label, p in zip(labels, weights_L / weights_L.sum(), strict=True)
-    ]
+    probabilities = [LabelProbability(label, float(p)) for label, p in zip(labels, softmax(logits_L), strict=True)]
     best = max(probabilities, key=lambda each: each.probability)
     return Classification(best.label, best.probability, tuple(probabilities), truncated)
 
 
 def is_classifier(directory: Path) -> bool:
-    """A bundle's ``config.json`` says that it is a classifier."""
+    """Whether the bundle is a classifier, by its ``config.json``."""
     path = directory / CONFIG_FILE
     return path.is_file() and resolve_layout(read_json(path), config_path=path).config.num_labels > 0
 
@@ -173,7 +175,7 @@ def _config(directory: Path) -> GlmConfig:
             f"{directory} is a language model's bundle, not a classifier's",
             where=path,
             expected="labels in id2label",
-            hint="export a checkpoint that `train_classifier` wrote",
+            hint="export a classifier's checkpoint, such as `train_classifier` writes",
         )
     return config
 
@@ -190,9 +192,9 @@ def _metadata(directory: Path) -> dict[str, str]:
     inputs = tuple(value.name for value in model.graph.input)
     if inputs != INPUTS or not {"glmquant.max_length", "glmquant.accuracy_level"} <= metadata.keys():
         raise ExportError(
-            f"{path} is no classifier of glmquant's: it has inputs {list(inputs)[:4]}",
+            f"{path} is not a classifier that glmquant exported: its inputs are {list(inputs)[:4]}",
             where=path,
-            expected=f"inputs {', '.join(INPUTS)}, and glmquant's metadata",
+            expected=f"inputs {', '.join(INPUTS)}, and metadata glmquant.max_length and glmquant.accuracy_level",
             hint="export the checkpoint with glmquant",
         )
     return metadata

@@ -1,6 +1,6 @@
-"""An ONNX bundle as a function from token ids to logits, with or without a key/value cache.
+"""An ONNX bundle as a function from token ids to logits, with or without a KV cache.
 
-Shape suffixes: B batch, T new tokens, L all columns of the mask, V vocabulary.
+Shape suffixes: B batch, T new tokens, L columns of the mask (cached and new), V vocabulary.
 """
 
 from pathlib import Path
@@ -36,12 +36,15 @@ class OnnxModel:
 
     @classmethod
     def open(cls, directory: Path, *, num_threads: int | None = None, provider: Provider = "cpu") -> "OnnxModel":
-        """
+        """Open the bundle in ``directory``.
+
         Args:
             num_threads: within an operator; None lets ONNX Runtime use every core.
+            provider: execution provider.
 
         Raises:
-            ExportError: ``directory`` is no bundle of glmquant's, or damaged; or ``provider`` is not there.
+            ExportError: ``directory`` is not a bundle that glmquant exported, or damaged; or ``provider`` is not
+                available.
         """
         require_provider(provider)
         require_bundle(directory)
@@ -53,14 +56,16 @@ class OnnxModel:
         """Logits of whole sequences.
 
         Args:
-            attention_mask_BT: 1 for tokens, 0 for padding, which may stand on either side of a row.
-            keep: columns at the end to give logits of; 0 for all.
+            input_ids_BT: int64 ``[B, T]``.
+            attention_mask_BT: int64 ``[B, T]``, 1 for tokens, 0 for padding on either side of a row.
+            keep: number of last columns to return logits of; 0 for all.
 
         Returns:
-            float32 ``[B, keep or T, V]``; rows of padding mean nothing.
+            float32 ``[B, keep or T, V]``; undefined for padding.
 
         Raises:
-            GenerationError: ids, a mask or a length the model cannot take.
+            GenerationError: ids, mask or length out of range.
+            ExportError: ONNX Runtime cannot run the graph.
         """
         self._check(input_ids_BT, attention_mask_BT, 0)
         info = self.info
@@ -78,17 +83,19 @@ class OnnxModel:
         return kind(self._session, self.info, batch_size, capacity)
 
     def forward_with_cache(self, input_ids_BT: Ids, attention_mask_BL: Ids, cache: KvCache, *, keep: int = 0) -> Logits:
-        """Logits of new tokens, whose keys and values are added to ``cache``.
+        """Logits of new tokens, whose keys and values are appended to ``cache``.
 
         Args:
-            attention_mask_BL: over the columns the cache holds and the new ones.
-            keep: columns at the end to give logits of; 0 for all.
+            input_ids_BT: int64 ``[B, T]``.
+            attention_mask_BL: int64 ``[B, L]``, over the cached columns and the new ones.
+            keep: number of last columns to return logits of; 0 for all.
 
         Returns:
             float32 ``[B, keep or T, V]``.
 
         Raises:
-            GenerationError: ids, a mask or a length the model or the cache cannot take.
+            GenerationError: ids, mask or length out of the range of model or cache.
+            ExportError: ONNX Runtime cannot run the graph.
         """
         self._check(input_ids_BT, attention_mask_BL, cache.length)
         length = attention_mask_BL.shape[1]
@@ -98,14 +105,14 @@ class OnnxModel:
                 expected=f"{cache.batch_size} rows and at most {cache.capacity} columns",
             )
         outputs = self._run(cache.binding, input_ids_BT, attention_mask_BL, keep)
-        cache.take(outputs, length)
+        cache.update(outputs, length)
         return _as_logits(outputs)
 
     def _run(self, binding: Any, input_ids_BT: Ids, mask_BL: Ids, keep: int) -> list[ort.OrtValue]:
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids_BT))
         binding.bind_cpu_input("attention_mask", np.ascontiguousarray(mask_BL))
         binding.bind_ortvalue_input(KEEP, ort.OrtValue.ortvalue_from_numpy(np.array([keep], np.int64)))
-        # Bound again, it may have another shape than in the last step.
+        # Bound again, since its shape may differ from the last step's.
         binding.bind_output("logits", self.info.provider)
         try:
             self._session.run_with_iobinding(binding)
@@ -127,16 +134,16 @@ class OnnxModel:
             )
         if input_ids_BT.min() < 0 or input_ids_BT.max() >= self.info.vocab_size:
             raise GenerationError(
-                f"token ids from {input_ids_BT.min()} to {input_ids_BT.max()}",
+                f"token ids range from {input_ids_BT.min()} to {input_ids_BT.max()}",
                 expected=f"ids from 0 to {self.info.vocab_size - 1}",
-                hint="encode the text with the bundle's own tokenizer",
+                hint="encode the text with the bundle's tokenizer",
             )
         real_B = mask_BL.sum(1)
         edges = np.abs(np.diff(mask_BL[:, past:], axis=1, prepend=0, append=0)).sum(1)
         if real_B.min() < 1 or edges.max() > 2:
             raise GenerationError(
                 "a row of the batch has no token, or padding between its tokens",
-                expected="tokens side by side, with padding on the left, the right or both",
+                expected="contiguous tokens, with padding on the left, the right or both",
             )
         if real_B.max() > self.info.max_length:
             raise GenerationError(

@@ -1,6 +1,6 @@
-"""Choosing the next token.
+"""Sampling the next token.
 
-Shape suffixes: B batch, V vocabulary.
+Shape suffixes: V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glmquant.core.softmax import softmax
 from glmquant.errors import GenerationError, Parameter
 
 
@@ -17,14 +18,15 @@ class GenerationOptions:
     """How an answer is generated.
 
     Attributes:
-        max_new_tokens: when to stop at the latest.
-        temperature: logits are divided by it before sampling; 0 always takes the likeliest token.
-        top_k: sample among the so many likeliest tokens; None for all.
-        top_p: sample among the fewest likeliest tokens whose probabilities reach it (arXiv:1904.09751, §3.1).
-        repetition_penalty: logits of tokens that the prompt or the answer already has are divided by it where positive
-            and multiplied where negative (CTRL, arXiv:1909.05858, §4.1); 1 for none.
-        stop_ids: ids that end the answer beside the model's own.
-        seed: of the random choices; None differs each time.
+        max_new_tokens: maximum number of generated tokens.
+        temperature: logits are divided by it before sampling; 0 for greedy decoding.
+        top_k: sample from the k most likely tokens; None for all.
+        top_p: nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at least
+            this (arXiv:1904.09751, §3.1).
+        repetition_penalty: logits of tokens in the prompt or the answer so far are divided by it where positive and
+            multiplied by it where negative (CTRL, arXiv:1909.05858, §4.1); 1 for none.
+        stop_ids: token ids that end generation, in addition to the model's end-of-sequence ids.
+        seed: of the random number generator; None for a different one each time.
 
     Raises:
         GenerationError: a value out of range.
@@ -52,44 +54,37 @@ class GenerationOptions:
 
 
 class Sampler:
-    """Chooses tokens by ``options``; one sampler a batch of answers, so that a seed gives the same answers again.
+    """Samples the tokens of one answer; a seed gives the same answer again.
 
     Args:
-        prompts: of each row, for the repetition penalty.
+        prompt: its token ids, for the repetition penalty.
     """
 
-    def __init__(self, options: GenerationOptions, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, options: GenerationOptions, prompt: Sequence[int]) -> None:
         self._options = options
         self._random = np.random.default_rng(options.seed)
-        self._seen = [set(prompt) for prompt in prompts]
+        self._seen = set(prompt)
 
-    def choose(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """One token id a row, ``[B]``; it counts as seen from now on."""
+    def choose(self, logits_V: npt.NDArray[np.float32]) -> int:
+        """The next token's id; it counts as seen from now on."""
         if self._options.repetition_penalty != 1:
-            logits_BV = self._penalized(logits_BV)
-        if self._options.temperature == 0:
-            tokens_B: npt.NDArray[np.int64] = logits_BV.argmax(1)
-        else:
-            tokens_B = np.array([self._draw(logits_V) for logits_V in logits_BV], np.int64)
-        for seen, token in zip(self._seen, tokens_B, strict=True):
-            seen.add(int(token))
-        return tokens_B
+            logits_V = self._penalized(logits_V)
+        token = int(logits_V.argmax()) if self._options.temperature == 0 else self._draw(logits_V)
+        self._seen.add(token)
+        return token
 
-    def _penalized(self, logits_BV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _penalized(self, logits_V: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         penalty = np.float32(self._options.repetition_penalty)
-        penalized = logits_BV.copy()
-        for logits_V, seen in zip(penalized, self._seen, strict=True):
-            ids = np.fromiter(seen, np.int64)
-            logits_V[ids] = np.where(logits_V[ids] > 0, logits_V[ids] / penalty, logits_V[ids] * penalty)
-        return penalized
+        penalized_V = logits_V.copy()
+        ids = np.fromiter(self._seen, np.int64)
+        penalized_V[ids] = np.where(logits_V[ids] > 0, logits_V[ids] / penalty, logits_V[ids] * penalty)
+        return penalized_V
 
     def _draw(self, logits_V: npt.NDArray[np.float32]) -> int:
         options = self._options
-        likeliest = np.argsort(-logits_V, kind="stable")[: options.top_k]
-        scaled = logits_V[likeliest].astype(np.float64) / options.temperature
-        probabilities = np.exp(scaled - scaled[0])
-        probabilities /= probabilities.sum()
-        # A token counts while those before it fall short of top_p: the likeliest always does.
+        most_likely = np.argsort(-logits_V, kind="stable")[: options.top_k]
+        probabilities = softmax(logits_V[most_likely].astype(np.float64) / options.temperature)
+        # A token is kept while those before it sum to less than top_p: the most likely one always is.
         before = np.cumsum(probabilities) - probabilities
         probabilities = probabilities[before < options.top_p]
-        return int(likeliest[self._random.choice(len(probabilities), p=probabilities / probabilities.sum())])
+        return int(most_likely[self._random.choice(len(probabilities), p=probabilities / probabilities.sum())])

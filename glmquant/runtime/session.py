@@ -1,4 +1,4 @@
-"""Opening a bundle's graph in ONNX Runtime."""
+"""ONNX Runtime sessions of a bundle's graph."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.errors import ExportError, Parameter
+from glmquant.errors import ExportError
 
 GRAPH_FILE = "model.onnx"
 SETTINGS_FILE = "genai_config.json"
@@ -24,19 +24,19 @@ CACHE_DTYPES = {
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What a bundle says about itself.
+    """A bundle's properties, from its graph and ``genai_config.json``.
 
     Attributes:
-        num_layers, num_key_value_heads: of the key/value cache.
-        cache_width: last dimension of the cache: the head size, or half of it where two 4-bit numbers share a byte.
+        num_layers, num_key_value_heads: of the KV cache.
+        cache_width: last dimension of the KV cache: the head size, or half of it for a 4-bit cache.
         cache_dtype: ``float32``, ``float16``, ``int8`` or ``uint8``.
-        cache_grows: attention gives a longer cache at each step (profile ``standard``); else it writes in place.
+        cache_grows: each step returns a longer cache (profile ``standard``); else attention writes in place.
         vocab_size: width of the logits.
-        max_length: tokens that prompt and answer may have together.
-        eos_ids: ids that end generation.
-        pad_id: id that fills rows up.
-        accuracy_level: the least exact arithmetic its quantized products may use (``MatMulNBits``).
-        provider: what runs it.
+        max_length: maximum number of tokens, prompt and answer together.
+        eos_ids: end-of-sequence ids.
+        pad_id: padding id.
+        accuracy_level: ``accuracy_level`` of its MatMulNBits operators.
+        provider: execution provider.
     """
 
     num_layers: int
@@ -54,7 +54,7 @@ class BundleInfo:
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``genai_config.json`` says: token ids, and configuration entries of the session."""
+    """From ``genai_config.json``: token ids, and configuration entries of the session."""
 
     eos_ids: tuple[int, ...]
     pad_id: int
@@ -64,10 +64,13 @@ class Settings:
 def open_session(
     directory: Path, settings: Settings, num_threads: int | None, provider: Provider
 ) -> ort.InferenceSession:
-    """The session of ``model.onnx``.
+    """Open ``model.onnx``.
+
+    Args:
+        num_threads: within an operator; None lets ONNX Runtime use every core.
 
     Raises:
-        ExportError: ONNX Runtime cannot load it, or does not have the provider.
+        ExportError: ONNX Runtime cannot load it, or does not have the execution provider.
     """
     require_provider(provider)
     graph = directory / GRAPH_FILE
@@ -81,30 +84,42 @@ def open_session(
             hint="export the model again; the files may be damaged or incomplete",
         ) from error
     if PROVIDERS[provider] not in session.get_providers():
-        raise _missing(provider, f"it is installed but does not start; only {session.get_providers()} do")
+        raise _missing(provider, f"it is installed but does not start; only {', '.join(session.get_providers())} do")
     return session
 
 
 def require_provider(provider: Provider) -> None:
-    """Raises ExportError where the installed onnxruntime was built without it."""
+    """Check that the installed onnxruntime has the execution provider.
+
+    Raises:
+        ExportError: it was built without it.
+    """
     available = ort.get_available_providers()
     if PROVIDERS[provider] not in available:
         raise _missing(provider, f"onnxruntime {ort.__version__} here has {', '.join(available)}")
 
 
 def require_bundle(directory: Path) -> None:
-    """Raises ExportError where there is no ``model.onnx``."""
+    """Check that ``directory`` holds a bundle.
+
+    Raises:
+        ExportError: it has no ``model.onnx``.
+    """
     if not (directory / GRAPH_FILE).is_file():
         raise ExportError(
             f"{directory} is not an ONNX bundle",
             where=directory / GRAPH_FILE,
             expected="a directory that `export` or `run` wrote",
-            hint="give the path of such a directory; nothing is downloaded",
+            hint="give the path of such a directory; bundles are not downloaded",
         )
 
 
 def read_settings(directory: Path) -> Settings:
-    """Raises ExportError where ``genai_config.json`` is missing or damaged."""
+    """Read ``genai_config.json``.
+
+    Raises:
+        ExportError: it is missing or damaged.
+    """
     path = directory / SETTINGS_FILE
     try:
         model = json.loads(path.read_text(encoding="utf-8"))["model"]
@@ -113,7 +128,7 @@ def read_settings(directory: Path) -> Settings:
         return Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"cannot read the special token ids of the bundle: {error!r}",
+            f"cannot read the bundle's special token ids: {error!r}",
             where=path,
             expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
             hint="export the model again",
@@ -121,7 +136,11 @@ def read_settings(directory: Path) -> Settings:
 
 
 def read_info(directory: Path, session: ort.InferenceSession, settings: Settings, provider: Provider) -> BundleInfo:
-    """Raises ExportError where the graph is not one of glmquant's."""
+    """Read the bundle's properties from its session.
+
+    Raises:
+        ExportError: the graph was not exported by glmquant.
+    """
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
     metadata = session.get_modelmeta().custom_metadata_map
@@ -129,9 +148,9 @@ def read_info(directory: Path, session: ort.InferenceSession, settings: Settings
     known = {*INPUTS, *keys, *(name.removesuffix("key") + "value" for name in keys)}
     if not keys or set(inputs) != known or "logits" not in outputs or "glmquant.max_length" not in metadata:
         raise ExportError(
-            f"{directory / GRAPH_FILE} is no graph of glmquant's: it has inputs {sorted(inputs)[:4]} …",
+            f"{directory / GRAPH_FILE} was not exported by glmquant: its inputs are {sorted(inputs)[:4]} …",
             where=directory / GRAPH_FILE,
-            expected=f"inputs {', '.join(INPUTS)} and past_key_values.*, output logits, and glmquant's metadata",
+            expected=f"inputs {', '.join(INPUTS)}, past_key_values.*; output logits; metadata glmquant.max_length",
             hint="export the checkpoint with glmquant",
         )
     _, heads, _, width = inputs[keys[0]].shape
@@ -155,7 +174,7 @@ def _session_options(settings: Settings, num_threads: int | None) -> ort.Session
     options.log_severity_level = 3
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
-    # Every step of decoding has shapes of its own, and a memory pattern would be kept for each.
+    # Every decoding step has its own shapes, and ONNX Runtime would keep a memory pattern for each.
     options.enable_mem_pattern = False
     for name, value in settings.entries.items():
         options.add_session_config_entry(name, value)
@@ -164,8 +183,8 @@ def _session_options(settings: Settings, num_threads: int | None) -> ort.Session
 
 def _missing(provider: Provider, why: str) -> ExportError:
     return ExportError(
-        f"provider {provider} is not there: {why}",
-        where=Parameter("provider", provider),
+        f"execution provider {provider} is not available: {why}",
+        where="provider",
         expected=PROVIDERS[provider],
         hint="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu",
     )

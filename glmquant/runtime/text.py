@@ -5,27 +5,27 @@ from typing import Protocol
 
 
 class TextDecoder(Protocol):
-    """Turns ids into text one by one; a tokenizer's stream decoder."""
+    """Decodes token ids one by one; a tokenizer's stream decoder."""
 
     def push(self, index: int) -> str:
         """The text that an id completes; may be empty."""
         ...
 
     def finish(self) -> str:
-        """What is left when no more ids come."""
+        """The remaining text after the last id."""
         ...
 
 
 def stream_text(ids: Iterable[int], decoder: TextDecoder, stop: Sequence[str] = ()) -> Iterator[str]:
-    """Pieces of the answer's text as soon as they are certain; together they are the text before the first ``stop``.
+    """Stream the answer's text, cut before the first of the ``stop`` strings.
 
-    The beginning of what may become a stop string waits until it is known. ``ids`` are taken no further than the stop
-    string.
+    Text that may be the beginning of a stop string is held back until that is decided. ``ids`` are consumed no further
+    than the stop string.
     """
     held = ""
     for piece in _pieces(ids, decoder):
         held += piece
-        ends = [place for place in (held.find(text) for text in stop) if place >= 0]
+        ends = [start for start in (held.find(text) for text in stop) if start >= 0]
         if ends:
             if min(ends):
                 yield held[: min(ends)]
@@ -45,5 +45,5 @@ def _pieces(ids: Iterable[int], decoder: TextDecoder) -> Iterator[str]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The longest end of ``text`` that ``stop`` starts with."""
+    """Length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     return max((n for n in range(1, min(len(text), len(stop)) + 1) if text.endswith(stop[:n])), default=0)

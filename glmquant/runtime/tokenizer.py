@@ -1,4 +1,4 @@
-"""The tokenizer that a bundle ships with."""
+"""A bundle's tokenizer."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 
 
 def load_bundle_tokenizer(directory: Path) -> GlmTokenizer:
-    """Read from the bundle's ``tokenizer.json`` and ``config.json``.
+    """Load the tokenizer from the bundle's ``tokenizer.json`` and ``config.json``.
 
     Raises:
         CheckpointError: one of them is missing or damaged.

@@ -8,7 +8,7 @@ import pytest
 
 from glmquant.errors import CheckError, DataError
 from glmquant.evaluation.classifier import evaluate_classifier
-from glmquant.evaluation.report import ModelFacts, Setting
+from glmquant.evaluation.results import ModelFacts, Setting
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import CheckOptions, ExportOptions, Limits, Task

@@ -12,7 +12,7 @@ from glmquant.errors import CheckError
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.evaluate import evaluate, read_material
 from glmquant.evaluation.gate import Verdict
-from glmquant.evaluation.report import AccuracyReport
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.source import LogitsSource
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.recipe.schema import CheckOptions
@@ -156,7 +156,7 @@ def test_texts_and_tasks_are_each_optional(checkpoint: Checkpoint, tokenizer: Gl
 
 def test_nothing_to_check_on(checkpoint: Checkpoint, tokenizer: GlmTokenizer) -> None:
     source = BaselineSource(checkpoint)
-    with pytest.raises(CheckError, match="nothing to check on"):
+    with pytest.raises(CheckError, match=r"no text or task[\s\S]*check\.text"):
         evaluate(source, source, tokenizer, CheckOptions(), SETTING)
 
 

@@ -55,26 +55,26 @@ def test_undecided_says_how_much_data_would_settle_it() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [with_drop(-0.02, 0.0, 0.02)])
     assert outcome.verdict is INCONCLUSIVE
     assert outcome.units_needed == units_needed(with_drop(-0.02, 0.0, 0.02).accuracy_drop, 0.01) == 5577
-    assert "200 examples measured, about 5,577 would settle it" in outcome.reason
+    assert "200 examples measured, about 5,577 needed" in outcome.reason
 
 
 def test_with_data_enough_more_is_not_asked_for() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [with_drop(0.0, 0.01, 0.02, 9000)])
     assert (outcome.verdict, outcome.units_needed) == (INCONCLUSIVE, None)
-    assert "too near the limit" in outcome.reason
+    assert "too close to the limit" in outcome.reason
 
 
 def test_a_limit_of_no_loss_cannot_be_shown() -> None:
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0}), None, [with_drop(-0.02, 0.0, 0.02)])
     assert (outcome.verdict, outcome.units_needed) == (INCONCLUSIVE, None)
-    assert "no amount of data" in outcome.reason
+    assert "no sample size" in outcome.reason
 
 
 def test_a_baseline_near_chance_decides_nothing() -> None:
     near = replace(with_drop(0.2, 0.3, 0.4), near_chance=True)
     (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [near])
     assert outcome.verdict is INCONCLUSIVE
-    assert "chance" in outcome.reason
+    assert "majority-class" in outcome.reason
 
 
 def test_a_limit_holds_for_each_task() -> None:

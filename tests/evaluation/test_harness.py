@@ -1,6 +1,6 @@
 """lm-evaluation-harness on a local task: our model class against its own Hugging Face backend.
 
-Run with: pytest -m slow tests/accuracy/test_harness.py (needs `pip install glmquant[lm-eval]` and transformers).
+Run with: pytest -m slow tests/evaluation/test_harness.py (needs `pip install glmquant[lm-eval]` and transformers).
 """
 
 from pathlib import Path
@@ -102,3 +102,32 @@ def test_a_bundle_and_its_checkpoint_agree_on_every_kind_of_task(tasks: Path, ch
     perplexities = [results["results"]["rolling"]["byte_perplexity,none"] for results in (ours, onnx)]
     assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
     assert onnx["results"]["choice"]["acc,none"] == ours["results"]["choice"]["acc,none"]
+
+
+def generated(model: Any, contexts: list[str], **options: Any) -> list[str]:
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("generate_until", {}, (context, options), i) for i, context in enumerate(contexts)]
+    answers: list[str] = model.generate_until(requests)
+    return answers
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_answers_end_before_a_stop_string_and_do_not_depend_on_the_request_before(
+    kind: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval")
+    from glmquant.errors import CheckError
+    from glmquant.evaluation.harness import GlmQuantLM
+
+    path = checkpoint if kind == "checkpoint" else gq.export(checkpoint, out=tmp_path / "onnx").path
+    model = GlmQuantLM(str(path))
+    contexts = ["The Debian system", "The Debian package", "安装程序"]
+    whole = generated(model, contexts, max_gen_toks=8)
+    assert whole == [generated(model, [context], max_gen_toks=8)[0] for context in contexts]
+    stop = whole[0][3:5]
+    assert generated(model, contexts[:1], max_gen_toks=8, until=[stop, "\0"]) == [whole[0][: whole[0].index(stop)]]
+    with pytest.raises(CheckError, match="asks for sampling"):
+        generated(model, contexts, do_sample=True)
+    with pytest.raises(CheckError, match="leave no room"):
+        generated(model, contexts, max_gen_toks=model.max_length)

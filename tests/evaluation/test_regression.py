@@ -5,8 +5,8 @@ import pytest
 
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import Verdict
-from glmquant.evaluation.regression import judge_regression, regression
-from glmquant.evaluation.report import AccuracyReport, report_from_json, with_regression
+from glmquant.evaluation.regression import judge_regression, regression, with_regression
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.tasks import Truth, compare
 from glmquant.recipe.schema import Limits, RegressionLimits
 from tests.support.reports import language, report
@@ -52,7 +52,6 @@ def test_no_change_passes_and_a_loss_fails() -> None:
     assert same.verdict is Verdict.PASS
     worse = with_regression(with_quality(0.06, 60), earlier, limits)
     assert {outcome.verdict for outcome in worse.limits} == {Verdict.FAIL}
-    assert report_from_json(worse.to_json()) == worse
 
 
 def test_a_limit_on_tasks_without_tasks_is_not_measured() -> None:
@@ -79,8 +78,8 @@ def other_examples(one: AccuracyReport) -> AccuracyReport:
     ("change", "message"),
     [
         (other_text, "different texts"),
-        (other_baseline, "baseline says other things"),
-        (other_examples, "different examples of reviews"),
+        (other_baseline, "different baselines"),
+        (other_examples, "different examples of task reviews"),
         (lambda one: replace(one, tasks=()), "different tasks"),
         (lambda one: replace(one, language=None), "different texts"),
     ],

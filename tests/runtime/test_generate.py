@@ -3,14 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from glmquant.core.spec import QuantSpec
 from glmquant.errors import GenerationError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.generate import Conversation, generate, generate_batch, left_padded
+from glmquant.runtime.generate import Conversation, generate
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
+from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
 
 PROMPT = [5, 6, 7]
 
@@ -70,41 +69,17 @@ def test_tokens_stream(tiny) -> None:
 
 
 def test_what_cannot_be_answered_is_refused_at_once(tiny) -> None:
-    with pytest.raises(GenerationError, match="a prompt is empty"):
+    with pytest.raises(GenerationError, match="the prompt is empty"):
         generate(tiny, [], GenerationOptions())
-    with pytest.raises(GenerationError, match="no room for 62 more"):
+    with pytest.raises(GenerationError, match="no room for 62 new"):
         generate(tiny, PROMPT, GenerationOptions(max_new_tokens=62))
     assert len(list(generate(tiny, PROMPT, GenerationOptions(max_new_tokens=61)))) <= 61
-    with pytest.raises(GenerationError, match="there is no prompt"):
-        generate_batch(tiny, [], GenerationOptions())
 
 
-def test_a_batch_is_answered_as_each_prompt_alone(tiny) -> None:
-    prompts = [[5, 6, 7], [9], [3, 1, 4, 1, 5, 9, 2, 6], [8, 8]]
-    options = GenerationOptions(max_new_tokens=20)
-    alone = [tuple(generate(tiny, prompt, options)) for prompt in prompts]
-    assert list(generate_batch(tiny, prompts, options)) == alone
-    # Where an answer ends, the others go on.
-    stopping = GenerationOptions(max_new_tokens=20, stop_ids=(alone[1][3],))
-    assert list(generate_batch(tiny, prompts, stopping)) == [tuple(generate(tiny, p, stopping)) for p in prompts]
-    assert len(list(generate(tiny, prompts[1], stopping))) == alone[1].index(alone[1][3])
-
-
-@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(profile="standard", accuracy_level=0)])
-def test_a_quantized_batch_is_answered_as_each_prompt_alone(tmp_path, options) -> None:
-    export_bundle(quantized(random_source(), QuantSpec(4, 32)), options, tmp_path)
-    model = OnnxModel.open(tmp_path, num_threads=1)
-    rows = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
-    ids, mask = left_padded(rows, pad_id=0, room=0)
-    batch = model.forward(ids, mask, keep=1)
-    right_ids, right_mask = ids.copy(), mask.copy()
-    for row, tokens in enumerate(rows):
-        right_ids[row], right_mask[row] = np.roll(ids[row], len(tokens)), np.roll(mask[row], len(tokens))
-    right = model.forward(right_ids, right_mask)
-    for row, tokens in enumerate(rows):
-        alone = model.forward(np.array([tokens]), np.ones((1, len(tokens)), np.int64), keep=1)[0, -1]
-        assert np.abs(batch[row, -1] - alone).max() < 1e-4
-        assert np.abs(right[row, len(tokens) - 1] - alone).max() < 1e-4
+def test_stop_ids_end_an_answer(tiny) -> None:
+    plain = list(generate(tiny, PROMPT, GenerationOptions(max_new_tokens=10)))
+    stopping = GenerationOptions(max_new_tokens=10, stop_ids=(plain[4],))
+    assert list(generate(tiny, PROMPT, stopping)) == plain[: plain.index(plain[4])]
 
 
 def test_a_repetition_penalty_ends_repetition(tiny) -> None:
@@ -128,7 +103,7 @@ def test_an_answer_left_unfinished_does_no_harm(tiny) -> None:
     next(conversation.answer(PROMPT, options))
     prompt = [*PROMPT, 40, 41]
     assert list(conversation.answer(prompt, options)) == list(generate(tiny, prompt, options))
-    with pytest.raises(GenerationError, match="no room for 6 more"):
+    with pytest.raises(GenerationError, match="no room for 6 new"):
         conversation.answer([1] * 25, options)
 
 

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from glmquant.core.spec import QuantSpec
+from glmquant.data.sequences import padded
 from glmquant.errors import ExportError, GenerationError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
 
 CASES = [(name, profile) for name in GOLDEN_NAMES for profile in ("ort", "standard")]
 
@@ -68,17 +70,17 @@ def test_decoding_after_a_right_padded_prompt_equals_the_full_forward(golden) ->
         assert np.abs(logits[1, 0] - expected["logits"][1, 6 + step].numpy()).max() < 1e-5
 
 
-def test_a_cut_cache_goes_on_from_there(golden) -> None:
+def test_decoding_continues_from_a_truncated_cache(golden) -> None:
     model, expected = golden
     ids, mask = expected["input_ids"].numpy(), np.ones((2, 24), np.int64)
     cache = model.new_cache(2, 24)
     model.forward_with_cache(ids[:, :9], mask[:, :9], cache)
     model.forward_with_cache(ids[:, 3:10] * 0 + 7, mask[:, :16], cache)
-    cache.cut(8)
+    cache.truncate(8)
     logits = model.forward_with_cache(ids[:, 8:], mask, cache)
     assert np.abs(logits - expected["logits"][:, 8:].numpy()).max() < 1e-5
-    with pytest.raises(GenerationError, match="cannot be cut to 25"):
-        cache.cut(25)
+    with pytest.raises(GenerationError, match="cannot be truncated to 25"):
+        cache.truncate(25)
 
 
 def test_kept_logits_are_the_last_of_all(golden) -> None:
@@ -95,6 +97,43 @@ def test_info_is_the_models(golden) -> None:
     assert (info.max_length, info.eos_ids, info.pad_id, info.accuracy_level) == (2048, (2,), 0, 4)
 
 
+def greedy(model: OnnxModel, rows: list[list[int]], count: int) -> list[list[int]]:
+    """The next tokens of each row, decoded as one left-padded batch with a cache."""
+    ids, mask = padded([np.array(row) for row in rows], model.info.pad_id)
+    cache = model.new_cache(len(rows), ids.shape[1] + count)
+    steps = []
+    for _ in range(count):
+        ids = model.forward_with_cache(ids, mask, cache, keep=1)[:, -1].argmax(1)[:, None]
+        mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
+        steps.append(ids)
+    return np.concatenate(steps, axis=1).tolist()
+
+
+@pytest.mark.parametrize("profile", ["ort", "standard"])
+def test_a_batch_is_decoded_as_each_row_alone(tmp_path, profile) -> None:
+    export_bundle(random_source(), ExportOptions(profile=profile), tmp_path)
+    model = OnnxModel.open(tmp_path, num_threads=1)
+    rows = [[5, 6, 7], [9], [3, 1, 4, 1, 5, 9, 2, 6], [8, 8]]
+    assert greedy(model, rows, 20) == [greedy(model, [row], 20)[0] for row in rows]
+
+
+@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(profile="standard", accuracy_level=0)])
+def test_logits_of_a_quantized_batch_are_those_of_each_row_alone(tmp_path, options) -> None:
+    export_bundle(quantized(random_source(), QuantSpec(4, 32)), options, tmp_path)
+    model = OnnxModel.open(tmp_path, num_threads=1)
+    rows = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+    ids, mask = padded([np.array(row) for row in rows], 0)
+    batch = model.forward(ids, mask, keep=1)
+    right_ids, right_mask = ids.copy(), mask.copy()
+    for row, tokens in enumerate(rows):
+        right_ids[row], right_mask[row] = np.roll(ids[row], len(tokens)), np.roll(mask[row], len(tokens))
+    right = model.forward(right_ids, right_mask)
+    for row, tokens in enumerate(rows):
+        alone = model.forward(np.array([tokens]), ones(1, len(tokens)), keep=1)[0, -1]
+        assert np.abs(batch[row, -1] - alone).max() < 1e-4
+        assert np.abs(right[row, len(tokens) - 1] - alone).max() < 1e-4
+
+
 def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, np.int64)
 
@@ -104,8 +143,8 @@ def ones(*shape: int) -> np.ndarray:
     [
         (ones(1, 3), ones(1, 2), "attention mask of shape"),
         (ones(1, 0), ones(1, 0), "attention mask of shape"),
-        (ones(1, 2) * 200, ones(1, 2), "token ids from 200"),
-        (ones(1, 2) * -1, ones(1, 2), "token ids from -1"),
+        (ones(1, 2) * 200, ones(1, 2), "token ids range from 200"),
+        (ones(1, 2) * -1, ones(1, 2), "token ids range from -1"),
         (ones(2, 2), np.array([[1, 1], [0, 0]]), "no token"),
         (ones(1, 3), np.array([[1, 0, 1]]), "padding between"),
         (ones(1, 65), ones(1, 65), "65 tokens"),
@@ -159,7 +198,7 @@ def test_damaged_weights_are_refused(tmp_path, damage) -> None:
 
 def test_a_bundle_without_its_token_ids_is_refused(tmp_path) -> None:
     export_bundle(random_source(), ExportOptions(), tmp_path)
-    (tmp_path / "genai_config.json").write_text('{"model": {}}')
+    (tmp_path / "genai_config.json").write_text('{"model": {}}', encoding="utf-8")
     with pytest.raises(ExportError, match="special token ids"):
         OnnxModel.open(tmp_path)
 
@@ -171,5 +210,5 @@ def test_another_tools_graph_is_refused(tmp_path) -> None:
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(ExportError, match="no graph of glmquant's"):
+    with pytest.raises(ExportError, match="not exported by glmquant"):
         OnnxModel.open(tmp_path)

@@ -4,19 +4,18 @@ import pytest
 from glmquant.errors import GenerationError
 from glmquant.runtime.sampling import GenerationOptions, Sampler
 
-LOGITS_BV = np.log(np.array([[0.1, 0.5, 0.15, 0.25]], np.float32))
+LOGITS_V = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))
 
 
 def shares(**options) -> list[float]:
     """How often each token is drawn."""
-    sampler = Sampler(GenerationOptions(seed=0, **options), [[]])
-    drawn = [int(sampler.choose(LOGITS_BV)[0]) for _ in range(4000)]
+    sampler = Sampler(GenerationOptions(seed=0, **options), [])
+    drawn = [sampler.choose(LOGITS_V) for _ in range(4000)]
     return [drawn.count(token) / 4000 for token in range(4)]
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
-    two_rows = np.array([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]], np.float32)
-    assert Sampler(GenerationOptions(), [[], []]).choose(two_rows).tolist() == [1, 0]
+def test_temperature_zero_is_greedy() -> None:
+    assert Sampler(GenerationOptions(), []).choose(np.array([0.0, 3.0, 1.0], np.float32)) == 1
 
 
 @pytest.mark.parametrize(
@@ -36,12 +35,13 @@ def test_tokens_are_drawn_as_often_as_they_should(options, expected) -> None:
 
 
 def test_seen_tokens_are_penalized() -> None:
-    logits_BV = np.array([[4.0, 3.0, -1.0, -1.5]] * 2, np.float32)
-    sampler = Sampler(GenerationOptions(repetition_penalty=2.0), [[0], []])
-    assert sampler.choose(logits_BV).tolist() == [1, 0]  # 2, 3, -1, -1.5 and 4, 3, -1, -1.5
-    assert sampler.choose(logits_BV).tolist() == [0, 1]  # 2, 1.5, -1, -1.5 and 2, 3, -1, -1.5
-    negative = np.array([[-1.0, -1.5]], np.float32)
-    assert Sampler(GenerationOptions(repetition_penalty=2.0), [[0]]).choose(negative).tolist() == [1]
+    logits_V = np.array([4.0, 3.0, -1.0, -1.5], np.float32)
+    sampler = Sampler(GenerationOptions(repetition_penalty=2.0), [0])
+    assert sampler.choose(logits_V) == 1  # of 2, 3, -1, -1.5
+    assert sampler.choose(logits_V) == 0  # of 2, 1.5, -1, -1.5
+    assert Sampler(GenerationOptions(repetition_penalty=2.0), []).choose(logits_V) == 0
+    negative_V = np.array([-1.0, -1.5], np.float32)
+    assert Sampler(GenerationOptions(repetition_penalty=2.0), [0]).choose(negative_V) == 1
 
 
 @pytest.mark.parametrize(

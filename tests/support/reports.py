@@ -4,7 +4,7 @@ import numpy as np
 
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, TokenScores, summarize
-from glmquant.evaluation.report import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.evaluation.results import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.statistics import Interval, PairedCounts
 from glmquant.evaluation.tasks import ChangedAnswer, ClassifierQuality, ClassQuality, TaskResult
 from glmquant.recipe.schema import Limits

@@ -1,34 +1,39 @@
-"""Inline SVG, as much as the report's plots need. Colors are classes of the page's own style sheet."""
+"""Inline SVG, as much as the report's plots need. Colors are classes of the page's style sheet.
+
+Text is escaped wherever it enters; only what these functions return is :class:`markupsafe.Markup`, which a template
+inserts as it is.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
 
 Number = int | float
 
 
-def element(tag: str, *content: str, **attributes: str | Number) -> str:
-    """An element; ``content`` is markup already, attributes are escaped. ``class_`` is class, ``_`` in names ``-``."""
-    pairs = "".join(f' {_name(key)}="{escape(_value(value))}"' for key, value in attributes.items())
-    return f"<{tag}{pairs}>{''.join(content)}</{tag}>"
+def element(tag: str, *content: str, **attributes: str | Number) -> Markup:
+    """An element; attributes and text are escaped, ``Markup`` is not. ``class_`` is class, ``_`` in names ``-``."""
+    pairs = (Markup(' {}="{}"').format(_name(key), _value(value)) for key, value in attributes.items())
+    return Markup("<{}{}>{}</{}>").format(tag, Markup("").join(pairs), Markup("").join(content), tag)
 
 
-def text(words: str, x: Number, y: Number, **attributes: str | Number) -> str:
-    return element("text", escape(words), x=x, y=y, **attributes)
+def text(words: str, x: Number, y: Number, **attributes: str | Number) -> Markup:
+    return element("text", words, x=x, y=y, **attributes)
 
 
-def title(words: str) -> str:
-    """What a browser shows while the mouse rests on the element that holds it."""
-    return element("title", escape(words))
+def title(words: str) -> Markup:
+    """The tooltip of the element that contains it."""
+    return element("title", words)
 
 
-def line(x1: Number, y1: Number, x2: Number, y2: Number, class_: str) -> str:
+def line(x1: Number, y1: Number, x2: Number, y2: Number, class_: str) -> Markup:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def drawing(width: Number, height: Number, label: str, *content: str) -> str:
-    """A drawing that shrinks with the page; ``label`` is what a screen reader says."""
+def drawing(width: Number, height: Number, label: str, *content: str) -> Markup:
+    """A drawing that shrinks with the page; ``label`` is its text for screen readers."""
     size = {"viewBox": f"0 0 {_value(width)} {_value(height)}", "width": width, "height": height}
     return element("svg", *content, role="img", aria_label=label, **size)
 
@@ -64,8 +69,8 @@ def scale(values: Sequence[float], start: float, end: float, *, from_zero: bool 
     return Scale(low if from_zero and low == 0 else low - margin, high + margin, start, end)
 
 
-def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = "") -> list[str]:
-    """Horizontal grid lines with their values, the x axis with its ticks, and what both stand for."""
+def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = "") -> list[Markup]:
+    """Horizontal grid lines with their values, the x axis with its ticks, and both labels."""
     parts = []
     for value in y.ticks(4):
         parts += [

@@ -1,17 +1,14 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from glmquant.core.spec import QuantSpec
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.metrics import Guess, WorstToken
-from glmquant.evaluation.report import AccuracyReport
-from glmquant.report.html import to_html
-from glmquant.report.svg import Scale, scale
-from glmquant.report.write import named_apart
+from glmquant.evaluation.results import AccuracyReport
+from glmquant.reports.html import to_html
 from glmquant.store.manifest import GroupRecord
 from tests.support.reports import report
 
@@ -116,24 +113,3 @@ def test_names_and_text_cannot_break_the_page() -> None:
 )
 def test_parts_may_be_missing(part: dict[str, object]) -> None:
     assert "<h1>" in to_html(replace(report(), **part), [report()])  # type: ignore[arg-type]
-
-
-def test_ticks_are_round() -> None:
-    assert Scale(0, 1, 0, 100).ticks(5) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert Scale(0.0013, 0.0029, 0, 100).ticks(4) == [0.0015, 0.002, 0.0025]
-    assert Scale(-5, 95, 0, 1).ticks(5) == [0, 20, 40, 60, 80]
-
-
-def test_a_scale_holds_its_values_even_if_they_are_equal() -> None:
-    flat, upward = scale([3.0, 3.0], 0, 10), scale([0.0, 2.0], 100, 0, from_zero=True)
-    assert 0 < flat(3.0) < 10
-    assert (upward(0.0), 0 < upward(2.0) < 100) == (100, True)
-
-
-def test_reports_of_one_name_are_named_by_their_directories() -> None:
-    one, other = report(), replace(report(), verdict=Verdict.PASS)
-    paths = [Path("runs/int4/report/report.json"), Path("runs/int8/report")]
-    named = named_apart(list(zip(paths, (one, other), strict=True)))
-    assert [each.setting.candidate.name for each in named] == ["int4", "int8"]
-    renamed = [(path, each) for path, each in zip(paths, named, strict=True)]
-    assert named_apart(renamed) == named

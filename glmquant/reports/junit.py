@@ -1,19 +1,18 @@
-"""The report as JUnit XML: one test case a limit, so that a pipeline shows each by name."""
+"""The report as JUnit XML: one test case per limit, so that CI systems show each by name."""
 
 import re
 from xml.etree import ElementTree
 
 from glmquant.evaluation.gate import LimitOutcome, Verdict
-from glmquant.evaluation.report import AccuracyReport
-from glmquant.report.markdown import with_interval
+from glmquant.evaluation.results import AccuracyReport
 
 SUITE = "glmquant check"
-# What XML 1.0 (§2.2) has no way to write.
+# Characters that XML 1.0 (§2.2) excludes.
 NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: AccuracyReport) -> str:
-    """A missed limit is a failure; one undecided, or about something not measured, is skipped with its reason."""
+    """A missed limit is a failure; an inconclusive one, or one that was not measured, is skipped with its reason."""
     verdicts = [outcome.verdict for outcome in report.limits]
     counts = {
         "tests": len(verdicts),
@@ -33,8 +32,8 @@ def to_junit(report: AccuracyReport) -> str:
 def _add_case(suite: ElementTree.Element, outcome: LimitOutcome) -> None:
     subject = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", outcome.subject or "limits")
     case = ElementTree.SubElement(suite, "testcase", {"classname": subject, "name": outcome.metric})
-    measured = "nothing" if outcome.measured is None else with_interval(outcome.measured)
-    text = f"measured {measured}, limit: {outcome.direction} {outcome.bound:g}: {outcome.reason}"
+    measured = "nothing" if outcome.measured is None else str(outcome.measured)
+    text = f"measured {measured}, limit: {outcome.bound_in_words}: {outcome.reason}"
     if outcome.verdict is Verdict.FAIL:
         ElementTree.SubElement(case, "failure", {"message": text, "type": "limit"})
     elif outcome.verdict is not Verdict.PASS:

@@ -1,4 +1,4 @@
-"""A report's files."""
+"""Writing a report's files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from glmquant.core.files import write_text
 from glmquant.errors import OutputError
-from glmquant.evaluation.report import AccuracyReport
-from glmquant.report.html import to_html
-from glmquant.report.junit import to_junit
-from glmquant.report.markdown import to_markdown
+from glmquant.evaluation.results import AccuracyReport
+from glmquant.reports.html import to_html
+from glmquant.reports.junit import to_junit
+from glmquant.reports.markdown import to_markdown
 
 
 def write_report(report: AccuracyReport, directory: Path, others: Sequence[AccuracyReport] = ()) -> None:
-    """Writes ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
     contents = {
         "report.json": report.to_json(),
         "report.md": to_markdown(report),
@@ -25,7 +25,7 @@ def write_report(report: AccuracyReport, directory: Path, others: Sequence[Accur
 
 
 def write_page(reports: Sequence[AccuracyReport], out: Path) -> None:
-    """Writes the HTML page of the first report, with the others drawn beside it.
+    """Write the HTML page of the first report, with the others drawn beside it.
 
     Raises:
         OutputError: ``out`` cannot be written.
@@ -33,11 +33,11 @@ def write_page(reports: Sequence[AccuracyReport], out: Path) -> None:
     try:
         write_text(out, to_html(reports[0], reports[1:]))
     except OSError as error:
-        raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another place") from error
+        raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another file") from error
 
 
 def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:
-    """The reports, their candidates named by the last part of the reports' paths that differs, where names repeat."""
+    """The reports; where names of candidates repeat, each is renamed to the last part of its path that is unique."""
     names = [report.setting.candidate.name for _, report in reports]
     if len(set(names)) == len(names):
         return [report for _, report in reports]

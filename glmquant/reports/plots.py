@@ -1,18 +1,20 @@
-"""The report's plots, each a drawing from measurements."""
+"""The report's plots, as SVG."""
 
 import math
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from glmquant.core.units import size
 from glmquant.evaluation.gate import Direction, LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics, WindowMeans
-from glmquant.evaluation.report import AccuracyReport
+from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.tasks import ClassifierQuality
-from glmquant.report.svg import Scale, axes, drawing, element, line, scale, text, title
+from glmquant.reports.svg import Scale, axes, drawing, element, line, scale, text, title
 from glmquant.store.manifest import GroupRecord
 
 WIDTH = 1000
-COLOURS = 6
+COLORS = 6
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 UNDECIDED = "none"
 
@@ -21,11 +23,11 @@ def verdict_class(verdict: Verdict | None) -> str:
     return UNDECIDED if verdict is None else verdict.value
 
 
-def limit_strip(outcome: LimitOutcome) -> str:
+def limit_strip(outcome: LimitOutcome) -> Markup:
     """The interval as a bar, the estimate as a dot, the limit as a line with the forbidden side shaded."""
     measured = outcome.measured
     if measured is None:
-        return ""
+        return Markup()
     known = [outcome.bound, measured.estimate, *(x for x in (measured.low, measured.high) if x is not None)]
     x = scale(known, 8, 292, room=0.18)
     at_most = outcome.direction is Direction.AT_MOST
@@ -40,19 +42,19 @@ def limit_strip(outcome: LimitOutcome) -> str:
         width = max(3.0, x(measured.high) - x(measured.low))
         parts.append(element("rect", x=x(measured.low), y=13, width=width, height=6, rx=3, class_=f"interval {kind}"))
     parts.append(element("circle", cx=x(measured.estimate), cy=16, r=5, class_=f"dot {kind}"))
-    words = f"{outcome.metric}: {measured.estimate:.5g}, {outcome.direction} {outcome.bound:g}"
+    words = f"{outcome.metric}: {measured.estimate:.5g}, {outcome.bound_in_words}"
     return drawing(300, 32, words, title(words), *parts)
 
 
-def divergence_along_text(metrics: LanguageMetrics) -> str:
-    """Mean divergence of each window in reading order, a color a text, the mean dashed."""
+def divergence_along_text(metrics: LanguageMetrics) -> Markup:
+    """Mean KL divergence of each window in reading order; one color per text, the mean dashed."""
     windows = metrics.windows
     x = Scale(0, len(windows), 60, WIDTH - 10)
     y = scale([window.kl for window in windows], 250, 40, from_zero=True)
     parts = axes(x, y, "window of the text", "mean KL divergence (nats)", _whole_ticks(len(windows)))
     width = max(1.0, (x.end - x.start) / len(windows) - 2)
     for index, window in enumerate(windows):
-        color = f"fill{metrics.texts.index(window.text) % COLOURS}"
+        color = f"fill{metrics.texts.index(window.text) % COLORS}"
         height = y.start - y(window.kl)
         parts.append(
             element(
@@ -69,16 +71,17 @@ def _about(window: WindowMeans, index: int) -> str:
     before, after = math.exp(window.baseline_nll), math.exp(window.candidate_nll)
     return (
         f"window {index + 1}, {window.text}: KL {window.kl:.4g}, perplexity {before:.4g} → {after:.4g}, "
-        f"same first token {window.same_top:.1%}"
+        f"top-1 agreement {window.same_top:.1%}"
     )
 
 
-def _legend(names: Sequence[str]) -> list[str]:
-    parts, left = [], WIDTH - 10.0
+def _legend(names: Sequence[str]) -> list[Markup]:
+    parts: list[Markup] = []
+    left = WIDTH - 10.0
     for index, name in reversed(list(enumerate(names))):
         left -= 7.2 * len(name) + 28
         parts += [
-            element("rect", x=left, y=8, width=12, height=12, rx=3, class_=f"fill{index % COLOURS}"),
+            element("rect", x=left, y=8, width=12, height=12, rx=3, class_=f"fill{index % COLORS}"),
             text(name, left + 18, 18, class_="tick"),
         ]
     return parts
@@ -89,8 +92,8 @@ def _whole_ticks(count: int) -> list[float]:
     return [float(i) for i in range(0, count + 1, step)]
 
 
-def quality_against_size(reports: Sequence[AccuracyReport]) -> str:
-    """Every report's divergence against its size; the first is the one the page is about."""
+def quality_against_size(reports: Sequence[AccuracyReport]) -> Markup:
+    """KL divergence of every report against model size; the first report is the page's own."""
     points = [(r.setting.candidate, r.language, r.verdict) for r in reports]
     shown = [(facts, language.kl.mean, verdict) for facts, language, verdict in points if language is not None]
     whole = reports[0].setting.baseline.num_bytes
@@ -112,8 +115,8 @@ def quality_against_size(reports: Sequence[AccuracyReport]) -> str:
     return drawing(WIDTH, 340, "Quality against size", *parts)
 
 
-def layer_map(groups: Sequence[GroupRecord]) -> str:
-    """A cell a linear group: its bits, the darker the larger its relative error (logarithmic)."""
+def layer_map(groups: Sequence[GroupRecord]) -> Markup:
+    """One cell per group of linear layers: its bits; the darker, the larger its relative error (logarithmic)."""
     cells = {group.name: group for group in groups}
     layers = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("layers."))
     errors = [error for group in groups if (error := relative_error(group))]
@@ -140,11 +143,13 @@ def layer_map(groups: Sequence[GroupRecord]) -> str:
 
 
 def relative_error(group: GroupRecord) -> float | None:
-    """Of its output where calibration inputs were there, else of its weights."""
+    """Relative error of the group's output where calibration measured it, else of its weights."""
     return group.weight_error if group.output_error is None else group.output_error
 
 
-def _cell(group: GroupRecord, left: float, top: float, width: float, shade: Scale | None, height: float = 32.0) -> str:
+def _cell(
+    group: GroupRecord, left: float, top: float, width: float, shade: Scale | None, height: float = 32.0
+) -> Markup:
     error = relative_error(group)
     depth = shade(math.log10(error)) if error and shade else 0.0
     bits = "–" if group.spec is None else str(group.spec.bits)
@@ -162,15 +167,15 @@ def _cell(group: GroupRecord, left: float, top: float, width: float, shade: Scal
     return element("g", *parts)
 
 
-def confusion(quality: ClassifierQuality, heading: str) -> str:
-    """Rows are true labels, columns answers; the darker the larger the share of the row."""
+def confusion(quality: ClassifierQuality, heading: str) -> Markup:
+    """Rows are true labels, columns predictions; the darker, the larger the share of the row."""
     labels = [each.label for each in quality.classes]
     short = [label if len(label) <= 12 else label[:11] + "…" for label in labels]
     side = max(26.0, min(84.0, 320 / len(labels)))
     left, top = 110.0, 58.0
     parts = [
         text(heading, 0, 14, class_="name"),
-        text("answered", left + side * len(labels) / 2, 34, class_="tick", text_anchor="middle"),
+        text("predicted", left + side * len(labels) / 2, 34, class_="tick", text_anchor="middle"),
     ]
     for index, label in enumerate(short):
         center = side * (index + 0.5)
@@ -182,7 +187,7 @@ def confusion(quality: ClassifierQuality, heading: str) -> str:
         for j, count in enumerate(row):
             share = count / max(1, sum(row))
             place = {"x": left + side * j + 1, "y": top + side * i + 1, "width": side - 2, "height": side - 2, "rx": 4}
-            words = f"{labels[i]} answered {labels[j]}: {count} of {sum(row)}"
+            words = f"{labels[i]} predicted as {labels[j]}: {count} of {sum(row)}"
             tint = "heat" if i == j else "heat wrong"
             ink = "on-heat" if share > 0.55 else "on-cell"
             middle = (left + side * (j + 0.5), top + side * (i + 0.5) + 4)

@@ -1,0 +1,1 @@
+"""Accuracy reports as JSON, Markdown, HTML and JUnit XML."""

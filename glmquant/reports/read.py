@@ -1,0 +1,97 @@
+"""Reading ``report.json``, and what happens to one of another schema.
+
+``schema`` is raised whenever a field is renamed or removed or changes its meaning; within a schema, fields are only
+added, with a default. So a release reads every earlier report of its schema, and refuses one with a section that it
+does not know, which only a later release can have written.
+
+Reports of another schema are refused, not migrated: the bundle can be checked again, and what schema 1 lacks (intervals
+of perplexity and macro F1, each example's predictions) cannot be computed from the report.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from glmquant.errors import CheckError
+from glmquant.evaluation.results import SCHEMA, AccuracyReport
+
+AGAIN = "run check again with this release"
+
+
+def read_report(path: Path) -> AccuracyReport:
+    """A report from its ``report.json``, or from the directory that holds it.
+
+    Raises:
+        CheckError: no such file, or no report that this release can read.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        return report_from_json(file.read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise CheckError(
+            f"cannot read the report: {error.strerror}", where=file, expected="a report.json that `check` wrote"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CheckError(f"the report is not UTF-8: {error}", where=file) from None
+
+
+def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
+    """The inverse of :meth:`AccuracyReport.to_dict`.
+
+    Raises:
+        CheckError: another schema, or values that do not fit it.
+    """
+    found = values.get("schema") if isinstance(values, dict) else None
+    if found != SCHEMA:
+        raise _other_schema(values, found, where)
+    known = {field.name for field in fields(AccuracyReport)}
+    if unknown := sorted(set(values) - known):
+        raise CheckError(
+            f"an accuracy report has no field {unknown[0]!r} in this release",
+            where=where,
+            expected=", ".join(sorted(known)),
+            hint=f"upgrade glmquant{_writer(values)}, or {AGAIN}",
+        )
+    try:
+        return TypeAdapter(AccuracyReport).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CheckError(
+            f"the accuracy report is damaged: {first['msg']}", where=f"{where}, {field}", hint=AGAIN
+        ) from None
+
+
+def report_from_json(text: str, where: object = "report") -> AccuracyReport:
+    """The inverse of :meth:`AccuracyReport.to_json`.
+
+    Raises:
+        CheckError: not JSON, another schema, or values that do not fit it.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckError(f"the accuracy report is not JSON: {error}", where=where, hint=AGAIN) from None
+    return report_from_dict(values, where)
+
+
+def _other_schema(values: Any, found: Any, where: object) -> CheckError:
+    newer = isinstance(found, int) and found > SCHEMA
+    return CheckError(
+        f"the accuracy report has schema {found!r:.40}",
+        where=where,
+        expected=f"schema {SCHEMA}",
+        hint=f"upgrade glmquant{_writer(values)}, or {AGAIN}" if newer else AGAIN,
+    )
+
+
+def _writer(values: Any) -> str:
+    """The release that wrote the report, as far as it says so."""
+    try:
+        versions = {str(each["name"]): str(each["version"]) for each in values["setting"]["versions"]}
+    except (TypeError, KeyError):
+        return ""
+    return f" ({versions['glmquant']:.40} wrote it)" if "glmquant" in versions else ""

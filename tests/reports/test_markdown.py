@@ -1,0 +1,54 @@
+from dataclasses import replace
+
+from glmquant.evaluation.gate import Verdict
+from glmquant.reports.markdown import in_short, to_markdown
+from tests.evaluation.reports import report
+
+WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)
+
+
+def test_markdown_says_everything_that_matters() -> None:
+    text = to_markdown(report())
+    for words in (
+        "# Accuracy check: ❌ fail",
+        "onnx (3.4 GB), 27.2% of the baseline",
+        "chatglm2-6b (12.5 GB)",
+        "MatMulNBits accuracy level: 4",
+        "onnxruntime 1.32.0",
+        "| perplexity\\_ratio of text |",
+        "at most 1.5 | ✅ pass |",
+        "❌ fail |",
+        "❔ inconclusive | the confidence interval contains the limit: 200 examples measured, about 5,577 needed |",
+        "496 tokens in 16 windows of: en.txt, zh.txt",
+        "| zh.txt |",
+        "| top-1 agreement | 100 % | 96.77 (95.24 to 98.31) % |",
+        "## Task: reviews",
+        "2.00 (-1.00 to 5.00) %",
+        "pos\\|好",
+    ):
+        assert words in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+
+
+def test_markdown_without_limits_or_text() -> None:
+    text = to_markdown(WITHOUT_TEXT)
+    assert "No limits are set." in text
+    assert "## Text" not in text
+
+
+def test_names_cannot_break_the_page() -> None:
+    name = "<script>alert(1)</script> | *x*\n# head"
+    text = to_markdown(replace(report(), tasks=(replace(report().tasks[0], name=name),)))
+    assert "## Task: \\<script\\>alert(1)\\</script\\> \\| \\*x\\* \\# head" in text
+
+
+def test_a_ci_log_gets_a_line_for_the_verdict_for_each_limit_and_for_the_directory() -> None:
+    outcome = replace(report().limits[0], subject="two\nlines")
+    lines = in_short(replace(report(), limits=(outcome,)), "out/report").splitlines()
+    assert lines == [
+        "❌ fail: onnx, 3.4 GB, 27.2% of chatglm2-6b",
+        "✅ pass: perplexity_ratio of two lines: 1.02 (1.016 to 1.024), at most 1.5: "
+        "the whole confidence interval is within the limit",
+        "report: out/report",
+    ]

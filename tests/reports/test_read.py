@@ -1,0 +1,68 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glmquant.errors import CheckError
+from glmquant.evaluation.gate import Verdict
+from glmquant.evaluation.regression import with_regression
+from glmquant.evaluation.results import SCHEMA, AccuracyReport
+from glmquant.recipe.schema import RegressionLimits
+from glmquant.reports.read import report_from_dict, report_from_json
+from tests.evaluation.reports import report
+
+WRITTEN_BY_0_1 = Path(__file__).parent / "schema_2.json"
+WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)
+COMPARED = with_regression(report(), report(), RegressionLimits())
+
+
+@pytest.mark.parametrize("written", [report(), WITHOUT_TEXT, replace(report(), tasks=()), COMPARED])
+def test_json_reads_back(written: AccuracyReport) -> None:
+    assert report_from_json(written.to_json()) == written
+    assert report_from_dict(written.to_dict()) == written
+
+
+def test_a_report_that_release_0_1_wrote_is_read() -> None:
+    """Reports of schema 2 stay readable until the schema is raised: never write this file anew."""
+    text = WRITTEN_BY_0_1.read_text(encoding="utf-8")
+    read = report_from_json(text)
+    assert read.schema == SCHEMA == 2
+    assert json.loads(read.to_json()) == json.loads(text)
+
+
+def test_fields_with_a_default_may_be_missing() -> None:
+    values = json.loads(report().to_json())
+    del values["regression"], values["setting"]["groups"], values["language"]["worst"]
+    assert report_from_dict(values) == report()
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return json.loads(report().to_json()) | changes  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (changed(schema=1), r"schema 1\n.*\n  expected: schema 2\n.*run check again with this release"),
+        (
+            changed(schema=3),
+            r"schema 3\n.*\n.*schema 2\n.*upgrade glmquant \(0\.1\.0 wrote it\), or run check again",
+        ),
+        ({"schema": 3, "setting": "?"}, r"upgrade glmquant, or run check again"),
+        ([], "schema None"),
+        (changed(extra=1), r"no field 'extra'[\s\S]*upgrade glmquant \(0\.1\.0 wrote it\)"),
+        (changed(verdict="fine"), "damaged[\\s\\S]*verdict"),
+        (changed(tasks=[{"name": "x"}]), "damaged[\\s\\S]*tasks.0"),
+        ({"schema": 2}, "damaged[\\s\\S]*verdict"),
+    ],
+)
+def test_what_this_release_cannot_read_is_refused(values: object, message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        report_from_dict(values, "old/report.json")
+
+
+def test_what_is_not_json_is_refused() -> None:
+    with pytest.raises(CheckError, match=r"not JSON[\s\S]*old\.json"):
+        report_from_json("{", "old.json")
