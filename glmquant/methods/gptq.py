@@ -15,9 +15,11 @@ Shape suffixes: N output rows, K input columns, G groups along K, P columns of a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
+from pydantic.config import JsonDict
 from torch import Tensor
 
 from glmquant.core.matmul import float32_products
@@ -33,6 +35,7 @@ STRIP_ROWS = 256
 ROWS_AT_ONCE = 2048
 MOST_RELATIVE_DAMPING = 10
 MOST_SWEEPS = 20
+SHARE: JsonDict = {"unit": "share"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,49 @@ class Gptq:
             keeps codes from being fitted to correlations of the calibration text that other text does not have.
         act_order: round the columns with the largest inputs first.
         search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
-        descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.coordinate_descent`).
+        coordinate_descent: sweeps of it over the codes afterwards (:mod:`glmquant.methods.coordinate_descent`).
     """
 
-    damping: float = 0.01
-    relative_damping: float = 0.0
-    act_order: bool = True
-    search_scales: bool = True
-    descent: int = 0
+    damping: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Added to the Hessian's diagonal, as a share of the diagonal's mean (GPTQ, arXiv:2210.17323, "
+            "§3.3).",
+            json_schema_extra=SHARE,
+        ),
+    ] = 0.01
+    relative_damping: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MOST_RELATIVE_DAMPING,
+            description="Added to each element of the Hessian's diagonal, as a share of that element (Marquardt 1963, "
+            "doi:10.1137/0111030): the sizes of inputs count as measured, correlations between them for less.",
+            json_schema_extra=SHARE,
+        ),
+    ] = 0.0
+    act_order: Annotated[
+        bool, Field(description="Act-order: round the columns with the largest inputs first. Groups stay in place.")
+    ] = True
+    search_scales: Annotated[
+        bool,
+        Field(
+            description="Search each group's clip ratio for the smallest rounding error, weighted by the Hessian's "
+            "diagonal; else scales cover the full range."
+        ),
+    ] = True
+    coordinate_descent: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MOST_SWEEPS,
+            description="Sweeps of coordinate descent over the codes afterwards, each to its best value given all "
+            "others (QuantEase, arXiv:2309.01885).",
+            json_schema_extra={"unit": "sweeps"},
+        ),
+    ] = 0
 
     kind: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
@@ -67,9 +105,11 @@ class Gptq:
                 where="method.relative_damping",
                 expected=f"0 to {MOST_RELATIVE_DAMPING}",
             )
-        if not 0 <= self.descent <= MOST_SWEEPS:
+        if not 0 <= self.coordinate_descent <= MOST_SWEEPS:
             raise RecipeError(
-                f"descent is {self.descent}", where="method.descent", expected=f"0 to {MOST_SWEEPS} sweeps"
+                f"coordinate_descent is {self.coordinate_descent}",
+                where="method.coordinate_descent",
+                expected=f"0 to {MOST_SWEEPS} sweeps",
             )
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
@@ -87,9 +127,9 @@ class Gptq:
         factor_KK = cholesky_factor(stats.hessian_KK, ridge_K, last_to_first_K)
         codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
         quantized = QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
-        if not self.descent:
+        if not self.coordinate_descent:
             return quantized
-        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.descent)
+        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.coordinate_descent)
 
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:

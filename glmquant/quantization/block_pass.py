@@ -109,7 +109,7 @@ def quantize_block(
 
     Args:
         names: of the block's four groups, in the order of :func:`glmquant.glm.config.block_groups`.
-        reference: what the samples are in the float model, where ``fit.compensate`` needs them; they move on, too.
+        reference: what the samples are in the float model, where ``fit.error_propagation`` needs it; they move on, too.
     """
     if activations is None:
         linears = (block.qkv_proj, block.o_proj, block.gate_up_proj, block.down_proj)
@@ -177,7 +177,11 @@ class _Half:
             width = self._writer.weight.shape[1]
             found = stack.enter_context(self._stream.activations.lend(width))
             wanted = None if self._reference is None else stack.enter_context(self._reference.activations.lend(width))
-            seen = LinearFit(self._writer, self._fit.compensate, by_inputs=False) if plans[1].needs_hessian else None
+            seen = (
+                LinearFit(self._writer, self._fit.error_propagation, by_inputs=False)
+                if plans[1].needs_hessian
+                else None
+            )
             self._pass_reader(reader, found, wanted, seen)
             writer, second = quantize_linear(names[1], self._writer, plans[1], seen, self._dtype)
             self._pass_writer(self._stream, writer, found)
@@ -186,7 +190,7 @@ class _Half:
         return reader, writer, (first, second)
 
     def _seen_by_reader(self) -> LinearFit:
-        seen = LinearFit(self._reader, self._fit.compensate, by_inputs=True)
+        seen = LinearFit(self._reader, self._fit.error_propagation, by_inputs=True)
         for batch in self._batches:
             x = self._part.reads(self._stream, batch)
             seen.add(x, None if self._reference is None else self._part.reads(self._reference, batch) - x)

@@ -107,7 +107,7 @@ def forecast(
     plans = resolve_rules(recipe.rules, linear_groups(config))
     samples = options.num_samples if any(plan.needs_hessian for plan in plans.values()) else 0
     tokens, layers = samples * options.seq_len, range(config.num_hidden_layers)
-    streams = 2 if recipe.fit.compensate else 1
+    streams = 2 if recipe.fit.error_propagation else 1
     held = held_bytes()  # before the measurements below, which a run has no part of
     probe = _measure(checkpoint, recipe, dtype, options.seq_len if samples else 0, device)
     written = stored_bytes + _kept_bytes(config)
@@ -153,7 +153,7 @@ def _measure(checkpoint: Checkpoint, recipe: Recipe, dtype: torch.dtype, seq_len
     if seq_len:
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
         tokens = samples * seq_len
-        for _ in range(2 if recipe.fit.compensate else 1):
+        for _ in range(2 if recipe.fit.error_propagation else 1):
             streams.append(unfilled(samples, seq_len, config, Room(device=device), dtype))
             for batch in streams[-1].batches():
                 streams[-1].hidden.write(batch, _random(batch.stop - batch.start, seq_len, config.hidden_size))

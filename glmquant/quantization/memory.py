@@ -107,7 +107,9 @@ def _quantized_block_bytes(
 ) -> int:
     weights = _weights(groups)
     at_work = [
-        _hessian_bytes(group, fit.compensate > 0) if plans[group.name].needs_hessian else group.rows * group.columns
+        _hessian_bytes(group, fit.error_propagation > 0)
+        if plans[group.name].needs_hessian
+        else group.rows * group.columns
         for group in groups
     ]
     computing = max(group.rows * group.columns for group in groups) * dtype.itemsize

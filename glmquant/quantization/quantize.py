@@ -98,7 +98,7 @@ class _Run:
     """The loop over blocks. ``states`` keeps the activations before the next block, so that a killed run can go on.
 
     The samples are one stream, as quantized blocks made them; a second one, as float blocks did, is the reference where
-    ``fit.compensate`` needs it.
+    ``fit.error_propagation`` needs it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class _Run:
 
     def start(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
         """The samples before the first block, or before the one that an unfinished run would have come to."""
-        streams, (count, length) = 2 if self._fit.compensate else 1, samples.tokens_SL.shape
+        streams, (count, length) = 2 if self._fit.error_propagation else 1, samples.tokens_SL.shape
         found = self.states.load(streams, (count, length), self._config, self._room, dtype)
         if found is not None:
             self._first = found[0]
@@ -181,7 +181,7 @@ class _Run:
         norm_D, linear = norm_D.to(self._room.device), linear.to(self._room.device)
         seen = None
         if streams and plan.needs_hessian:
-            seen, dtype = LinearFit(linear, self._fit.compensate, by_inputs=True), streams[0].dtype
+            seen, dtype = LinearFit(linear, self._fit.error_propagation, by_inputs=True), streams[0].dtype
             for batch in streams[0].batches():
                 x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
                 seen.add(x, wanted[0] - x if wanted else None)

@@ -19,7 +19,7 @@ def forward_work(config: GlmConfig, layers: int, tokens: int) -> int:
 def quantize_work(config: GlmConfig, recipe: Recipe, layers: Sequence[int], tokens: int) -> int:
     """Of quantizing some of the blocks while ``tokens`` pass through them, through the float ones too where the recipe
     compensates; the products that compare the two are not counted."""
-    plans, streams = resolve_rules(recipe.rules, linear_groups(config)), 2 if recipe.fit.compensate else 1
+    plans, streams = resolve_rules(recipe.rules, linear_groups(config)), 2 if recipe.fit.error_propagation else 1
     hessians = (_hessian_work(group, plans, tokens) for layer in layers for group in block_groups(config, layer))
     return streams * forward_work(config, len(layers), tokens) + sum(hessians)
 
