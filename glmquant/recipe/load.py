@@ -63,7 +63,7 @@ def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | 
     values: dict[str, Any] = {"version": 1}
     if path is not None:
         values = _read_yaml(path)
-        _tell(rename(values, path), path)
+        _tell(use_current_names(values, path), path)
         _anchor_files(values, path.parent)
     for key, value in (overrides or {}).items():
         _override(values, *_renamed_override(key, value))
@@ -94,7 +94,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         ) from None
 
 
-def rename(values: dict[str, Any], where: object) -> list[str]:
+def use_current_names(values: dict[str, Any], where: object) -> list[str]:
     """Gives renamed keys and values of a recipe the names they have now, in place; a sentence for each.
 
     Raises:
@@ -125,7 +125,7 @@ def _renamed_override(key: str, value: Any) -> tuple[str, Any]:
     parts, tree = key.split("."), deepcopy(value)
     for part in reversed(parts):
         tree = {part: tree}
-    _tell(rename(tree, f"the override of {key}"), f"the override of {key}")
+    _tell(use_current_names(tree, f"the override of {key}"), f"the override of {key}")
     renamed = []
     for _ in parts:
         ((part, tree),) = tree.items()
