@@ -23,7 +23,8 @@ FAMILIES: Final[dict[Family, str]] = {
 """How each lineage is recognized in ``_name_or_path``."""
 
 DIVIDES_POSITIONS: Final = ("chatglm2", "codegeex2")
-"""Lineages whose ``rope_ratio`` divides positions; that of the others multiplies the base (CONTRACTS, section f)."""
+"""Lineages whose ``rope_ratio`` divides positions; that of the others multiplies the base (``RotaryEmbedding`` in each
+one's ``modeling_chatglm.py``)."""
 
 ROPE_BASE: Final = 10000.0
 SENTENCEPIECE_EOS: Final = (2,)
@@ -70,7 +71,7 @@ def _lineage(fields: Fields, family: Family | None) -> Family:
         raise fields.error(
             "_name_or_path",
             f"a name that tells which of {choices} this is: they differ in rope_ratio and chat template alone",
-            "say which it is, for example --set model.family=chatglm3",
+            "say which it is by the recipe's key model.family, for example model.family=chatglm3",
         )
     if family not in FAMILIES:
         raise CheckpointError(f"model.family is {family!r}", where="model.family", expected=f"one of {choices}")
