@@ -118,7 +118,7 @@ def auto(bits: float) -> Row:
 
 DAMPED = blocks(4, "gptq", damping=0.1, relative_damping=0.5)
 EVEN = {"fit__equalize": True}
-COMPENSATED = {"fit__compensate": 0.5}
+COMPENSATED = {"fit__error_propagation": 0.5}
 RELATIVE = {"fit__token_weights": "relative"}
 
 FOUR_BITS = (
@@ -154,11 +154,11 @@ ABLATION = (
     ours("GPTQ, equalized", rules=blocks(4, "gptq"), **EVEN),
     ours("GPTQ, damped", rules=DAMPED),
     ours("GPTQ, compensated", rules=blocks(4, "gptq"), **COMPENSATED),
-    ours("GPTQ, descent", rules=blocks(4, "gptq", descent=3)),
+    ours("GPTQ, descent", rules=blocks(4, "gptq", coordinate_descent=3)),
     FAST,  # equalized and damped
     ours("GPTQ, equalized, compensated", rules=blocks(4, "gptq"), **EVEN, **COMPENSATED),
     ours("GPTQ, equalized, damped, compensated", rules=DAMPED, **EVEN, **COMPENSATED),
-    ours("GPTQ, equalized, damped, compensated in full", rules=DAMPED, **EVEN, fit__compensate=1.0),
+    ours("GPTQ, equalized, damped, compensated in full", rules=DAMPED, **EVEN, fit__error_propagation=1.0),
     ours("GPTQ, equalized, damped, compensated, relative", rules=DAMPED, **EVEN, **COMPENSATED, **RELATIVE),
     BEST,  # and three sweeps of descent
 )

@@ -1,6 +1,9 @@
 """How finely a weight matrix is quantized."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from glmquant.errors import RecipeError
 
@@ -21,9 +24,23 @@ class QuantSpec:
         RecipeError: a value outside these ranges.
     """
 
-    bits: int = 4
-    group_size: int = 128
-    symmetric: bool = True
+    bits: Annotated[
+        int, Field(description="Bits of each quantized weight.", json_schema_extra={"enum": [2, 4, 8], "unit": "bits"})
+    ] = 4
+    group_size: Annotated[
+        int,
+        Field(
+            description="Group size: consecutive weights of a row that share a scale and a zero point. A power of two "
+            "of at least 16, or -1 for the whole row. The last group of a row may be shorter.",
+            json_schema_extra={"unit": "weights"},
+        ),
+    ] = 128
+    symmetric: Annotated[
+        bool,
+        Field(
+            description="Whether every zero point is the middle code, `2 ** (bits - 1)`; else each group has its own."
+        ),
+    ] = True
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8):

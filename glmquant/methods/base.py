@@ -14,13 +14,21 @@ class Method(Protocol):
 
     ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics. A method
     that needs none quantizes each row by itself: it may be given any of a matrix's rows, in float32.
+
+    An option's type may be ``Annotated`` with a pydantic ``Field``: its description and bounds are then in the recipe's
+    reference and JSON Schema (:mod:`glmquant.recipe.reference`), and a recipe is held to them.
     """
 
     kind: ClassVar[str]
     needs_hessian: ClassVar[bool]
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
-        """``weight_NK`` is a float tensor; ``stats`` holds the second moment of the inputs it will meet.
+        """The weight quantized to ``spec``.
+
+        Args:
+            weight_NK: any float dtype.
+            stats: the Hessian, ``[K, K]`` in float32: the second moment of the inputs that the layer will meet. None
+                unless ``needs_hessian``.
 
         Raises:
             QuantizationError: the method cannot keep its promise on these tensors; nothing is quantized another way.

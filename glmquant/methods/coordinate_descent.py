@@ -1,8 +1,8 @@
 """Coordinate descent on codes that are already good: each in turn moves to the best value given all others.
 
 Rounding once, as GPTQ does, fixes each code before the later ones are known. Here ``e H eᵀ`` is lowered further: with
-``e = w - q`` and ``r = e H``, the best ``q_k`` given the others is the code nearest to ``q_k + r_k / H_kk`` (the update
-of QuantEase, arXiv:2309.01885, §3). No step raises the objective.
+the error ``e = w - q`` and the residual ``r = e H``, the best ``q_k`` given the others is the code nearest to
+``q_k + r_k / H_kk`` (the update of QuantEase, arXiv:2309.01885, §3). No step raises the objective.
 
 Shape suffixes: N output rows, K input columns, G groups along K, P columns of a panel.
 """
@@ -21,6 +21,7 @@ def descend(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge
     """``quantized`` with better codes, after ``sweeps`` passes over all columns; scales and zero points stay.
 
     Args:
+        weight_NK: what ``quantized`` stands for, any float dtype.
         hessian_KK: float32, not damped.
         ridge_K: what damping adds to its diagonal, above zero.
     """
@@ -41,31 +42,33 @@ def _descend_rows(
     errors_KN = (weight_NK - quantized.dequantize()).T
     ridge_K1 = ridge_K.unsqueeze(1)
     with float32_products(hessian_KK.device, exact=True):
-        pull_KN = torch.addmm(errors_KN * ridge_K1, hessian_KK, errors_KN)
+        residual_KN = torch.addmm(errors_KN * ridge_K1, hessian_KK, errors_KN)
     for _ in range(sweeps):
         for start in range(0, columns, PANEL_COLUMNS):
             panel = slice(start, min(start + PANEL_COLUMNS, columns))
             damped_PP = hessian_KK[panel, panel].clone()
             damped_PP.diagonal().add_(ridge_K[panel])
             moved_PN = _descend_panel(
-                codes_KN[panel], scales_KN[panel], pull_KN[panel].clone(), damped_PP, quantized.spec.max_code
+                codes_KN[panel], scales_KN[panel], residual_KN[panel].clone(), damped_PP, quantized.spec.max_code
             )
             with float32_products(hessian_KK.device, exact=True):
-                pull_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
-            pull_KN[panel].addcmul_(moved_PN, ridge_K1[panel], value=-1)
+                residual_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
+            residual_KN[panel].addcmul_(moved_PN, ridge_K1[panel], value=-1)
     return codes_KN.T.to(torch.uint8).contiguous()
 
 
-def _descend_panel(codes_PN: Tensor, scales_PN: Tensor, pull_PN: Tensor, hessian_PP: Tensor, max_code: int) -> Tensor:
-    """Changes ``codes_PN`` in place, and ``pull_PN`` as far as it takes; gives by how much each weight moved."""
+def _descend_panel(
+    codes_PN: Tensor, scales_PN: Tensor, residual_PN: Tensor, hessian_PP: Tensor, max_code: int
+) -> Tensor:
+    """Changes ``codes_PN`` in place, and ``residual_PN`` of columns to come; gives by how much each weight moved."""
     moved_PN = torch.empty_like(codes_PN)
     rate_PN = 1 / (hessian_PP.diagonal().unsqueeze(1) * scales_PN)
-    columns = zip(*(x.unbind() for x in (codes_PN, pull_PN, rate_PN, scales_PN, moved_PN)), strict=True)
-    for column, (code_N, pull_N, rate_N, scale_N, moved_N) in enumerate(columns):
-        better_N = torch.addcmul(code_N, pull_N, rate_N).round_().clamp_(0, max_code)
+    columns = zip(*(x.unbind() for x in (codes_PN, residual_PN, rate_PN, scales_PN, moved_PN)), strict=True)
+    for column, (code_N, residual_N, rate_N, scale_N, moved_N) in enumerate(columns):
+        better_N = torch.addcmul(code_N, residual_N, rate_N).round_().clamp_(0, max_code)
         torch.sub(better_N, code_N, out=moved_N).mul_(scale_N)
         code_N.copy_(better_N)
         later = column + 1
         if later < len(codes_PN):
-            pull_PN[later:].addr_(hessian_PP[later:, column], moved_N, alpha=-1)
+            residual_PN[later:].addr_(hessian_PP[later:, column], moved_N, alpha=-1)
     return moved_PN

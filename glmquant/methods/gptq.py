@@ -15,9 +15,11 @@ Shape suffixes: N output rows, K input columns, G groups along K, P columns of a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
+from pydantic.config import JsonDict
 from torch import Tensor
 
 from glmquant.core.matmul import float32_products
@@ -33,27 +35,60 @@ STRIP_ROWS = 256
 ROWS_AT_ONCE = 2048
 MOST_RELATIVE_DAMPING = 10
 MOST_SWEEPS = 20
+SHARE: JsonDict = {"unit": "share"}
 
 
 @dataclass(frozen=True)
 class Gptq:
     """GPTQ with static groups, so that no ``g_idx`` is needed at inference.
 
-    Attributes:
-        damping: added to the Hessian's diagonal, as a fraction of its mean (§3.3, step 3).
-        relative_damping: added to each of its elements, as a fraction of that element (as in Marquardt 1963,
-            doi:10.1137/0111030). Sizes of inputs then count as measured and correlations between them for less, which
-            keeps codes from being fitted to correlations of the calibration text that other text does not have.
-        act_order: round the columns with the largest inputs first.
-        search_scales: pick each group's scale by the smallest weighted rounding error instead of its full range.
-        descent: sweeps of coordinate descent over the codes afterwards (:mod:`glmquant.methods.coordinate_descent`).
+    ``relative_damping`` keeps codes from being fitted to correlations of the calibration text that other text does not
+    have.
+
+    Raises:
+        RecipeError: an option out of range.
     """
 
-    damping: float = 0.01
-    relative_damping: float = 0.0
-    act_order: bool = True
-    search_scales: bool = True
-    descent: int = 0
+    damping: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Added to the Hessian's diagonal, as a share of the diagonal's mean (GPTQ, arXiv:2210.17323, "
+            "§3.3).",
+            json_schema_extra=SHARE,
+        ),
+    ] = 0.01
+    relative_damping: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MOST_RELATIVE_DAMPING,
+            description="Added to each element of the Hessian's diagonal, as a share of that element (Marquardt 1963, "
+            "doi:10.1137/0111030): the sizes of inputs count as measured, correlations between them for less.",
+            json_schema_extra=SHARE,
+        ),
+    ] = 0.0
+    act_order: Annotated[
+        bool, Field(description="Act-order: round the columns with the largest inputs first. Groups stay in place.")
+    ] = True
+    search_scales: Annotated[
+        bool,
+        Field(
+            description="Search each group's clip ratio for the smallest rounding error, weighted by the Hessian's "
+            "diagonal; else scales cover the full range."
+        ),
+    ] = True
+    coordinate_descent: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MOST_SWEEPS,
+            description="Sweeps of coordinate descent over the codes afterwards, each to its best value given all "
+            "others (QuantEase, arXiv:2309.01885).",
+            json_schema_extra={"unit": "sweeps"},
+        ),
+    ] = 0
 
     kind: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
@@ -67,9 +102,11 @@ class Gptq:
                 where="method.relative_damping",
                 expected=f"0 to {MOST_RELATIVE_DAMPING}",
             )
-        if not 0 <= self.descent <= MOST_SWEEPS:
+        if not 0 <= self.coordinate_descent <= MOST_SWEEPS:
             raise RecipeError(
-                f"descent is {self.descent}", where="method.descent", expected=f"0 to {MOST_SWEEPS} sweeps"
+                f"coordinate_descent is {self.coordinate_descent}",
+                where="method.coordinate_descent",
+                expected=f"0 to {MOST_SWEEPS} sweeps",
             )
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
@@ -87,9 +124,9 @@ class Gptq:
         factor_KK = cholesky_factor(stats.hessian_KK, ridge_K, last_to_first_K)
         codes_NK = nearest_plane(weight_NK, *grid, spec, factor_KK, last_to_first_K)
         quantized = QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
-        if not self.descent:
+        if not self.coordinate_descent:
             return quantized
-        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.descent)
+        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.coordinate_descent)
 
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:
@@ -98,7 +135,7 @@ class Gptq:
 
 
 def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> Tensor:
-    """``[K]``: what damping adds to the Hessian's diagonal.
+    """What damping adds to the Hessian's diagonal, ``[K]``; the options are those of :class:`Gptq`.
 
     Raises:
         QuantizationError: the inputs are all zero, or not finite.
@@ -158,10 +195,15 @@ def _factorize(matrix_KK: Tensor) -> int:
 def nearest_plane(
     weight_NK: Tensor, scales_NG: Tensor, zeros_NG: Tensor, spec: QuantSpec, factor_KK: Tensor, order_K: Tensor
 ) -> Tensor:
-    """Codes ``[N, K]``, rounded from the last entry of ``order_K`` to the first.
+    """Codes, uint8 ``[N, K]``, rounded from the last entry of ``order_K`` to the first.
 
-    ``factor_KK`` is in the order of ``order_K``; weights, grid and codes are in the layer's own. Rows do not depend on
-    each other and go in slices that bound memory; in a slice, columns are kept as contiguous rows.
+    Rows do not depend on each other and go in slices that bound memory; in a slice, columns are kept as contiguous
+    rows.
+
+    Args:
+        weight_NK: any float dtype, columns in the layer's own order, as are codes and groups.
+        scales_NG, zeros_NG: float32, as :func:`glmquant.methods.grid.range_grid` gives them.
+        factor_KK: lower Cholesky factor of the damped Hessian, in the order of ``order_K``.
     """
     codes_NK = torch.empty(weight_NK.shape, dtype=torch.uint8, device=weight_NK.device)
     group_K = order_K // spec.width(weight_NK.shape[1])
@@ -175,7 +217,7 @@ def nearest_plane(
             zeros_GN=zeros_NG[rows].T.contiguous(),
             group_K=group_K,
             max_code=spec.max_code,
-            pull_KN=torch.zeros_like(weight_KN),
+            error_terms_KN=torch.zeros_like(weight_KN),
             errors_KN=torch.empty_like(weight_KN),
             codes_KN=torch.empty_like(weight_KN, dtype=torch.uint8),
         )
@@ -186,7 +228,7 @@ def nearest_plane(
 
 @dataclass(frozen=True, eq=False)
 class _Rounding:
-    """``pull_KN[i]`` gathers ``Σ_{j > i} e_j L_ji`` over columns already rounded; ``errors_KN[j]`` is ``e_j``."""
+    """``error_terms_KN[i]`` gathers ``Σ_{j > i} e_j L_ji`` over columns rounded before; ``errors_KN[j]`` is ``e_j``."""
 
     factor_KK: Tensor
     weight_KN: Tensor
@@ -194,41 +236,44 @@ class _Rounding:
     zeros_GN: Tensor
     group_K: Tensor
     max_code: int
-    pull_KN: Tensor
+    error_terms_KN: Tensor
     errors_KN: Tensor
     codes_KN: Tensor
 
     def columns(self, start: int, stop: int) -> None:
-        """Rounds columns ``[start, stop)``: the right half, what it pulls the left half by, the left half."""
+        """Rounds columns ``[start, stop)``: the right half, its error terms of the left half, the left half."""
         if stop - start <= LEAF_COLUMNS:
             self._leaf(slice(start, stop))
             return
         middle = (start + stop) // 2
         self.columns(middle, stop)
-        pulling_KK, errors_KN = self.factor_KK[middle:stop, start:middle], self.errors_KN[middle:stop]
+        factors_KK, errors_KN = self.factor_KK[middle:stop, start:middle], self.errors_KN[middle:stop]
         with float32_products(errors_KN.device, exact=True):
-            self.pull_KN[start:middle].addmm_(pulling_KK.T, errors_KN)
+            self.error_terms_KN[start:middle].addmm_(factors_KK.T, errors_KN)
         self.columns(start, middle)
 
     def _leaf(self, leaf: slice) -> None:
         """One column after the other, each in as few operations as there can be: they are small, so it is their number
         that takes time.
 
-        With ``z`` and ``s`` of a column's group, ``code = round(w / s + z + pull / (L s))`` and
+        With ``z`` and ``s`` of a column's group, ``code = round(w / s + z + error_term / (L s))`` and
         ``e = (w + z s) - code s``.
         """
         factor_PP, groups_P, weight_PN = self.factor_KK[leaf, leaf], self.group_K[leaf], self.weight_KN[leaf]
         scale_PN, zero_PN = (of_GN.index_select(0, groups_P) for of_GN in (self.scales_GN, self.zeros_GN))
         start_PN, raised_PN = weight_PN / scale_PN + zero_PN, torch.addcmul(weight_PN, zero_PN, scale_PN)
         rate_PN = 1 / (factor_PP.diagonal().unsqueeze(1) * scale_PN)
-        pull_PN, errors_PN = self.pull_KN[leaf], self.errors_KN[leaf]
+        error_terms_PN, errors_PN = self.error_terms_KN[leaf], self.errors_KN[leaf]
         codes_PN = torch.empty_like(weight_PN)
         columns = zip(
-            *(x.unbind() for x in (start_PN, pull_PN, rate_PN, raised_PN, scale_PN, codes_PN, errors_PN)), strict=True
+            *(x.unbind() for x in (start_PN, error_terms_PN, rate_PN, raised_PN, scale_PN, codes_PN, errors_PN)),
+            strict=True,
         )
-        for column, (start_N, pull_N, rate_N, raised_N, scale_N, code_N, error_N) in reversed(list(enumerate(columns))):
-            torch.addcmul(start_N, pull_N, rate_N, out=code_N).round_().clamp_(0, self.max_code)
+        for column, (start_N, error_term_N, rate_N, raised_N, scale_N, code_N, error_N) in reversed(
+            list(enumerate(columns))
+        ):
+            torch.addcmul(start_N, error_term_N, rate_N, out=code_N).round_().clamp_(0, self.max_code)
             torch.addcmul(raised_N, code_N, scale_N, value=-1, out=error_N)
             if column:
-                pull_PN[:column].addr_(factor_PP[column, :column], error_N)
+                error_terms_PN[:column].addr_(factor_PP[column, :column], error_N)
         self.codes_KN[leaf] = codes_PN

@@ -167,7 +167,7 @@ class _PartPass:
         name = self._names[step]
         if not self._plan[self._prefix + name].needs_hessian:
             return None
-        return LinearFit(self._part.linears[name], self._fit.compensate, by_inputs=not self._writes(step))
+        return LinearFit(self._part.linears[name], self._fit.error_propagation, by_inputs=not self._writes(step))
 
     def _writes(self, step: int) -> bool:
         """Whether a linear layer's output is added to the residual stream, its inputs being kept."""

@@ -41,7 +41,9 @@ def allocate_bytes(config: GlmConfig) -> int:
 def _quantized_block_bytes(plan: Plan, layer: int, dtype: torch.dtype) -> int:
     groups, fit = plan.block_groups(layer), plan.recipe.fit
     at_work = [
-        _hessian_bytes(group, fit.compensate > 0) if plan[group.name].needs_hessian else group.rows * group.columns
+        _hessian_bytes(group, fit.error_propagation > 0)
+        if plan[group.name].needs_hessian
+        else group.rows * group.columns
         for group in groups
     ]
     computing = max(group.rows * group.columns for group in groups) * dtype.itemsize

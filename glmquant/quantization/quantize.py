@@ -171,7 +171,7 @@ class _Run:
         norm_D, linear = norm_D.to(self._store.device), linear.to(self._store.device)
         seen = None
         if streams and plan.needs_hessian:
-            seen, dtype = LinearFit(linear, self._plan.recipe.fit.compensate, by_inputs=True), streams[0].dtype
+            seen, dtype = LinearFit(linear, self._plan.recipe.fit.error_propagation, by_inputs=True), streams[0].dtype
             for batch in streams[0].batches:
                 x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
                 seen.add(x, wanted[0] - x if wanted else None)

@@ -1,45 +1,75 @@
 """Finding a recipe by name or path, applying overrides, and saying precisely what is wrong with it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Hashable, Iterator, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
 
 from glmquant import assets
-from glmquant.errors import GlmQuantError, Parameter, RecipeError
+from glmquant.core.untrusted import shown
+from glmquant.errors import GlmQuantError, RecipeError
+from glmquant.methods import METHODS
 from glmquant.recipe.packaged import packaged_recipes
+from glmquant.recipe.reference import known_keys
 from glmquant.recipe.schema import Recipe
 
-LARGEST_RECIPE_BYTES = 1 << 20
-DATA_KEYS = (("calibration", "data"), ("check", "text"), ("train", "data"))
+log = logging.getLogger("glmquant.recipe")
+
+LARGEST_RECIPE_BYTES: Final = 1 << 20
+MOST_PROBLEMS: Final = 10
+EXPECTED: Final = {
+    "model_type": "keys and values",
+    "model_attributes_type": "keys and values",
+    "dataclass_type": "keys and values",
+    "dict_type": "keys and values",
+    "tuple_type": "a list",
+}
+"""What pydantic's types are called in YAML."""
+REFERENCE: Final = "docs/recipe.md describes every key"
+FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
+"""Keys that name files; ``*`` stands for each item of a list."""
+
+RENAMED: Final = {
+    "fit.compensate": "fit.error_propagation",
+    "rules.*.method.descent": "rules.*.method.coordinate_descent",
+}
+"""Keys that had another name, to the name they have now. Only a key's last part may change."""
+
+RENAMED_VALUES: Final = {"check.tasks.*.scoring": {"length_normalised": "length_normalized"}}
+"""Values that had another name, by key."""
 
 
 def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe by name (``int4-g128-gptq``) or path, with ``overrides`` of dotted keys (``calibration.seq_len``).
 
     None stands for the recipe that quantizes nothing and has no limits: every key at its default. Files named inside a
-    recipe are relative to the recipe; files named in overrides, to the working directory.
+    recipe are relative to the recipe; files named in overrides, to the working directory. Keys and values that had
+    another name in an earlier release are read, with a note in the log.
 
     Raises:
-        RecipeError: no such recipe, not YAML, an unknown key or a bad value; it names file and key.
+        RecipeError: no such recipe, not YAML, a key given twice, an unknown key or a bad value; it names file and key.
     """
     path = None if name_or_path is None else _find(str(name_or_path))
     values: dict[str, Any] = {"version": 1}
     if path is not None:
         values = _read_yaml(path)
+        _tell(use_current_names(values, path), path)
         _anchor_files(values, path.parent)
     for key, value in (overrides or {}).items():
-        _override(values, key, value)
+        _override(values, *_renamed_override(key, value))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, path or Parameter("overrides")) from None
+        raise _explained(error, path or "the overrides of the recipe's keys") from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``key=value`` from a command line; the value is YAML.
+    """``key=value`` as a person types it; the value is YAML.
 
     Raises:
         RecipeError: no ``=``, no key, or a value that is not YAML.
@@ -47,16 +77,74 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError(
-            f"cannot read the override {text!r}",
-            where=Parameter("overrides"),
+            f"{shown(text)} is no override of a recipe's key",
             expected="key=value, e.g. calibration.seed=1",
+            hint=REFERENCE,
         )
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key, _parse_yaml(value)
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"the value of the override {text!r} is not YAML: {error}", where=Parameter("overrides")
+            f"the value is not YAML: {error}", where=f"the override {shown(text)}", hint="quote it, as in key='[a, b]'"
         ) from None
+
+
+def use_current_names(values: dict[str, Any], where: object) -> list[str]:
+    """Gives renamed keys and values of a recipe the names they have now, in place; a sentence for each.
+
+    Raises:
+        RecipeError: a key under its old name and its new one.
+    """
+    notes = []
+    for old, new in RENAMED.items():
+        old_name, name = old.rpartition(".")[2], new.rpartition(".")[2]
+        for place in _parents(values, old):
+            if old_name not in place:
+                continue
+            if name in place:
+                raise RecipeError(f"both {old_name!r} and {name!r}, its name now, are given", where=f"{where}, {new}")
+            place[name] = place.pop(old_name)
+            notes.append(f"{old} is now called {name}")
+    for key, names in RENAMED_VALUES.items():
+        name = key.rpartition(".")[2]
+        for place in _parents(values, key):
+            value = place.get(name)
+            if isinstance(value, str) and value in names:
+                place[name] = names[value]
+                notes.append(f"{key}: {value} is now called {names[value]}")
+    return list(dict.fromkeys(notes))
+
+
+def _renamed_override(key: str, value: Any) -> tuple[str, Any]:
+    """An override under the names of today; a copy, since rules and overrides below it are written into it."""
+    parts, tree = key.split("."), deepcopy(value)
+    for part in reversed(parts):
+        tree = {part: tree}
+    _tell(use_current_names(tree, f"the override of {key}"), f"the override of {key}")
+    renamed = []
+    for _ in parts:
+        ((part, tree),) = tree.items()
+        renamed.append(part)
+    return ".".join(renamed), tree
+
+
+def _tell(notes: list[str], where: object) -> None:
+    for note in notes:
+        log.warning("%s: %s", where, note)
+
+
+def _parents(values: Any, key: str) -> Iterator[dict[str, Any]]:
+    """The mappings that may hold the last part of ``key``, whose ``*`` stands for each item of a list."""
+    part, _, rest = key.partition(".")
+    if part == "*":
+        items = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+        for item in items:
+            yield from _parents(item, rest)
+    elif isinstance(values, dict):
+        if rest:
+            yield from _parents(values.get(part), rest)
+        else:
+            yield values
 
 
 def _find(name: str) -> Path:
@@ -69,11 +157,31 @@ def _find(name: str) -> Path:
     raise RecipeError(f"no recipe {name!r}", expected=f"a YAML file, or one of: {', '.join(packaged)}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe types alone; a key given twice in a mapping is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[Hashable] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {shown(key.value)} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RECIPE_BYTES:
             raise RecipeError("the recipe is larger than 1 MiB", where=path, expected="a short YAML file")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"the recipe is not UTF-8: {error}", where=path) from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -88,15 +196,12 @@ def _anchor_files(values: dict[str, Any], directory: Path) -> None:
         named = isinstance(name, str) and not name.startswith(assets.SCHEME)
         return str(directory / name) if named else name
 
-    for section, key in DATA_KEYS:
-        files = values[section].get(key) if isinstance(values.get(section), dict) else None
-        if files is not None:
-            values[section][key] = [anchored(name) for name in files] if isinstance(files, list) else anchored(files)
-    tasks = values["check"].get("tasks") if isinstance(values.get("check"), dict) else None
-    for task in tasks if isinstance(tasks, list) else ():
-        for place in (task, task.get("few_shot")) if isinstance(task, dict) else ():
-            if isinstance(place, dict) and "data" in place:
-                place["data"] = anchored(place["data"])
+    for key in FILES:
+        name = key.rpartition(".")[2]
+        for place in {id(place): place for place in _parents(values, key)}.values():
+            files = place.get(name)
+            if files is not None:
+                place[name] = [anchored(file) for file in files] if isinstance(files, list) else anchored(files)
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
@@ -112,26 +217,69 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _item(place: Any, part: str, key: str) -> Any:
-    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+    if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
         return place[int(part)]
     raise RecipeError(
-        f"the recipe has no key {key!r} to override", where=Parameter("overrides", key), expected=f"{part!r} to exist"
+        f"the recipe has no key {key!r} to override", where=f"the override of {key}", expected=f"{part!r} to exist"
     )
 
 
 def _explained(error: ValidationError, where: object) -> RecipeError:
-    return RecipeError(
-        "; ".join(_problem(details) for details in error.errors()),
-        where=where,
-        hint="compare with the recipes that come with glmquant",
-    )
+    details = error.errors(include_url=False)
+    problems = [_problem(one) for one in details[:MOST_PROBLEMS]]
+    if len(details) > MOST_PROBLEMS:
+        problems.append(f"and {len(details) - MOST_PROBLEMS} more")
+    meant = [key for one in details[:MOST_PROBLEMS] if _is_unknown(one) and (key := _nearest(_key(one["loc"])))]
+    hint = f"did you mean {', '.join(dict.fromkeys(meant))}? {REFERENCE}" if meant else REFERENCE
+    return RecipeError("; ".join(problems), where=where, hint=hint)
 
 
 def _problem(details: Any) -> str:
-    key = ".".join(str(part) for part in details["loc"])
-    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    key, kind, context = _key(details["loc"]), details["type"], details.get("ctx", {})
+    if _is_unknown(details):
         return f"unknown key {key!r}"
-    cause = details.get("ctx", {}).get("error")
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "union_tag_invalid":
+        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(sorted(METHODS))}"
+    cause = context.get("error")
     if isinstance(cause, GlmQuantError):
         return f"{key}: {cause.what}; expected {cause.expected}"
-    return f"{key}: {details['msg'].removeprefix('Value error, ')}"
+    expected = EXPECTED.get(kind) or details["msg"].removeprefix("Input should be ").partition(", unable to")[0]
+    if expected != details["msg"]:
+        return f"{key} is {_described(details['input'])}; expected {expected}"
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _is_unknown(details: Any) -> bool:
+    return details["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The dotted key; pydantic names the kind of a method as well."""
+    parts = [
+        str(part)
+        for before, part in zip(("", *location), location, strict=False)
+        if not (before == "method" and part in METHODS)
+    ]
+    return ".".join(parts)
+
+
+def _nearest(key: str) -> str | None:
+    """The key that exists and is most like ``key``; numbers of rules and tasks stay as they are."""
+    parts = key.split(".")
+    candidates = {
+        ".".join(
+            parts[place] if part == "*" and place < len(parts) and parts[place].isdecimal() else part
+            for place, part in enumerate(known.split("."))
+        )
+        for known in known_keys()
+    }
+    return next(iter(get_close_matches(key[:200], sorted(candidates), n=1)), None)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else shown(value)

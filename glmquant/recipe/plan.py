@@ -78,7 +78,7 @@ class Plan:
     @property
     def num_streams(self) -> int:
         """Streams of activations: the quantized model's, and the float model's where errors are propagated."""
-        return 2 if self.recipe.fit.compensate else 1
+        return 2 if self.recipe.fit.error_propagation else 1
 
 
 def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:

@@ -10,12 +10,15 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from glmquant.core.spec import QuantSpec
-from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json
-from glmquant.errors import CheckpointError
+from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json, shown
+from glmquant.errors import CheckpointError, RecipeError
 from glmquant.glm.config import Family
+from glmquant.recipe.load import use_current_names
 
 MANIFEST: Final = "glmquant.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Version 1, read as well, has a recipe whose keys had other names (:data:`glmquant.recipe.load.RENAMED`)."""
+
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
 
@@ -52,6 +55,8 @@ class Manifest:
         source_name: the source directory's own name, without the path to it.
         source_fingerprint: see :attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`.
         family: lineage, which the canonical layout does not tell.
+        format_version: :data:`FORMAT_VERSION`, also where an earlier version was read.
+        glmquant_version: of the release that wrote it.
         recipe: as resolved, overrides included.
         calibration: sha256 of the calibration tokens; None where none were used.
         groups: in the order of :func:`glmquant.glm.config.linear_groups`.
@@ -76,6 +81,7 @@ _RECORDS = TypeAdapter(tuple[GroupRecord, ...])
 
 
 def library_versions() -> dict[str, str]:
+    """The installed version of each of :data:`LIBRARIES`."""
     return {name: version(name) for name in LIBRARIES}
 
 
@@ -85,24 +91,47 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises CheckpointError naming the field that is wrong."""
+    """The manifest at ``path``, of this format version or an earlier one.
+
+    Raises:
+        CheckpointError: another format version, or a field that is wrong, which it names.
+    """
     values = read_json(path, MAX_INDEX_BYTES)
-    if values.get("format_version") != FORMAT_VERSION:
+    version = values.get("format_version")
+    if version not in (1, FORMAT_VERSION) or isinstance(version, bool | float):
         raise CheckpointError(
-            f"format_version is {values.get('format_version')!r:.80}",
-            where=path,
-            expected=str(FORMAT_VERSION),
-            hint="open it with the release of glmquant that wrote it",
+            f"format_version is {shown(version)}",
+            where=f"{path}, format_version",
+            expected=f"1 or {FORMAT_VERSION}",
+            hint="a later release of glmquant writes later versions; else quantize the model again",
         )
+    if version == 1:
+        values = _migrated(values, path)
     return _validated(_MANIFEST, json.dumps(values), path)
 
 
+def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A manifest of version 1 as one of version 2."""
+    recipe = values.get("recipe")
+    if isinstance(recipe, dict):
+        try:
+            use_current_names(recipe, f"{path}, recipe")
+        except RecipeError as error:
+            raise CheckpointError(error.what, where=error.where) from error
+    return values | {"format_version": FORMAT_VERSION}
+
+
 def records_to_json(records: Sequence[GroupRecord]) -> str:
+    """Records as the metadata of a shard hold them."""
     return _RECORDS.dump_json(tuple(records)).decode()
 
 
 def records_from_json(text: str, where: Path) -> tuple[GroupRecord, ...]:
-    """Raises CheckpointError naming the field that is wrong."""
+    """The records in ``text``, which :func:`records_to_json` wrote.
+
+    Raises:
+        CheckpointError: a field that is wrong, which it names with ``where``.
+    """
     return _validated(_RECORDS, text, where)
 
 

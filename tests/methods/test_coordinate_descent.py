@@ -56,8 +56,8 @@ def test_it_does_as_the_update_written_out() -> None:
     hessian = stats.hessian_KK.double() + ridge_of(stats.hessian_KK).double().diag()
     scales, codes = spread(quantized.scales_NG, 32, 70).double(), quantized.codes_NK.double()
     for column in range(70):
-        pull = ((weight - (codes - spec.middle) * scales) @ hessian)[:, column]
-        step = (pull / (hessian[column, column] * scales[:, column])).round()
+        residual = ((weight - (codes - spec.middle) * scales) @ hessian)[:, column]
+        step = (residual / (hessian[column, column] * scales[:, column])).round()
         codes[:, column] = (codes[:, column] + step).clamp(0, spec.max_code)
     ours = descend(weight, quantized, stats.hessian_KK, ridge_of(stats.hessian_KK), 1)
     assert (ours.codes_NK.double() == codes).float().mean() > 0.99
@@ -66,7 +66,9 @@ def test_it_does_as_the_update_written_out() -> None:
 def test_the_recipe_asks_for_it_by_sweeps() -> None:
     weight, stats = layer()
     spec = QuantSpec(4, 64)
-    plain, refined = (Gptq(relative_damping=0.2, descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3))
+    plain, refined = (
+        Gptq(relative_damping=0.2, coordinate_descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3)
+    )
     assert objective(weight, refined, stats.hessian_KK) < objective(weight, plain, stats.hessian_KK)
-    with pytest.raises(RecipeError, match=r"method\.descent"):
-        Gptq(descent=-1)
+    with pytest.raises(RecipeError, match=r"method\.coordinate_descent"):
+        Gptq(coordinate_descent=-1)

@@ -48,38 +48,6 @@ def test_output_error_is_smaller_than_that_of_rounding(spec: QuantSpec) -> None:
     assert gptq < 0.7 * plain
 
 
-def weighted_error(
-    weight: torch.Tensor, spec: QuantSpec, importance: torch.Tensor, grid: tuple[torch.Tensor, torch.Tensor]
-) -> float:
-    return float(((encode(weight, *grid, spec).dequantize() - weight).square() * importance).sum())
-
-
-def test_searched_scales_have_the_smaller_weighted_error() -> None:
-    weight, stats = layer()
-    spec = QuantSpec(4, 64, True)
-    importance = stats.hessian_KK.diagonal()
-    searched, full_range = (
-        weighted_error(weight, spec, importance, grid)
-        for grid in (search_grid(weight, spec, importance), range_grid(weight, spec))
-    )
-    assert searched < 0.95 * full_range
-
-
-@pytest.mark.parametrize("spec", [*SPECS, QuantSpec(2, 64, False), QuantSpec(8, 128, True)], ids=str)
-def test_the_search_is_as_good_as_one_of_all_fine_steps(spec: QuantSpec) -> None:
-    weight, stats = layer()
-    importance = stats.hessian_KK.diagonal()
-    all_fine_steps = [1 - step / 40 for step in range(25)]
-    refined, exhaustive = (
-        weighted_error(weight, spec, importance, grid)
-        for grid in (
-            search_grid(weight, spec, importance),
-            search_grid(weight, spec, importance, all_fine_steps, refinements=()),
-        )
-    )
-    assert refined < 1.005 * exhaustive
-
-
 def test_uncorrelated_inputs_leave_plain_rounding() -> None:
     weight, _ = layer()
     spec = QuantSpec(4, 64, True)

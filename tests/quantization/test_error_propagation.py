@@ -22,7 +22,7 @@ from tests.quantization.test_quantize import StopAt, samples_for
 from tests.support.blocks import block_forward
 from tests.support.paths import CHATGLM2, contents
 
-FIT = {"fit": {"equalize": True, "compensate": 1.0, "token_weights": "relative"}}
+FIT = {"fit": {"equalize": True, "error_propagation": 1.0, "token_weights": "relative"}}
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_blocks_end_nearer_to_the_float_model() -> None:
     tokens = torch.randint(0, 1000, (8, 128), generator=torch.Generator().manual_seed(0))
     errors = {}
     for compensate in (0.0, 1.0):
-        fit = FitOptions(compensate=compensate)
+        fit = FitOptions(error_propagation=compensate)
         activations, reference = (embed(tokens, checkpoint.embedding(), config) for _ in range(2))
         for layer in range(config.num_hidden_layers):
             names = [group.name for group in block_groups(config, layer)]

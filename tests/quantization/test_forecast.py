@@ -28,7 +28,7 @@ def test_work_is_counted_by_hand() -> None:
     assert forward_work(config, 3, 10) == 3 * 2 * 10 * weights
     hessian = (2 * 10 + config.query_rows) * config.query_rows**2
     assert quantize_work(config, load_recipe(None, GPTQ), [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
-    both = load_recipe(None, {**GPTQ, "fit.compensate": 0.5})
+    both = load_recipe(None, {**GPTQ, "fit.error_propagation": 0.5})
     assert quantize_work(config, both, [0, 1], 10) == 2 * (2 * 2 * 10 * weights + hessian)
 
 

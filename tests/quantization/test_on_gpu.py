@@ -26,8 +26,8 @@ from tests.quantization.test_quantize import recipe, samples_for
 from tests.support.paths import CHATGLM2, GOLDEN, contents
 from tests.support.simulated_gpu import GPU, simulated_gpu
 
-EVERYTHING = {"fit.equalize": True, "fit.compensate": 1.0, "fit.token_weights": "relative"}
-DESCENT = [{"match": "*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq", "descent": 2}}]
+EVERYTHING = {"fit.equalize": True, "fit.error_propagation": 1.0, "fit.token_weights": "relative"}
+DESCENT = [{"match": "*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq", "coordinate_descent": 2}}]
 RECIPES: dict[str, dict[str, Any]] = {
     "gptq, rtn, kept": {"rules": [rule.model_dump() for rule in recipe().rules]},
     "everything": {"rules": DESCENT, **EVERYTHING},

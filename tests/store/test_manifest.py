@@ -9,7 +9,10 @@ import pytest
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.schema import Recipe
 from glmquant.store.manifest import (
+    FORMAT_VERSION,
     GroupRecord,
     Manifest,
     library_versions,
@@ -24,7 +27,7 @@ RECORDS = (
     GroupRecord("lm_head"),
 )
 MANIFEST = Manifest(
-    format_version=1,
+    format_version=FORMAT_VERSION,
     glmquant_version="0.1.0",
     source_name="chatglm2-6b-模型",
     source_fingerprint="ab" * 32,
@@ -65,7 +68,11 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"format_version": 2}, "format_version is 2"),
+        ({"format_version": 3}, "format_version is 3"),
+        ({"format_version": 0}, "format_version is 0"),
+        ({"format_version": True}, "format_version is True"),
+        ({"format_version": None}, "format_version is None"),
+        ({"format_version": [2]}, r"format_version is \[2\]"),
         ({"source_fingerprint": 1}, "source_fingerprint: "),
         ({"family": "llama"}, "family: "),
         ({"extra": 1}, "extra: "),
@@ -77,3 +84,36 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
 def test_errors_name_the_field(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(CheckpointError, match=rf"{field}[\s\S]*glmquant\.json"):
         read_manifest(written(tmp_path, **changes))
+
+
+VERSION_1 = Path(__file__).parent / "manifests" / "version-1.json"
+"""Of the golden ChatGLM2 by int4-g128-gptq, as the release wrote it that wrote version 1."""
+
+
+def test_a_manifest_of_version_1_has_the_names_of_today() -> None:
+    written_then = json.loads(VERSION_1.read_text(encoding="utf-8"))
+    assert (written_then["format_version"], written_then["recipe"]["fit"]["compensate"]) == (1, 0.5)
+    manifest = read_manifest(VERSION_1)
+    assert manifest.format_version == FORMAT_VERSION
+    samples = {
+        "calibration.num_samples": 2,
+        "calibration.seq_len": 16,
+        "calibration.data": ["glmquant:calibration.txt"],
+    }
+    today = load_recipe("int4-g128-gptq", {**samples, "store.layout": manifest.recipe["store"]["layout"]})
+    assert manifest.recipe == today.identity()
+    assert Recipe.model_validate(manifest.recipe).identity() == today.identity()
+    assert [group.name for group in manifest.groups] == [group["name"] for group in written_then["groups"]]
+
+
+def test_a_migrated_manifest_is_written_as_one_of_today(tmp_path: Path) -> None:
+    manifest = read_manifest(VERSION_1)
+    assert read_manifest(written(tmp_path, manifest)) == manifest
+
+
+def test_a_key_of_version_1_under_both_its_names_is_refused(tmp_path: Path) -> None:
+    recipe = {"fit": {"compensate": 1, "error_propagation": 0}}
+    with pytest.raises(
+        CheckpointError, match=r"both 'compensate' and 'error_propagation'[\s\S]*glmquant\.json, recipe"
+    ):
+        read_manifest(written(tmp_path, format_version=1, recipe=recipe))

@@ -1,4 +1,10 @@
-"""Reading ``config.json`` as hostile input: every value is checked before anything is sized by it."""
+"""Reading ``config.json`` as hostile input: every value is checked before anything is sized by it.
+
+By hand on purpose. As strict pydantic models with aliases this file and ``chatglm.py`` came to 343 lines instead of 293
+(pydantic 2.14): types needed their expected values beside their bounds, because pydantic names one bound where an error
+here names both, and defaults that depend on the family or must fit the vocabulary, divisors and rope sections still
+needed code of their own.
+"""
 
 import math
 from collections.abc import Collection
@@ -39,6 +45,7 @@ class Fields:
         return self._values.get(name) is not None
 
     def raw(self, name: str) -> Any:
+        """The value as it is, unchecked; None where absent."""
         return self._values.get(name)
 
     def error(self, name: str, expected: str, hint: str | None = None) -> CheckpointError:
@@ -48,6 +55,7 @@ class Fields:
         return CheckpointError(what, where=f"{self._where}, {name}", expected=expected, hint=hint)
 
     def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = LARGEST_SIZE) -> int:
+        """A whole number from ``low`` to ``high``."""
         value = self._values.get(name)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -63,6 +71,7 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
+        """``true`` or ``false``, and no number in their place."""
         value = self._values.get(name)
         value = default if value is None else value
         if not isinstance(value, bool):
@@ -70,12 +79,15 @@ class Fields:
         return value
 
     def choice(self, name: str, allowed: Collection[str], default: str) -> str:
-        value = self._values.get(name, default)
+        """One of ``allowed``."""
+        value = self._values.get(name)
+        value = default if value is None else value
         if not isinstance(value, str) or value not in allowed:
             raise self.error(name, "one of " + ", ".join(sorted(allowed)))
         return value
 
     def token_id(self, name: str, vocab_size: int) -> int | None:
+        """An id of the vocabulary; None where absent."""
         return None if name not in self else self.integer(name, low=0, high=vocab_size - 1)
 
     def token_ids(self, name: str, vocab_size: int, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -94,6 +106,7 @@ class Fields:
             raise self.error(name, f"{_shown(value)}: {reason}")
 
     def section(self, name: str) -> "Fields":
+        """The fields of an object inside this one."""
         return Fields(self.raw(name), f"{self._where}, {name}")
 
 
