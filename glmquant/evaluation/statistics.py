@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.95
 POWER = 0.96
-"""What a recommended sample aims at, so that heavy tails still leave 95 % (``benchmarks/gate_statistics.py``)."""
+"""What a recommended sample aims at, so that heavy tails still leave 95 % (``benchmarks/gate_statistics``)."""
 RESAMPLES = 2000
 SEED = 0
 LAST_TERM = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) ** 2 / 2
@@ -94,7 +94,7 @@ def bootstrap_interval(
     """The normal interval with the bootstrap's standard error, cut at what is possible.
 
     With some hundred examples it covers the truth better than percentiles do, which are too narrow where few examples
-    tell two classifiers apart (``benchmarks/gate_statistics.py``).
+    tell two classifiers apart (``benchmarks/gate_statistics``).
     """
     if units < 2:
         return Interval(float(estimate), None, None, units, None)
