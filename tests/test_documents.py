@@ -14,9 +14,8 @@ CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 def documents() -> list[Path]:
     """Those of the project: what git knows, or all outside environments where there is no git."""
     try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        command = ["git", "ls-files", "-co", "--exclude-standard", "*.md"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return [path for name in listed.stdout.splitlines() if (path := ROOT / name).exists()]
     except (OSError, subprocess.CalledProcessError):
         return [path for path in ROOT.rglob("*.md") if not any(part.startswith(".venv") for part in path.parts)]

@@ -27,7 +27,7 @@ def test_every_command_can_be_started_without_its_peers(module: str) -> None:
 
 
 def test_every_result_belongs_to_a_row() -> None:
-    written = {path for path in BENCHMARKS.glob("*/*.md")}
+    written = set(BENCHMARKS.glob("*/*.md"))
     assert written == LINKED
 
 

@@ -1,6 +1,6 @@
 """lm-evaluation-harness on a local task: our model class against its own Hugging Face backend.
 
-Run with: pytest -m slow tests/accuracy/test_harness.py (needs `pip install glmquant[lm-eval]` and transformers).
+Run with: pytest -m slow tests/evaluation/test_harness.py (needs `pip install glmquant[lm-eval]` and transformers).
 """
 
 from pathlib import Path
