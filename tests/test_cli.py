@@ -19,7 +19,7 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.cli import main
 from glmquant.cli.options import bytes_from
-from tests.paths import CHATGLM2, copied
+from tests.support.paths import CHATGLM2, copied
 
 SMALL = ["--set", "calibration.num_samples=2", "--set", "calibration.seq_len=32"]
 SHARD = "pytorch_model-00001-of-00002.bin"

@@ -7,15 +7,24 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+import transformers
+from torch import Tensor
 
-from benchmarks import decode_twin
+from benchmarks.common import llama_twin
 from glmquant import api
-from glmquant.glm.groups import block_groups
 from glmquant.recipe.schema import Recipe
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 
 SAMPLES, LENGTH = 32, 512
+GGUF_LINEARS = {
+    "self_attn.q_proj": ("attn_q", "attn_k", "attn_v"),
+    "self_attn.o_proj": ("attn_output",),
+    "mlp.gate_up_proj": ("ffn_gate", "ffn_up"),
+    "mlp.down_proj": ("ffn_down",),
+}
+"""Linear layers of transformers' ``glm``, and those of GGUF with the same inputs."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Inputs:
     """Files under one directory:
 
     float/             the checkpoint in canonical names, as transformers reads it
-    calibration/       the first 32 x 512 tokens of the text, and the ranges of the float model's activations on them
+    calibration/       the first 32 x 512 tokens of the text
     calibration.json   the same tokens
     twin-f16.gguf      a Llama-shaped GGUF of the same linears
     importance.npz     for each linear of it, the mean square of every input column on the same tokens
@@ -78,7 +87,7 @@ def prepare(case: Case, work: Path) -> Inputs:
         inputs.path("calibration.json").write_text(json.dumps(tokens_SL.tolist()))
     if not inputs.path("twin-f16.gguf").exists():
         unfinished = inputs.path("twin-f16.unfinished")
-        decode_twin.write(inputs.checkpoint, unfinished, LENGTH)
+        llama_twin.write_gguf(inputs.checkpoint, unfinished, LENGTH)
         unfinished.rename(inputs.path("twin-f16.gguf"))
     if not inputs.path("importance.npz").exists():
         _write_importance(inputs)
@@ -86,13 +95,40 @@ def prepare(case: Case, work: Path) -> Inputs:
 
 
 def _write_importance(inputs: Inputs) -> None:
-    """What llama.cpp's own tool gathers, from our pass over the same tokens."""
-    config, ranges = inputs.checkpoint.config, read_calibration(inputs.path("calibration")).inputs
-    importance = {}
-    for layer in range(config.num_hidden_layers):
-        members = (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
-        for group, names in zip(block_groups(config, layer), members, strict=True):
-            for name in names:
-                importance[f"blk.{layer}.{name}.weight"] = ranges[group.name].mean_square_K.numpy()
+    """What llama.cpp's own tool gathers, from transformers' pass over the same tokens."""
+    model = transformers.GlmForCausalLM.from_pretrained(inputs.path("float"), dtype=torch.float32).model
+    tokens_SL = torch.tensor(json.loads(inputs.path("calibration.json").read_text()))
+    mean_squares = mean_square_inputs(model, tokens_SL)
+    importance = {
+        f"blk.{layer}.{name}.weight": mean_squares[f"layers.{layer}.{part}"].numpy()
+        for layer in range(inputs.checkpoint.config.num_hidden_layers)
+        for part, names in GGUF_LINEARS.items()
+        for name in names
+    }
     with inputs.path("importance.npz").open("wb") as file:
         np.savez(file, **importance)
+
+
+@torch.inference_mode()
+def mean_square_inputs(model: torch.nn.Module, tokens_SL: Tensor) -> dict[str, Tensor]:
+    """Of every ``torch.nn.Linear`` by its name: the mean over all tokens of the square of each input column, [K].
+
+    Args:
+        tokens_SL: token ids, one sample of S a row; the model sees one at a time.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def observe(name: str, inputs: tuple[Tensor, ...]) -> None:
+        squares_K = inputs[0].double().square().flatten(0, -2).sum(0)
+        sums[name] = sums.get(name, 0) + squares_K
+
+    hooks = [
+        part.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs))
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    ]
+    for tokens_L in tokens_SL:
+        model(tokens_L[None])
+    for hook in hooks:
+        hook.remove()
+    return {name: (sum_K / tokens_SL.numel()).float() for name, sum_K in sums.items()}

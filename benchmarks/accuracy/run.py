@@ -1,10 +1,9 @@
 """The same models quantized by every method of ours and by every peer: one table.
 
-    pip install gguf
-    python benchmarks/make_smol_glm.py SMOL
-    python benchmarks/make_smol_glm.py EVEN --scale-spread 0
+    python -m benchmarks.common.make_smol_glm SMOL
+    python -m benchmarks.common.make_smol_glm EVEN --scale-spread 0
     python -m benchmarks.accuracy.run --smol SMOL --even EVEN --english handbook-en.txt --chinese handbook-zh.txt \
-        --environments ENVS --work WORK --out benchmarks/results/accuracy.md
+        --environments ENVS --work WORK
 
 Peers' environments are made from the requirements files beside this script. What a row made and measured is kept in
 WORK and taken again unless something that decides it has changed, so a second run costs what changed; of ours, any
@@ -29,10 +28,10 @@ from benchmarks.accuracy.measure import WINDOWS, Meter, read_metrics, write_metr
 from benchmarks.accuracy.read_back import READERS
 from benchmarks.accuracy.rows import ELSEWHERE, PROGRAMS, SECTIONS, Row
 from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere_table, summary
-from benchmarks.machine import describe_machine
+from benchmarks.common.machine import describe_machine
 from glmquant import api, assets
 
-AFTER_QUANTISING = ("accuracy", "assets", "onnx_export", "runtime", "train", "cli.py", "options.py", "terminal.py")
+AFTER_QUANTIZING = ("assets", "cli", "evaluation", "onnx_export", "report", "runtime", "train")
 
 Outcome = Result | Failure | None
 """None: not made yet, and not asked for."""
@@ -137,7 +136,7 @@ def code_sha256() -> str:
     """Of all of glmquant that decides what quantizing writes."""
     package = Path(glmquant.__file__).parent
     files = sorted(package.rglob("*.py"))
-    return sha256_of(file for file in files if file.relative_to(package).parts[0] not in AFTER_QUANTISING)
+    return sha256_of(file for file in files if file.relative_to(package).parts[0] not in AFTER_QUANTIZING)
 
 
 def _recipe(row: Row) -> dict[str, Any]:
@@ -185,17 +184,18 @@ def preface(bench: Bench) -> list[str]:
         "*bits*: on average over the weights of those linears, with scales (16 bits each) and zero points (where they "
         "say anything) as stored. Intervals are paired, over windows. *KL less that of our best*: above zero, ours is "
         "closer to the float model. *wall*, *CPU*: seconds of the whole program, from start to what it wrote; CPU adds "
-        "up all its threads, and suffers less from others. llama.cpp's importance matrix is the mean square that "
-        "`glmquant calibrate` recorded of each input on the same tokens; its time is not counted. Its K-quants need "
-        "rows of a multiple of 256: of the 135M model's linears, those with 576 columns become Q5_0 or Q8_0 instead.",
+        "up all its threads, and suffers less from others. llama.cpp's importance matrix is the mean square of each "
+        "input that the float model sees on the same tokens; its time is not counted. Its K-quants need rows of a "
+        "multiple of 256: of the 135M model's linears, those with 576 columns become Q5_0 or Q8_0 instead.",
         "",
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("smol", "even", "english", "chinese", "environments", "work", "out"):
+    for name in ("smol", "even", "english", "chinese", "environments", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.md"))
     parser.add_argument("--case", action="append", default=[], help="of this name alone; may be given again")
     parser.add_argument("--row", action="append", default=[], help="make rows whose name contains this; likewise")
     parser.add_argument("--own-text", action="store_true", help="leave out texts of another language and kind")

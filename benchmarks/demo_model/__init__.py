@@ -1,1 +1,1 @@
-"""The parts of the training script of the demonstration model (`train_demo_model.py`)."""
+"""The parts of training the demonstration model, and what it can do."""

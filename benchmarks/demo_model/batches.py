@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo_model.corpus import Corpus, Review, Tokenizer
+from benchmarks.demo_model.corpus import Corpus, Review, Tokenizer
 
 WINDOW = 512
 WINDOWS_PER_BATCH = 4

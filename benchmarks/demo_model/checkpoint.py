@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demo_model.corpus import Tokenizer
-from demo_model.network import ChatGLM2, Shape
+from benchmarks.demo_model.corpus import Tokenizer
+from benchmarks.demo_model.network import ChatGLM2, Shape
 
 NAME = "glmquant/chatglm2-demo"
 NOTICE = """\
 Demonstration model of glmquant: a small bilingual language model in the architecture of ChatGLM2.
-Its weights were trained from scratch by benchmarks/train_demo_model.py; nothing in it comes from
+Its weights were trained from scratch by benchmarks/demo_model; nothing in it comes from
 ChatGLM2-6B. It was trained on, and may be distributed under the terms of:
 
 - The Debian Administrator's Handbook (package debian-handbook 11.20220922), English and Simplified

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from demo_model.batches import WINDOW
-from demo_model.checkpoint import float16_state
-from demo_model.corpus import POSITIVE, Corpus, Handbook, Review, Tokenizer
-from demo_model.network import ChatGLM2
+from benchmarks.demo_model.batches import WINDOW
+from benchmarks.demo_model.checkpoint import float16_state
+from benchmarks.demo_model.corpus import POSITIVE, Corpus, Handbook, Review, Tokenizer
+from benchmarks.demo_model.network import ChatGLM2
 
 QUANTISED = ("query_key_value.weight", "dense.weight", "dense_h_to_4h.weight", "dense_4h_to_h.weight")
 HEAD = "output_layer.weight"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from demo_model.network import Block, ChatGLM2
+from benchmarks.demo_model.network import Block, ChatGLM2
 
 
 @torch.no_grad()

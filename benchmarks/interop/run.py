@@ -1,7 +1,7 @@
 """Does one bundle directory give the same greedy tokens in glmquant, raw ONNX Runtime, onnxruntime-genai and Optimum?
 
     python -m benchmarks.interop.run --model demo=glmquant/assets/demo-model --model glm3=DIR:chatglm3 \
-        --genai-python ENV/bin/python --optimum-python ENV/bin/python --work DIR --out benchmarks/results/interop.md
+        --genai-python ENV/bin/python --optimum-python ENV/bin/python --work DIR
 
 The two other environments come from the requirements files beside this script. Tokens are compared up to the first end
 token, which runtimes treat differently.
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from benchmarks.common.machine import describe_machine
+from benchmarks.common.rounded_source import RoundedSource
 from benchmarks.interop import raw_ort
 from benchmarks.interop.batch import greedy_batch
-from benchmarks.machine import describe_machine
-from benchmarks.sources import RoundedSource
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import sample_calibration
 from glmquant.errors import CheckpointError
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--genai-python", required=True)
     parser.add_argument("--optimum-python", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.md"))
     args = parser.parse_args()
     rows: list[Row] = []
     for entry in args.model:

@@ -1,7 +1,7 @@
 """Do other programs read our GPTQ checkpoints, and do we read theirs? Logits decide.
 
     python -m benchmarks.interop_gptq.run --model glmquant/assets/demo-model --work DIR \
-        --gptqmodel-python ENV/bin/python --autoround-python ENV/bin/python --out benchmarks/results/interop-gptq.md
+        --gptqmodel-python ENV/bin/python --autoround-python ENV/bin/python
 
 The two environments come from the requirements files beside this script. Everything runs on the CPU.
 """
@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.common.machine import describe_machine
 from benchmarks.interop_gptq.compare import Distance, distance, logits_of
-from benchmarks.machine import describe_machine
 from glmquant import api as gq
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.runtime.model import OnnxModel
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--gptqmodel-python", required=True)
     parser.add_argument("--autoround-python", required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.md"))
     args = parser.parse_args()
     args.work = args.work.resolve()
     bench = Bench(args)

@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.95
 POWER = 0.96
-"""Nominal power of a recommended sample; heavy tails leave 95 % of it (``benchmarks/gate_statistics.py``)."""
+"""Nominal power of a recommended sample; heavy tails leave 95 % of it (``benchmarks/gate_statistics``)."""
 RESAMPLES = 2000
 SEED = 0
 LAST_TERM = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) ** 2 / 2
@@ -107,7 +107,7 @@ def bootstrap_interval(
     """The normal interval with the bootstrap's standard error, clipped to ``lowest`` and ``highest``.
 
     With a few hundred examples its coverage is better than that of bootstrap percentiles, which are too narrow where
-    two classifiers differ on few examples (``benchmarks/gate_statistics.py``).
+    two classifiers differ on few examples (``benchmarks/gate_statistics``).
     """
     if units < 2:
         return Interval(float(estimate), None, None, units, None)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.accuracy import inputs as inputs_module
 from benchmarks.accuracy import measure, rows, run, three_bits, write_onnxruntime, write_ours
-from benchmarks.accuracy.inputs import Case, Inputs, prepare
+from benchmarks.accuracy.inputs import Case, Inputs, mean_square_inputs, prepare
 from benchmarks.accuracy.made import Cost, ProgramError, kept, make
 from benchmarks.accuracy.measure import Meter, kl_difference, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import Candidate, read_gguf, read_onnx, read_ours
@@ -64,6 +64,16 @@ def test_inputs_are_the_same_tokens_for_all(prepared: Inputs) -> None:
     tensors = {tensor.name: tensor.shape for tensor in gguf.GGUFReader(prepared.path("twin-f16.gguf")).tensors}
     assert all(len(values) == tensors[name][0] for name, values in importance.items())
     assert len(importance) == 7 * prepared.checkpoint.config.num_hidden_layers
+
+
+def test_importance_is_the_mean_square_of_every_input_column() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 3), torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    tokens_SL = torch.randint(0, 8, (5, 4))
+    found = mean_square_inputs(model, tokens_SL)
+    embedded = model[0](tokens_SL)
+    torch.testing.assert_close(found["1"], embedded.square().mean((0, 1)))
+    torch.testing.assert_close(found["2"], model[1](embedded).square().mean((0, 1)))
 
 
 def test_ours_keeps_the_head_and_counts_scales(prepared: Inputs, tmp_path, monkeypatch) -> None:

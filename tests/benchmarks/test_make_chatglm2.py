@@ -3,7 +3,7 @@ from math import prod
 
 import torch
 
-from benchmarks import make_chatglm2
+from benchmarks.common import make_chatglm2
 from glmquant.store.checkpoint import open_checkpoint
 
 INV_FREQ_BYTES = 64  # the one published tensor that is left out

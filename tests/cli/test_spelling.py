@@ -37,7 +37,10 @@ COMMAND_LINE_ONLY = {
 LITERAL = {"labels", "prompt", "classifier_head"}
 """Backquoted in errors and no public name: keys of a task, a tensor's name."""
 
-NAMED_AFTER_A_COMMAND = {"reports/junit.py"}  # the test suite in JUnit XML
+NAMED_AFTER_A_COMMAND = {
+    "recipe/reference.py",  # writes a document for both readers
+    "reports/junit.py",  # the test suite in JUnit XML
+}
 
 
 def options() -> Iterator[tuple[str, TyperOption]]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from glmquant.data.sequences import encode_texts, length_batches, padded
 from glmquant.errors import DataError
-from tests.data.tokenizers import Letters
+from tests.support.tokenizers import Letters
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=30), budget=st.integers(1, 120))

@@ -3,7 +3,7 @@ import pytest
 
 from glmquant.evaluation.examples import CONTEXT_TOKENS, worst_token
 from glmquant.evaluation.metrics import score_tokens
-from tests.data.tokenizers import Letters
+from tests.support.tokenizers import Letters
 
 PREFIX = (7, 8)
 

@@ -1,6 +1,6 @@
 """Runs damaged inputs in a process of their own, and watches how each ends.
 
-    python -m tests.fuzz.harness --cases 5000 --seed 1 --out benchmarks/results/fuzz.md
+    python -m tests.fuzz.harness --cases 5000 --seed 1 --out benchmarks/fuzz/result.md
 
 A case is decided by seed and number alone. It may succeed or raise one :class:`GlmQuantError`; another exception, a
 case of more than ``CPU_SECONDS``, a process that dies, or one that holds more than ``MEMORY`` is a finding. Address

@@ -5,7 +5,7 @@ import pytest
 from glmquant import api as gq
 from glmquant.cli.rendering import comparison_text
 from glmquant.errors import CheckpointError
-from tests.paths import CHATGLM2
+from tests.support.paths import CHATGLM2
 from tests.test_cli import glmquant
 
 

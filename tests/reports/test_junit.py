@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 from glmquant.recipe.schema import Limits
 from glmquant.reports.junit import to_junit
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 
 def test_junit_has_a_case_for_each_limit() -> None:

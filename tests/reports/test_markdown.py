@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from glmquant.evaluation.gate import Verdict
 from glmquant.reports.markdown import in_short, to_markdown
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)
 

@@ -9,7 +9,7 @@ from glmquant.evaluation.gate import Direction, Verdict
 from glmquant.evaluation.results import ModelFacts
 from glmquant.reports import plots
 from glmquant.store.manifest import GroupRecord
-from tests.evaluation.reports import SETTING, language, report, task
+from tests.support.reports import SETTING, language, report, task
 
 
 def attributes(drawing: str, kind: str, name: str) -> list[float]:

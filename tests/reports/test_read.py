@@ -11,7 +11,7 @@ from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 from glmquant.recipe.schema import RegressionLimits
 from glmquant.reports.read import report_from_dict, report_from_json
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 WRITTEN_BY_0_1 = Path(__file__).parent / "schema_2.json"
 WITHOUT_TEXT = replace(report(), language=None, texts=(), limits=(), verdict=Verdict.PASS)

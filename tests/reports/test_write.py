@@ -7,7 +7,7 @@ from glmquant.reports.html import to_html
 from glmquant.reports.junit import to_junit
 from glmquant.reports.markdown import to_markdown
 from glmquant.reports.write import named_apart, write_report
-from tests.evaluation.reports import report
+from tests.support.reports import report
 
 
 def test_all_four_files_are_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.cache import GrowingCache, KvCache, SharedCache
 from glmquant.runtime.model import OnnxModel
-from tests.onnx_export.models import random_source
+from tests.support.models import random_source
 
 
 @pytest.fixture(scope="module", params=["ort", "standard"])

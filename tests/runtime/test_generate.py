@@ -9,7 +9,7 @@ from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import Conversation, generate
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
+from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, random_source
 
 PROMPT = [5, 6, 7]
 

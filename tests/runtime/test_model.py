@@ -7,7 +7,7 @@ from glmquant.errors import ExportError, GenerationError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
-from tests.onnx_export.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
+from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
 
 CASES = [(name, profile) for name in GOLDEN_NAMES for profile in ("ort", "standard")]
 

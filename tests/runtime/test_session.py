@@ -6,7 +6,7 @@ from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import read_settings
-from tests.onnx_export.models import random_source
+from tests.support.models import random_source
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is here")

@@ -1,0 +1,1 @@
+"""Checking costs little more than running the bundle."""

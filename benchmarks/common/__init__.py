@@ -1,0 +1,1 @@
+"""What several benchmarks share: the machine, processes and their costs, checkpoints to measure on."""

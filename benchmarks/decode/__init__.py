@@ -1,0 +1,1 @@
+"""Decoding and prefill beside llama.cpp."""

@@ -1,0 +1,1 @@
+"""The gate's intervals hold what they promise."""

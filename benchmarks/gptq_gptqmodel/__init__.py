@@ -1,0 +1,1 @@
+"""GPTQ of a real model beside GPTQModel: seconds and memory."""

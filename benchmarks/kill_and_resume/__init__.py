@@ -1,0 +1,1 @@
+"""A killed run, started again, ends with the same bytes."""

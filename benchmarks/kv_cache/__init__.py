@@ -1,0 +1,1 @@
+"""What a quantized KV cache costs in perplexity and time."""

@@ -1,0 +1,1 @@
+"""Perplexity of what ships, through ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Text classification: trained, quantized, and beside scikit-learn."""
