@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.direct_io import DirectWriter
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.direct_file import DirectFile
 from glmquant.store.tensors import StoredTensor, byte_view, file_size
 from glmquant.store.torch_bin import refuse_lfs_pointer
 
@@ -144,7 +144,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % ALIGNMENT)
-    with DirectFile(path) as file:
+    with DirectWriter(path) as file:
         file.write(LENGTH.pack(len(encoded)) + encoded)
         for name in order:
             file.write(byte_view(tensors[name].contiguous()))

@@ -12,9 +12,9 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.direct_io import DirectReader
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.store.file_reader import FileReader
 
 CHUNK_BYTES: Final = 4 << 20
 """Read, then checked for NaN and Inf while it is still in the processor's cache."""
@@ -77,13 +77,13 @@ class StoredTensor:
             with ThreadPoolExecutor(READ_THREADS) as pool:
                 list(pool.map(read_chunk, firsts))
 
-    def _open(self) -> FileReader:
+    def _open(self) -> DirectReader:
         try:
-            return FileReader(self.path)
+            return DirectReader(self.path)
         except OSError as error:
             raise CheckpointError(f"cannot open the file: {error.strerror}", where=self.path) from error
 
-    def _fill(self, file: FileReader, chunk: Tensor, at: int) -> None:
+    def _fill(self, file: DirectReader, chunk: Tensor, at: int) -> None:
         view = byte_view(chunk)
         while view:
             count = file.read_some(view, at)
