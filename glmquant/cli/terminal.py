@@ -1,12 +1,10 @@
 """What people see. Progress goes to stderr: bars on a terminal, else a line now and then; nothing when quiet."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -14,14 +12,13 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from glmquant.core.machine import peak_memory, seconds_since_start
 from glmquant.core.units import size
 from glmquant.progress import Progress, silent
 from glmquant.quantization.forecast import Forecast
-from glmquant.quantization.memory import held_bytes
 from glmquant.quantization.summary import GroupSummary, ModelSummary
 
 SECONDS_BETWEEN_LINES = 5.0
-START_TIME = 19  # field 22 of /proc/PID/stat, counted from the one after the command's name
 QUANTIZATIONS = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, a scale a row"}
 
 
@@ -49,9 +46,7 @@ def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
 
 def _what_it_took() -> str:
     """From the start of the process, imports included."""
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[START_TIME]) / os.sysconf("SC_CLK_TCK")
-    seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    return f"{seconds:.0f} s, peak memory {held_bytes() / 1e9:.2f} GB"
+    return f"{seconds_since_start():.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
 
 
 def print_markdown(text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import Tensor
 
+from glmquant.core.files import write_json
 from glmquant.errors import ExportError
 from glmquant.glm.block import Block, Linear
 from glmquant.glm.classifier import Classifier
@@ -21,7 +22,7 @@ from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.save import TORCH_DTYPES, BundledTokenizer, check_supported, positions
-from glmquant.onnx_export.side_files import optimum_config, write_json
+from glmquant.onnx_export.side_files import optimum_config
 from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile

@@ -3,8 +3,6 @@
 Shape suffixes: N output rows, K input columns.
 """
 
-import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,6 +10,7 @@ from typing import Final
 import torch
 
 from glmquant.core.device import CPU
+from glmquant.core.machine import peak_memory, physical_memory
 from glmquant.core.parallel import STRIP_ELEMENTS
 from glmquant.errors import OutputError
 from glmquant.glm.config import GlmConfig, LinearGroup, block_groups, linear_groups
@@ -59,11 +58,11 @@ def room_within(
 
 def held_bytes() -> int:
     """The most this process has held so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak_memory()
 
 
 def physical_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return physical_memory()
 
 
 def forward_bytes(config: GlmConfig, dtype: torch.dtype) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from glmquant.core.files import write_text
 from glmquant.evaluation.report import AccuracyReport
 from glmquant.report.html import to_html
 from glmquant.report.junit import to_junit
@@ -19,7 +20,7 @@ def write_report(report: AccuracyReport, directory: Path, others: Sequence[Accur
         "junit.xml": to_junit(report),
     }
     for name, content in contents.items():
-        (directory / name).write_text(content, encoding="utf-8")
+        write_text(directory / name, content)
 
 
 def named_apart(reports: Sequence[tuple[Path, AccuracyReport]]) -> list[AccuracyReport]:

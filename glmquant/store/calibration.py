@@ -10,7 +10,6 @@
 Shape suffixes: S samples, L tokens of a sample, K input columns, C key/value heads, E head size.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from glmquant.core.files import write_json
 from glmquant.core.stats import InputRange
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, Sampling, TextSource
 from glmquant.errors import CalibrationError
@@ -56,8 +56,7 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
         layers=len(calibration.key_values),
     )
     save_file({name: tensor.contiguous() for name, tensor in _tensors(calibration).items()}, directory / TENSORS)
-    text = json.dumps(asdict(description), ensure_ascii=False, indent=1)
-    (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / DESCRIPTION, asdict(description), indent=1)
 
 
 def read_calibration(directory: Path) -> Calibration:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from glmquant.core.files import write_text
 from glmquant.data.labeled import Example, LabeledSet
 from glmquant.train.split import require_of_each_label, split_examples
 
@@ -50,4 +51,4 @@ def write_jsonl(examples: LabeledSet, path: Path) -> None:
     lines = (
         json.dumps({"text": example.text, "label": example.label}, ensure_ascii=False) for example in examples.examples
     )
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")

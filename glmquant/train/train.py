@@ -3,7 +3,6 @@
 Shape suffixes: E examples, D hidden size, L labels.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from glmquant.core.machine import physical_memory
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import LabeledSet
 from glmquant.data.sequences import EncodedTexts, encode_texts
@@ -159,7 +159,7 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
     if options.mode == "head":
         return
     needed = _num_weights(checkpoint.config) * BYTES_A_PARAMETER[options.mode]
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = physical_memory()
     if needed > there:
         raise TrainingError(
             f"train.mode {options.mode} needs about {needed / 1e9:.0f} GB of memory; there are {there / 1e9:.0f}",

@@ -1,12 +1,16 @@
 """Atomic files, and text that is the same everywhere."""
 
+import ast
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
+import glmquant
 from glmquant.core.files import sync_directory, write_atomically, write_json, write_text
+
+PACKAGE = Path(glmquant.__file__).parent
 
 
 def names(directory: Path) -> list[str]:
@@ -92,3 +96,53 @@ def test_text_and_json_are_utf8_with_plain_line_ends(tmp_path: Path) -> None:
     write_json(tmp_path / "json", {"key": ["一"]}, indent=1)
     assert (tmp_path / "text").read_bytes() == "一\ntwo\n".encode()
     assert (tmp_path / "json").read_bytes() == '{\n "key": [\n  "一"\n ]\n}\n'.encode()
+
+
+LEFT = {"api.py", "quantization/allocate.py", "store/artifact.py", "train/train.py"}
+"""Modules that still write text in their own way."""
+
+
+def writes_text_itself(path: Path) -> list[int]:
+    """Lines of a module that write text with the platform's line ends: ``write_text`` of a path, ``open`` for text."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and (_is_write_text(node) or _opens_text_to_write(node))
+    ]
+
+
+def _is_write_text(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "write_text"
+
+
+def _opens_text_to_write(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return name in ("open", "fdopen") and any(
+        set(mode) <= set("wax+tr") and set(mode) & set("wax") for mode in modes if mode
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("path.write_text('x', encoding='utf-8')", True),
+        ("open(path, 'w')", True),
+        ("path.open('a', encoding='utf-8')", True),
+        ("path.open(mode='x+')", True),
+        ("path.open('wb')", False),
+        ("open(path, encoding='utf-8')", False),
+        ("write_text(path, 'x')", False),
+    ],
+)
+def test_the_search_knows_what_writes_text(tmp_path: Path, code: str, found: bool) -> None:
+    (tmp_path / "module.py").write_text(code)
+    assert bool(writes_text_itself(tmp_path / "module.py")) is found
+
+
+def test_all_text_is_written_by_one_function() -> None:
+    """So that its bytes are the same on every platform."""
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    offending = {name for name, path in files.items() if writes_text_itself(path)} - {"core/files.py"}
+    assert offending == LEFT
