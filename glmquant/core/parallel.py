@@ -89,4 +89,5 @@ def _lone_workers(count: int, name: str, initialize: Callable[[], None]) -> Thre
     return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

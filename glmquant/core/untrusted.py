@@ -10,6 +10,7 @@ from glmquant.errors import CheckpointError
 
 MAX_CONFIG_BYTES: Final = 4 << 20
 MAX_INDEX_BYTES: Final = 16 << 20
+DOWNLOAD_AGAIN: Final = "download the checkpoint again, completely"
 
 
 def shown(name: object, limit: int = 120) -> str:
@@ -18,8 +19,12 @@ def shown(name: object, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
-def file_inside(directory: Path, name: str, *, where: object) -> Path:
+def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLOAD_AGAIN) -> Path:
     """The regular file ``name`` of ``directory``, its links followed.
+
+    Args:
+        where: what names the file, for errors.
+        fix: what to do where it is missing.
 
     Raises:
         CheckpointError: the name leads out of the directory, by ``..``, as an absolute path or through a link; or there
@@ -39,7 +44,7 @@ def file_inside(directory: Path, name: str, *, where: object) -> Path:
             f"the file {shown(name)} is missing or cannot be opened",
             where=where,
             expected=f"it in {directory}",
-            hint="download the checkpoint again, completely",
+            hint=hint,
         ) from error
     if not path.is_relative_to(root):
         raise CheckpointError(
@@ -53,20 +58,39 @@ def file_inside(directory: Path, name: str, *, where: object) -> Path:
     return path
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """A JSON object of at most ``limit`` bytes.
+def read_bytes(path: Path, limit: int) -> bytes:
+    """What a regular file holds, at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity.
+        CheckpointError: unreadable, too large, or a pipe, a device or a directory, which might never end.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError("not a regular file", where=path)
         with path.open("rb") as file:
             raw = file.read(limit + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read: {error.strerror}", where=path) from error
     if len(raw) > limit:
         raise CheckpointError("the file is too large for what it is", where=path, expected=f"at most {limit} bytes")
-    return parse_json(raw, path)
+    return raw
+
+
+def parse_text(raw: bytes, where: object) -> str:
+    """UTF-8 text. Raises CheckpointError for bytes that are none."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("the file is not UTF-8", where=where) from error
+
+
+def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON object of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity.
+    """
+    return parse_json(read_bytes(path, limit), path)
 
 
 def parse_json(raw: bytes, where: object) -> dict[str, Any]:

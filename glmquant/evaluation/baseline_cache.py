@@ -7,7 +7,6 @@ Shape suffixes: N rows of all queries, D hidden size.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.files import write_atomically
 from glmquant.errors import CheckError, OutputError
 from glmquant.evaluation.source import Query
 
@@ -68,13 +68,11 @@ class BaselineCache:
         OutputError: the directory cannot be written.
         """
         path = self.path(queries)
-        unfinished = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({ROWS: torch.cat(list(rows))}, unfinished)
-            os.replace(unfinished, path)
+            with write_atomically(path, shared=True) as unfinished:
+                save_file({ROWS: torch.cat(list(rows))}, unfinished)
         except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
             raise OutputError(
                 f"cannot keep the baseline: {error}",
                 where=self._directory,

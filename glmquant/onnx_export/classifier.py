@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from glmquant.core.files import write_json
 from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
@@ -24,7 +25,7 @@ from glmquant.onnx_export.save import (
     operators_of,
     positions,
 )
-from glmquant.onnx_export.side_files import optimum_config, write_json
+from glmquant.onnx_export.side_files import optimum_config
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from glmquant.core.files import write_json
 from glmquant.data.calibration import KeyValueRange
 from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
@@ -17,7 +18,7 @@ from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FI
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
-from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config, write_json
+from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile

@@ -5,15 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from glmquant.core.files import write_json
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE
 from glmquant.recipe.schema import ExportOptions
 
 log = logging.getLogger("glmquant.onnx_export")
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from glmquant.store.direct_file import DirectFile
+from glmquant.core.direct_io import DirectWriter
 
 ALIGNMENT = 64  # bytes; a cache line, and enough for every kernel that reads mapped weights in place
 DTYPES = {
@@ -36,7 +36,7 @@ class WeightsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = DirectFile(path)
+        self._file = DirectWriter(path)
         self._digest = hashlib.sha256()
         self._size = 0
         self._writer = ThreadPoolExecutor(1, "weights-file")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.direct_io import DirectWriter
 from glmquant.core.machine import peak_memory
 from glmquant.core.matmul import dtype_for
 from glmquant.core.packing import pack_blocks
@@ -29,7 +30,6 @@ from glmquant.quantization.sensitivity import MEASURED_TOKENS, SensitivityMeter
 from glmquant.quantization.work import forward_work, quantize_work
 from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.direct_file import DirectFile
 from glmquant.store.tensors import byte_view
 from glmquant.streaming.activations import TOKENS_AT_ONCE, Activations, ActivationStore, sample_batches, unfilled
 from glmquant.streaming.memory import activation_bytes, forward_bytes
@@ -244,7 +244,7 @@ def _write_second() -> float:
     values = torch.zeros(DISK_BYTES, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as directory:
         started = time.monotonic()
-        with DirectFile(Path(directory) / "probe") as file:
+        with DirectWriter(Path(directory) / "probe") as file:
             file.write(byte_view(values))
         return (time.monotonic() - started) / DISK_BYTES
 

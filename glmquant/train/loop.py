@@ -8,7 +8,6 @@ Shape suffixes: E examples, B batch, L labels.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from glmquant.core.files import write_atomically
 from glmquant.errors import TrainingError
 from glmquant.progress import Progress
 from glmquant.recipe.schema import TrainOptions
@@ -175,7 +175,6 @@ class Trainer:
             self._kept = [parameter.detach().clone() for parameter in self._parameters]
 
     def _save(self) -> None:
-        unfinished = self._state.with_suffix(".unfinished")
         state = {
             "parameters": [parameter.detach() for parameter in self._parameters],
             "kept": self._kept,
@@ -183,8 +182,8 @@ class Trainer:
             "epochs": [asdict(metrics) for metrics in self._epochs],
             "best": self._best,
         }
-        torch.save(state, unfinished)
-        os.replace(unfinished, self._state)
+        with write_atomically(self._state) as unfinished:
+            torch.save(state, unfinished)
 
     def _resume(self) -> None:
         if not self._state.exists():

@@ -71,6 +71,15 @@ def test_json_that_is_none(tmp_path: Path, content: bytes, message: str) -> None
     assert caught.value.where == path
 
 
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            read_json(path)
+    with pytest.raises(CheckpointError, match="cannot read: No such file"):
+        read_json(tmp_path / "gone")
+
+
 def test_names_fit_to_print() -> None:
     assert shown("\ud800\n\x1b") == "'\\ud800\\n\\x1b'"
     assert len(shown("x" * 10**6)) < 200

@@ -91,6 +91,8 @@ def entry(start: int, stop: int, shape: object = (2,), dtype: object = "F16") ->
         ({"a": entry(0, 8)}, bytes(8), r"gives 8 bytes to shape \[2\] of F16"),
         ({"a": entry(4, 0)}, bytes(4), "gives -4 bytes"),
         ({"a": entry(0, 4, [2**40, 2**40])}, bytes(4), "gives 4 bytes"),
+        ({"a": entry(0, 4, [2**61] * 100_000)}, bytes(4), "100000 dimensions"),
+        ({"a": entry(0, 4, [2**61] * 250)}, bytes(4), "250 dimensions"),
         ({"a": entry(0, 4, [-2])}, bytes(4), "are not sizes"),
         ({"a": entry(0, 4, "2")}, bytes(4), "are not sizes"),
         ({"a": entry(0, 4, [2.0])}, bytes(4), "are not sizes"),

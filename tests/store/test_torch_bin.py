@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -124,6 +125,7 @@ def test_the_crafted_archive_is_right_when_unharmed(tmp_path: Path) -> None:
         ((1, (4,), (1,)), "beyond the end"),
         ((0, (5,), (1,)), "beyond the end"),
         ((0, (2**61, 2**61), (2**61, 1)), "beyond the end"),
+        ((0, (2**61,) * 9, (1,) * 9), "9 dimensions"),
         ((-1, (4,), (1,)), "other than sizes"),
         ((0, (-4,), (1,)), "other than sizes"),
         ((0, (4.0,), (1,)), "other than sizes"),
@@ -190,11 +192,33 @@ def test_pickles_that_are_damaged_or_hostile(tmp_path: Path, pickled: bytes, mes
         read_torch_bin(path)
 
 
-def test_a_pickle_that_doubles_at_every_step_costs_nothing(tmp_path: Path) -> None:
-    doubling = b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(60))
-    path = archive(tmp_path, b"\x80\x02}K\x01" + doubling + b"K\x01s.")
+def doubled_key(times: int) -> bytes:
+    """A dictionary whose key is a pair of twice the same pair of twice the same pair …"""
+    doubling = b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(times))
+    return b"\x80\x02}K\x01" + doubling + b"K\x01s."
+
+
+@pytest.mark.parametrize("key", [doubled_key(60), b"\x80\x02}K\x01" + b"\x85" * 1_000_000 + b"K\x01s."])
+def test_a_key_that_would_take_for_ever_to_hash_costs_nothing(tmp_path: Path, key: bytes) -> None:
+    path = archive(tmp_path, key)
     with pytest.raises(CheckpointError, match="a key is no name"):
         read_torch_bin(path)
+
+
+def seconds_to_load(raw: bytes) -> float:
+    started = time.process_time()
+    assert len(NothingAllowed(io.BytesIO(raw)).load()) == 1
+    return time.process_time() - started
+
+
+class NothingAllowed(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(name)
+
+
+def test_the_standard_library_takes_twice_as_long_for_each_doubling() -> None:
+    """Why :mod:`glmquant.store.inert_pickle` is not a subclass of ``pickle.Unpickler``."""
+    assert seconds_to_load(doubled_key(22)) > 30 * max(seconds_to_load(doubled_key(12)), 1e-4)
 
 
 def test_a_pickle_that_is_too_large(tmp_path: Path) -> None:

@@ -158,6 +158,6 @@ def test_a_rate_that_blows_up_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_to_train_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sysconf", lambda name: 1000)
+    monkeypatch.setattr("glmquant.train.train.physical_memory", lambda: 1_000_000)
     with pytest.raises(TrainingError, match=r"use train\.mode=head"):
         train(tmp_path, mode="full")

@@ -1,9 +1,11 @@
 """The files a tokenizer comes in, read as hostile input, and those transformers loads it from."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
+from glmquant.core import untrusted
+from glmquant.core.files import write_json, write_text
 from glmquant.errors import CheckpointError
 
 MOST_BYTES: Final = 64 << 20
@@ -16,54 +18,38 @@ TEMPLATE_FILE: Final = "chat_template.jinja"
 
 
 def has_file(directory: Path, name: str) -> bool:
-    return (directory / name).is_file()
+    """Whether anything has that name: what is no regular file is refused on reading, not passed over."""
+    return os.path.lexists(directory / name)
 
 
 def read_bytes(directory: Path, name: str) -> bytes:
     """A tokenizer file of ``directory``.
 
     Raises:
-        CheckpointError: it is missing, lies outside the directory, is empty, or is larger than any tokenizer.
+        CheckpointError: it is missing, no regular file, lies outside the directory, is empty, or is larger than any
+            tokenizer.
     """
-    path = directory / name
-    try:
-        inside = path.resolve(strict=True).is_relative_to(directory.resolve())
-        content = path.read_bytes() if inside and path.stat().st_size <= MOST_BYTES else None
-    except OSError as error:
-        raise CheckpointError(
-            f"the tokenizer file cannot be read: {error.strerror or error}",
-            where=path,
-            expected=f"{name} beside config.json",
-            hint="copy the publisher's tokenizer files into the checkpoint directory",
-        ) from error
-    if content is None:
-        raise CheckpointError(
-            "the tokenizer file leads out of the checkpoint directory"
-            if not inside
-            else "the tokenizer file is too large",
-            where=path,
-            expected=f"a file inside the directory of at most {MOST_BYTES >> 20} MB",
-        )
+    hint = "copy the publisher's tokenizer files into the checkpoint directory"
+    path = untrusted.file_inside(directory, name, where=directory / name, hint=hint)
+    content = untrusted.read_bytes(path, MOST_BYTES)
     if not content:
         raise CheckpointError("the tokenizer file is empty", where=path, hint="fetch the file again")
     return content
 
 
 def read_object(directory: Path, name: str) -> dict[str, Any]:
-    """A JSON object of ``directory``; see :func:`read_bytes` for the errors."""
-    try:
-        values = json.loads(read_bytes(directory, name).decode())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the file is not JSON: {str(error)[:200]}", where=directory / name) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"the JSON is a {type(values).__name__}", where=directory / name, expected="an object")
-    return values
+    """A JSON object of ``directory``.
+
+    Raises:
+        CheckpointError: as :func:`read_bytes` and :func:`glmquant.core.untrusted.parse_json`.
+    """
+    return untrusted.parse_json(read_bytes(directory, name), directory / name)
 
 
 def shipped_template(directory: Path) -> str | None:
     """The chat template that comes with a checkpoint, in a file of its own or in ``tokenizer_config.json``."""
     if has_file(directory, TEMPLATE_FILE):
-        return _text(directory, TEMPLATE_FILE)
+        return untrusted.parse_text(read_bytes(directory, TEMPLATE_FILE), directory / TEMPLATE_FILE)
     if not has_file(directory, TOKENIZER_CONFIG):
         return None
     template = read_object(directory, TOKENIZER_CONFIG).get("chat_template")
@@ -96,13 +82,6 @@ def declared_specials(directory: Path, first: int) -> tuple[str, ...] | None:
     return tokens
 
 
-def _text(directory: Path, name: str) -> str:
-    try:
-        return read_bytes(directory, name).decode()
-    except UnicodeDecodeError as error:
-        raise CheckpointError("the file is not UTF-8", where=directory / name) from error
-
-
 def write_tokenizer_files(
     directory: Path,
     tokenizer_json: str,
@@ -129,6 +108,6 @@ def write_tokenizer_files(
     }
     if chat_template is not None:
         config["chat_template"] = chat_template
-    (directory / TOKENIZER_JSON).write_text(tokenizer_json, encoding="utf-8")
-    for name, values in ((TOKENIZER_CONFIG, config), (SPECIAL_TOKENS_MAP, special_tokens)):
-        (directory / name).write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_text(directory / TOKENIZER_JSON, tokenizer_json)
+    write_json(directory / TOKENIZER_CONFIG, config)
+    write_json(directory / SPECIAL_TOKENS_MAP, special_tokens)

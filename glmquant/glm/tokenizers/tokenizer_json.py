@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckpointError, GlmQuantError
 from glmquant.glm.tokenizers.charsmap import read_charsmap
 from glmquant.glm.tokenizers.files import TOKENIZER_JSON, read_bytes
@@ -25,7 +25,7 @@ def json_tokenizer(directory: Path) -> Tokenizer:
     with failures_named(directory / TOKENIZER_JSON):
         # tokenizers panics on a damaged rule, on loading or much later.
         if b'"Precompiled"' in content:
-            _check_rules(json.loads(content).get("normalizer"))
+            _check_rules(parse_json(content, directory / TOKENIZER_JSON).get("normalizer"))
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.encode("a")
         return tokenizer

@@ -1,6 +1,7 @@
 """Tokenizers of checkpoints: the publisher's own ids and text, and what transformers makes of the files written."""
 
 import json
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -213,8 +214,21 @@ def test_a_damaged_rule_in_json_gives_one_error(tmp_path: Path, rule: object) ->
 
 def test_a_tokenizer_outside_the_directory_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").symlink_to(directory("chatglm2-tiny") / "tokenizer.model")
-    with pytest.raises(CheckpointError, match="leads out"):
+    with pytest.raises(CheckpointError, match="link out of the checkpoint directory"):
         load_tokenizer(tmp_path, config("chatglm2-tiny"))
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("pipe", "regular file"), ("loop", "cannot be opened")])
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_tokenizer_file_that_is_no_file_is_refused(tmp_path: Path, name: str, kind: str, reason: str) -> None:
+    found = copy("chatglm2-tiny", tmp_path, "tokenizer.model")
+    (tmp_path / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(CheckpointError, match=reason):
+        load_tokenizer(tmp_path, found)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +248,9 @@ def test_a_tokenizer_must_fit_the_model(changes: dict[str, Any], reason: str) ->
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"tokenizer_config.json": "{"}, "not JSON"),
+        ({"tokenizer_config.json": "{"}, "not valid JSON"),
+        ({"tokenizer_config.json": '{"chat_template": "a", "chat_template": "b"}'}, "'chat_template' is given twice"),
+        ({"tokenizer_config.json": '{"model_max_length": NaN}'}, "NaN is not a JSON number"),
         ({"tokenizer_config.json": '{"chat_template": 3}'}, "chat_template is a int"),
         ({"chat_template.jinja": b"\xff"}, "not UTF-8"),
     ],
