@@ -1,7 +1,6 @@
 """What this process and this machine have, on Linux, macOS and Windows; psutil is imported where it is asked."""
 
 import sys
-import time
 
 
 def peak_memory() -> int:
@@ -25,20 +24,3 @@ def physical_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().total)
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, as of now."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def seconds_since_start() -> float:
-    """Since this process began, imports included."""
-    import psutil
-
-    began = psutil.Process().create_time()
-    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux tells psutil the time of boot in whole seconds
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - (began - psutil.boot_time())
-    return time.time() - began

@@ -30,6 +30,7 @@ EXPECTED: Final = {
     "tuple_type": "a list",
 }
 """What pydantic's types are called in YAML."""
+
 REFERENCE: Final = "docs/recipe.md describes every key"
 FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
 """Keys that name files; ``*`` stands for each item of a list."""
@@ -65,7 +66,7 @@ def load_recipe(name_or_path: str | Path | None, overrides: Mapping[str, Any] | 
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explained(error, path or "the overrides of the recipe's keys") from None
+        raise _explained(error, _where(path, overrides or {})) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -83,7 +84,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         )
     try:
         return key, _parse_yaml(value)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise RecipeError(
             f"the value is not YAML: {error}", where=f"the override {shown(text)}", hint="quote it, as in key='[a, b]'"
         ) from None
@@ -137,7 +138,7 @@ def _parents(values: Any, key: str) -> Iterator[dict[str, Any]]:
     """The mappings that may hold the last part of ``key``, whose ``*`` stands for each item of a list."""
     part, _, rest = key.partition(".")
     if part == "*":
-        items = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+        items = values.values() if isinstance(values, dict) else values if isinstance(values, list | tuple) else ()
         for item in items:
             yield from _parents(item, rest)
     elif isinstance(values, dict):
@@ -174,7 +175,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    """Raises YAMLError whatever is wrong; PyYAML itself lets through what a date or a tagged value fails with."""
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value cannot be read: {str(error)[:200]}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = _parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"the recipe is not UTF-8: {error}", where=path) from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise RecipeError(f"the recipe is not YAML: {error}", where=path) from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe is a {type(values).__name__}", where=path, expected="keys and values")
@@ -224,7 +229,14 @@ def _item(place: Any, part: str, key: str) -> Any:
     )
 
 
-def _explained(error: ValidationError, where: object) -> RecipeError:
+def _where(path: Path | None, overrides: Mapping[str, Any]) -> Path | str:
+    if path is not None and not overrides:
+        return path
+    keys = f"the overrides of {', '.join(overrides)}" if overrides else "the recipe"
+    return keys if path is None else f"{path} and {keys}"
+
+
+def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     details = error.errors(include_url=False)
     problems = [_problem(one) for one in details[:MOST_PROBLEMS]]
     if len(details) > MOST_PROBLEMS:
@@ -244,7 +256,7 @@ def _problem(details: Any) -> str:
         return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(sorted(METHODS))}"
     cause = context.get("error")
     if isinstance(cause, GlmQuantError):
-        return f"{key}: {cause.what}; expected {cause.expected}"
+        return f"{key}: {cause.what}" + (f"; expected {cause.expected}" if cause.expected else "")
     expected = EXPECTED.get(kind) or details["msg"].removeprefix("Input should be ").partition(", unable to")[0]
     if expected != details["msg"]:
         return f"{key} is {_described(details['input'])}; expected {expected}"

@@ -120,6 +120,15 @@ def test_an_unknown_key_suggests_the_nearest(key: str, meant: str) -> None:
     assert "docs/recipe.md" in str(caught.value.hint)
 
 
+def test_an_error_names_recipe_and_overrides() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("int8-rtn", {"export.max_length": 0, "calibration.seed": 1})
+    assert re.search(r"int8-rtn\.yaml and the overrides of export\.max_length, cal", str(caught.value.where))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, {"export.max_length": 0})
+    assert caught.value.where == "the overrides of export.max_length"
+
+
 def test_a_key_like_no_other_is_not_guessed_at() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(None, {"xyzzy": 1})
@@ -214,7 +223,24 @@ def test_nested_anchors_do_not_unfold(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 3000
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "a: *b", "\ttab: 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        "a: [",
+        "",
+        "a: *b",
+        "\ttab: 1",
+        "1: 2",
+        "description: 2001-99-99",
+        "description: !!timestamp soon",
+        "description: !!bool perhaps",
+        "description: !!int ''",
+        f"description: {'1' * 5000}",
+        "description: !!python/object/apply:os.getcwd []",
+    ],
+    ids=lambda text: text[:40],
+)
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RecipeError, match=r"mine\.yaml"):
         load_recipe(written(tmp_path, text))

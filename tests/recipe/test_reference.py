@@ -73,12 +73,10 @@ def test_every_key_is_in_the_document() -> None:
     assert [key for key in known_keys() if f"| `{key.rpartition('.')[2]}` |" not in page] == []
 
 
-def test_a_method_of_ones_own_is_in_both(tmp_path: Path) -> None:
-    METHODS["halved"] = Halved
-    try:
+def test_a_method_of_ones_own_is_in_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "halved", Halved)
         write(tmp_path / "schema.json", tmp_path / "page.md")
-    finally:
-        del METHODS["halved"]
     own = jsonschema.Draft7Validator(json.loads((tmp_path / "schema.json").read_bytes()))
     recipe = {"version": 1, "rules": [{"match": "*", "method": {"kind": "halved", "strength": 1}}]}
     assert list(own.iter_errors(recipe)) == []

@@ -1,6 +1,5 @@
 """The recipe's schema: every key documented, methods of one's own, and what makes no sense refused."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,10 +47,8 @@ class Halved:
 
 
 @pytest.fixture
-def own_method() -> Iterator[None]:
-    METHODS["halved"] = Halved
-    yield
-    del METHODS["halved"]
+def own_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "halved", Halved)
 
 
 def rule(method: Any) -> dict[str, Any]:
@@ -103,8 +100,8 @@ def test_options_of_a_method_of_ones_own_are_checked(options: dict[str, Any], me
         load_recipe(None, rule({"kind": "halved", **options}))
 
 
+@pytest.mark.usefixtures("own_method")
 def test_a_method_taken_out_is_unknown_again() -> None:
-    METHODS["halved"] = Halved
     load_recipe(None, rule({"kind": "halved", "strength": 1}))
     del METHODS["halved"]
     with pytest.raises(RecipeError, match=r"unknown method kind 'halved'; expected one of gptq, rtn"):
