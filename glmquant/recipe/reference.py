@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import glmquant
+from glmquant.core.files import write_json, write_text
 from glmquant.recipe.schema import Recipe
 
 PACKAGE: Final = Path(glmquant.__file__).parent
@@ -89,9 +90,8 @@ def markdown() -> str:
 
 def write(schema_path: Path, document_path: Path) -> None:
     """Writes the JSON Schema and the page, with line feeds on every system."""
-    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
-    schema_path.write_text(text, encoding="utf-8", newline="\n")
-    document_path.write_text(markdown(), encoding="utf-8", newline="\n")
+    write_json(schema_path, json_schema(), indent=1)
+    write_text(document_path, markdown())
 
 
 def _tidied(schema: Schema) -> Schema:

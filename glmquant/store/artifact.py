@@ -4,8 +4,6 @@ A piece is the embedding, a block, or the final norm with the head: one safetens
 name only when it is on the disk. What quantizing a piece cost travels in its header. No time, host or path is written.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -15,7 +13,7 @@ from typing import Any, Final, Literal
 from torch import Tensor
 
 from glmquant import __version__
-from glmquant.core.files import sync_directory
+from glmquant.core.files import write_atomically, write_json
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
@@ -119,10 +117,10 @@ class ArtifactWriter:
         manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records)
         quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
-        self._write_json(CONFIG, to_hf_config(self._config) | section)
+        write_json(self._directory / CONFIG, to_hf_config(self._config) | section)
         if quantization:
-            self._write_json(QUANTIZE_CONFIG, quantization)
-        self._write_json(INDEX, _index(shards))
+            write_json(self._directory / QUANTIZE_CONFIG, quantization)
+        write_json(self._directory / INDEX, _index(shards))
         copy_side_files(source.path, self._directory)
         (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
 
@@ -160,14 +158,8 @@ class ArtifactWriter:
         return tensors
 
     def _write(self, shard: Path, tensors: Mapping[str, Tensor], records: Sequence[GroupRecord] = ()) -> None:
-        unfinished = shard.with_suffix(".unfinished")
-        write_safetensors(unfinished, tensors, {"format": "pt", RECORDS: records_to_json(records)})
-        os.rename(unfinished, shard)
-        sync_directory(self._directory)
-
-    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        text = json.dumps(values, ensure_ascii=False, indent=2)
-        (self._directory / name).write_text(text + "\n", encoding="utf-8")
+        with write_atomically(shard) as unfinished:
+            write_safetensors(unfinished, tensors, {"format": "pt", RECORDS: records_to_json(records)})
 
 
 def manifest_of(

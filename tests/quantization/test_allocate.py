@@ -90,16 +90,17 @@ def test_a_sensitivity_is_what_rounding_that_group_alone_does_to_its_block() -> 
     checkpoint = open_checkpoint(CHATGLM2)
     tokens = samples_for(CHATGLM2).tokens_SL
     name = block_groups(checkpoint.config, 1)[3].name
-    found = measure_sensitivities(checkpoint, {name: SPECS}, tokens, evened=False)
+    found = measure_sensitivities(checkpoint, {name: SPECS}, tokens, equalized=False)
     assert list(found) == [name]
     assert found[name][SPECS[2]] < 0.02 * found[name][SPECS[0]] < 0.02 * found[name][SPECS[1]]
     activations = embed(tokens, checkpoint.embedding(), checkpoint.config)
-    x = activations.hidden.read(slice(0, len(tokens)))
-    x = block_forward(x, checkpoint.block(0).floating(), checkpoint.config, activations.rope)
+    (batch,) = activations.batches
+    x, rope = activations.hidden.read(batch), activations.ropes[batch.length]
+    x = block_forward(x, checkpoint.block(0).floating(), checkpoint.config, rope)
     block = checkpoint.block(1).floating()
-    whole = block_forward(x, block, checkpoint.config, activations.rope)
-    halved = type(block)(**{**vars(block), "down_proj": Linear(block.linears()["mlp.down_proj"].dense() / 2)})
-    moved = block_forward(x, halved, checkpoint.config, activations.rope)
+    whole = block_forward(x, block, checkpoint.config, rope)
+    half = Linear(block.linears()["mlp.down_proj"].dense() / 2)
+    moved = block_forward(x, block.with_linears({"mlp.down_proj": half}), checkpoint.config, rope)
     largest = ((moved - whole).square().sum(-1) / whole.square().sum(-1)).mean()
     assert 0 < found[name][SPECS[0]] < float(largest)
 
@@ -152,7 +153,7 @@ def test_mixed_bits_lose_less_than_the_same_bits_everywhere() -> None:
     checkpoint = open_checkpoint(assets.DEMO_MODEL)
     groups = [g for layer in range(checkpoint.config.num_hidden_layers) for g in block_groups(checkpoint.config, layer)]
     tokens = torch.randint(0, 1000, (2, 64), generator=torch.Generator().manual_seed(0))
-    errors = measure_sensitivities(checkpoint, {g.name: SPECS for g in groups}, tokens, evened=False)
+    errors = measure_sensitivities(checkpoint, {g.name: SPECS for g in groups}, tokens, equalized=False)
     budget = sum(SPECS[0].stored_bytes(g.rows, g.columns) for g in groups)
     mixed = choose(groups, errors, budget)
     assert sum(errors[n][s] for n, s in mixed.items()) < 0.99 * sum(errors[g.name][SPECS[0]] for g in groups)

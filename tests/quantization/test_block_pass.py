@@ -13,10 +13,12 @@ from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.errors import QuantizationError
-from glmquant.glm.groups import block_groups
+from glmquant.glm.groups import linear_groups
+from glmquant.glm.rotary import Rotary
 from glmquant.methods import Gptq, Rtn
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.recipe.plan import GroupPlan
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.streaming.activations import Activations, embed
 from tests.support.blocks import block_forward
@@ -32,11 +34,19 @@ def calibrated(checkpoint: Checkpoint, samples: int, length: int) -> Activations
 
 
 def hidden_states(activations: Activations) -> Tensor:
-    return activations.hidden.read(slice(0, activations.hidden.shape[0]))
+    return torch.cat([activations.hidden.read(batch) for batch in activations.batches])
 
 
-def names_of(checkpoint: Checkpoint, layer: int) -> list[str]:
-    return [group.name for group in block_groups(checkpoint.config, layer)]
+def rope_of(activations: Activations) -> Rotary:
+    (rope,) = activations.ropes.values()
+    return rope
+
+
+def plan_of(checkpoint: Checkpoint, plan: GroupPlan, **fit: object) -> Plan:
+    """The same for every group."""
+    recipe = load_recipe(None, {f"fit.{key}": value for key, value in fit.items()})
+    groups = linear_groups(checkpoint.config)
+    return Plan(recipe, checkpoint.config, groups, {group.name: plan for group in groups})
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +58,11 @@ def no_gradients() -> Iterator[None]:
 def test_a_kept_block_passes_samples_on_as_the_plain_block_does() -> None:
     checkpoint = open_checkpoint(CHATGLM2)
     activations = calibrated(checkpoint, 3, 40)
-    block, names = checkpoint.block(0), names_of(checkpoint, 0)
-    expected = block_forward(hidden_states(activations).clone(), block, checkpoint.config, activations.rope)
-    kept, outcomes = quantize_block(block, names, dict.fromkeys(names, GroupPlan()), checkpoint.config, activations)
-    assert kept == block or kept.linears()["self_attn.qkv_proj"] is block.linears()["self_attn.qkv_proj"]
+    block = checkpoint.block(0)
+    expected = block_forward(hidden_states(activations).clone(), block, checkpoint.config, rope_of(activations))
+    kept, outcomes = quantize_block(block, 0, plan_of(checkpoint, GroupPlan()), activations)
+    for name, linear in block.linears().items():
+        assert kept.linears()[name] is linear
     assert [outcome.weight_error for outcome in outcomes] == [None] * 4
     torch.testing.assert_close(hidden_states(activations), expected, atol=1e-5, rtol=1e-5)
 
@@ -60,20 +71,17 @@ def test_a_quantized_block_passes_on_what_its_own_weights_compute() -> None:
     checkpoint = open_checkpoint(CHATGLM2)
     activations = calibrated(checkpoint, 3, 40)
     before = hidden_states(activations).clone()
-    names = names_of(checkpoint, 0)
-    plans = dict.fromkeys(names, GroupPlan(INT4, Gptq()))
-    block, _ = quantize_block(checkpoint.block(0), names, plans, checkpoint.config, activations)
-    expected = block_forward(before, block, checkpoint.config, activations.rope)
+    block, _ = quantize_block(checkpoint.block(0), 0, plan_of(checkpoint, GroupPlan(INT4, Gptq())), activations)
+    expected = block_forward(before, block, checkpoint.config, rope_of(activations))
     torch.testing.assert_close(hidden_states(activations), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again() -> None:
     checkpoint = open_checkpoint(CHATGLM2)
-    names = names_of(checkpoint, 0)
-    plans = dict.fromkeys(names, GroupPlan(INT4, Rtn()))
-    block, _ = quantize_block(checkpoint.block(0), names, plans, checkpoint.config, None)
+    plan = plan_of(checkpoint, GroupPlan(INT4, Rtn()))
+    block, _ = quantize_block(checkpoint.block(0), 0, plan, None)
     with pytest.raises(QuantizationError, match="quantized already"):
-        quantize_block(block, names, plans, checkpoint.config, None)
+        quantize_block(block, 0, plan, None)
 
 
 @dataclass(frozen=True)
@@ -102,9 +110,8 @@ def test_gptq_beats_rounding_on_every_linear_of_the_demo_model(bits: int) -> Non
     checkpoint = open_checkpoint(assets.DEMO_MODEL)
     activations = calibrated(checkpoint, 8, 128)
     method = Compared()
+    plan = plan_of(checkpoint, GroupPlan(QuantSpec(bits, 128), method))
     for layer in range(checkpoint.config.num_hidden_layers):
-        names = names_of(checkpoint, layer)
-        plans = dict.fromkeys(names, GroupPlan(QuantSpec(bits, 128), method))
-        quantize_block(checkpoint.block(layer), names, plans, checkpoint.config, activations)
+        quantize_block(checkpoint.block(layer), layer, plan, activations)
     assert len(method.errors) == 4 * checkpoint.config.num_hidden_layers
     assert [(gptq, rtn) for gptq, rtn in method.errors if gptq >= rtn] == []

@@ -8,16 +8,15 @@ import torch
 from glmquant import api, assets
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import DriftAccumulator, HessianAccumulator
-from glmquant.glm.groups import block_groups
 from glmquant.glm.linear import Linear
 from glmquant.methods import Gptq
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.error_propagation import DAMPING, LinearFit, compensated
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import GroupPlan
-from glmquant.recipe.schema import FitOptions
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.streaming.activations import embed
+from tests.quantization.test_block_pass import hidden_states, plan_of, rope_of
 from tests.quantization.test_quantize import StopAt, samples_for
 from tests.support.blocks import block_forward
 from tests.support.paths import CHATGLM2, contents
@@ -74,17 +73,15 @@ def test_blocks_end_nearer_to_the_float_model() -> None:
     tokens = torch.randint(0, 1000, (8, 128), generator=torch.Generator().manual_seed(0))
     errors = {}
     for compensate in (0.0, 1.0):
-        fit = FitOptions(error_propagation=compensate)
+        plan = plan_of(checkpoint, GroupPlan(QuantSpec(4, 128), Gptq()), error_propagation=compensate)
         activations, reference = (embed(tokens, checkpoint.embedding(), config) for _ in range(2))
         for layer in range(config.num_hidden_layers):
-            names = [group.name for group in block_groups(config, layer)]
-            plans = dict.fromkeys(names, GroupPlan(QuantSpec(4, 128), Gptq()))
-            quantize_block(checkpoint.block(layer), names, plans, config, activations, fit=fit, reference=reference)
-        expected = embed(tokens, checkpoint.embedding(), config).hidden.read(slice(0, 8))
+            quantize_block(checkpoint.block(layer), layer, plan, activations, reference)
+        expected = hidden_states(embed(tokens, checkpoint.embedding(), config))
         for layer in range(config.num_hidden_layers):
-            expected = block_forward(expected, checkpoint.block(layer).floating(), config, reference.rope)
-        torch.testing.assert_close(reference.hidden.read(slice(0, 8)), expected, atol=1e-3, rtol=1e-3)
-        errors[compensate] = float((activations.hidden.read(slice(0, 8)) - expected).square().mean())
+            expected = block_forward(expected, checkpoint.block(layer).floating(), config, rope_of(reference))
+        torch.testing.assert_close(hidden_states(reference), expected, atol=1e-3, rtol=1e-3)
+        errors[compensate] = float((hidden_states(activations) - expected).square().mean())
     assert errors[1.0] < 0.9 * errors[0.0]
 
 

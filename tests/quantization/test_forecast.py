@@ -7,10 +7,13 @@ from glmquant import api, assets
 from glmquant.cli.rendering import summary_text
 from glmquant.errors import OutputError
 from glmquant.quantization import forecast as forecasting
-from glmquant.quantization.memory import held_bytes, room_within
 from glmquant.quantization.work import forward_work, quantize_work
 from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import make_plan
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.streaming.activations import Batch
+from glmquant.streaming.resources import Resources
+from tests.streaming.test_activations import on_disk
 from tests.support.paths import CHATGLM2, contents
 
 GPTQ = {
@@ -25,11 +28,11 @@ def test_work_is_counted_by_hand() -> None:
     hidden, inner = config.hidden_size, config.intermediate_size
     qkv = config.query_rows + 2 * config.key_value_rows
     weights = hidden * (qkv + 2 * inner) + config.query_rows * hidden + inner * hidden
-    assert forward_work(config, 3, 10) == 3 * 2 * 10 * weights
+    assert forward_work(config, range(3), 10) == 3 * 2 * 10 * weights
     hessian = (2 * 10 + config.query_rows) * config.query_rows**2
-    assert quantize_work(config, load_recipe(None, GPTQ), [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
+    assert quantize_work(make_plan(load_recipe(None, GPTQ), config), [0, 1], 10) == 2 * (2 * 10 * weights + hessian)
     both = load_recipe(None, {**GPTQ, "fit.error_propagation": 0.5})
-    assert quantize_work(config, both, [0, 1], 10) == 2 * (2 * 2 * 10 * weights + hessian)
+    assert quantize_work(make_plan(both, config), [0, 1], 10) == 2 * (2 * 2 * 10 * weights + hessian)
 
 
 @pytest.mark.parametrize("recipe", ["int4-g128-rtn", "int8-rtn"])
@@ -57,7 +60,7 @@ def test_what_measuring_takes_counts_for_no_stage(monkeypatch: pytest.MonkeyPatc
     measured = []
     measure = forecasting._measure
     monkeypatch.setattr(forecasting, "_measure", lambda *given: measured.append(1) or measure(*given))
-    monkeypatch.setattr(forecasting, "held_bytes", lambda: 10**12 if measured else 10**9)
+    monkeypatch.setattr(forecasting, "peak_memory", lambda: 10**12 if measured else 10**9)
     found = api.inspect(CHATGLM2, load_recipe(None, GPTQ), predict=True).forecast
     assert found is not None
     assert measured
@@ -75,9 +78,12 @@ def test_a_limit_below_one_block_is_refused_before_anything_is_written(tmp_path:
 
 
 def test_a_limit_sends_to_the_disk_what_it_does_not_hold(tmp_path: Path) -> None:
-    tight = room_within(held_bytes() + 10_000_000, 9_999_000, tmp_path)
-    assert not room_within(None, 0).tensor((1, 2, 2), torch.float32).on_disk
-    assert tight.tensor((100, 100, 1000), torch.float32).on_disk
+    batch = Batch((0,), 100, 0)
+    tight = Resources(memory_limit=10_000_000).store(9_999_000, tmp_path, held=0)
+    spilled, kept = tight.tensor(100, 1000, torch.float32), Resources().store(0).tensor(100, 1000, torch.float32)
+    spilled.write(batch, torch.zeros(1, 100, 1000))
+    assert on_disk(spilled, batch)
+    assert not on_disk(kept, batch)
 
 
 def test_an_allocation_is_foreseen_with_its_budget_as_size() -> None:

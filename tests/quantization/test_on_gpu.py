@@ -15,12 +15,15 @@ from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
 from glmquant.quantization import block_pass
 from glmquant.quantization import quantize as quantization
-from glmquant.quantization.calibrate import calibrate
+from glmquant.quantization.calibrate import key_value_ranges
 from glmquant.quantization.forecast import forecast
 from glmquant.quantization.quantize import quantize
 from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import make_plan
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.streaming.activations import ActivationStore
+from glmquant.streaming.features import pooled_features
+from glmquant.streaming.resources import Resources
 from tests.quantization.test_allocate import RULES
 from tests.quantization.test_quantize import recipe, samples_for
 from tests.support.paths import CHATGLM2, GOLDEN, contents
@@ -47,12 +50,12 @@ def same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_quantizing_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     checkpoint, samples = open_checkpoint(CHATGLM2), samples_for(CHATGLM2)
-    chosen = load_recipe(None, RECIPES[name])
+    plan = make_plan(load_recipe(None, RECIPES[name]), checkpoint.config)
     for place in ("cpu", "gpu"):
         (tmp_path / place).mkdir()
-    quantize(checkpoint, chosen, samples, tmp_path / "cpu")
+    quantize(checkpoint, plan, samples, tmp_path / "cpu")
     with simulated_gpu() as computed:
-        quantize(checkpoint, chosen, samples, tmp_path / "gpu", room=ActivationStore(device=GPU))
+        quantize(checkpoint, plan, samples, tmp_path / "gpu", store=ActivationStore(device=GPU))
         assert computed() > 500
     assert contents(tmp_path / "gpu") == contents(tmp_path / "cpu")
 
@@ -60,23 +63,32 @@ def test_quantizing_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
 def test_activations_may_lie_on_the_disk(tmp_path: Path) -> None:
     checkpoint, samples = open_checkpoint(CHATGLM2), samples_for(CHATGLM2)
     with simulated_gpu():
-        in_memory, on_disk = (
-            calibrate(checkpoint, samples, room=ActivationStore(budget, tmp_path, GPU)) for budget in (1e9, 0)
+        in_memory, spilled = (
+            key_value_ranges(checkpoint, samples, store=ActivationStore(budget, tmp_path, GPU)) for budget in (1e9, 0)
         )
-    assert all(torch.equal(seen.absmax_K, on_disk.inputs[name].absmax_K) for name, seen in in_memory.inputs.items())
+    for one, other in zip(in_memory, spilled, strict=True):
+        assert torch.equal(one.value_absmax_CE, other.value_absmax_CE)
 
 
 @pytest.mark.parametrize("model", GOLDEN)
 def test_calibrating_records_the_same(model: str) -> None:
     checkpoint, samples = open_checkpoint(GOLDEN[model]), samples_for(GOLDEN[model])
-    on_cpu = calibrate(checkpoint, samples)
+    on_cpu = key_value_ranges(checkpoint, samples)
     with simulated_gpu() as computed:
-        on_gpu = calibrate(checkpoint, samples, room=ActivationStore(device=GPU))
+        on_gpu = key_value_ranges(checkpoint, samples, store=ActivationStore(device=GPU))
         assert computed() > 100
-    for name, seen in on_cpu.inputs.items():
-        assert torch.equal(on_gpu.inputs[name].mean_square_K, seen.mean_square_K)
-    for mine, theirs in zip(on_gpu.key_values, on_cpu.key_values, strict=True):
+    for mine, theirs in zip(on_gpu, on_cpu, strict=True):
         assert torch.equal(mine.key_absmax_CE, theirs.key_absmax_CE)
+        assert torch.equal(mine.value_absmax_CE, theirs.value_absmax_CE)
+
+
+def test_a_classifiers_features_are_the_same() -> None:
+    checkpoint, ids = open_checkpoint(CHATGLM2), [np.arange(3, 3 + length) for length in (9, 2, 9)]
+    on_cpu = pooled_features(checkpoint, ids)
+    with simulated_gpu() as computed:
+        on_gpu = pooled_features(checkpoint, ids, store=ActivationStore(device=GPU))
+        assert computed() > 100
+    assert torch.equal(on_gpu, on_cpu)
 
 
 def test_the_baseline_says_the_same() -> None:
@@ -84,7 +96,7 @@ def test_the_baseline_says_the_same() -> None:
     checkpoint = open_checkpoint(CHATGLM2)
     on_cpu = list(BaselineSource(checkpoint).logits(queries))
     with simulated_gpu() as computed:
-        on_gpu = list(BaselineSource(checkpoint, room=ActivationStore(device=GPU)).logits(queries))
+        on_gpu = list(BaselineSource(checkpoint, store=ActivationStore(device=GPU)).logits(queries))
         assert computed() > 100
     for mine, theirs in zip(on_gpu, on_cpu, strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -93,7 +105,9 @@ def test_the_baseline_says_the_same() -> None:
 @pytest.mark.parametrize("name", ["everything", "allocated"])
 def test_a_forecast_measures_the_device(name: str) -> None:
     with simulated_gpu() as computed:
-        found = forecast(open_checkpoint(CHATGLM2), load_recipe(None, RECIPES[name]), 1_000_000, device=GPU)
+        checkpoint = open_checkpoint(CHATGLM2)
+        plan = make_plan(load_recipe(None, RECIPES[name]), checkpoint.config)
+        found = forecast(checkpoint, plan, 1_000_000, Resources(GPU))
         assert computed() > 100
     assert found.seconds > 0
 

@@ -13,6 +13,7 @@ from glmquant.glm.block import Block
 from glmquant.quantization import on_the_fly as rounded
 from glmquant.quantization.prepare import float_block
 from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import make_plan
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.manifest import MANIFEST
 from tests.store.test_quantized_checkpoints import published, row_quantized, write
@@ -89,7 +90,8 @@ def test_a_float_block_goes_with_what_is_made_of_it(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(rounded, "float_block", remembered)
     recipe = load_recipe(None, {"rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
-    source = rounded.QuantizedOnTheFly(open_checkpoint(CHATGLM2), recipe)
+    checkpoint = open_checkpoint(CHATGLM2)
+    source = rounded.QuantizedOnTheFly(checkpoint, make_plan(recipe, checkpoint.config))
     layers = source.config.num_hidden_layers
     for layer in range(layers):
         block = source.block(layer)

@@ -33,7 +33,7 @@ def train(tmp_path: Path, name: str = "out", num_texts: int = 240, **options: ob
 
 def accuracy(checkpoint: Checkpoint, rows: list[tuple[str, str]]) -> float:
     ids = encode_texts([text for text, _ in rows], Letters(), 512).ids
-    best = checkpoint.classification_head()(pooled_features(checkpoint, ids)).argmax(1)
+    best = checkpoint.head()(pooled_features(checkpoint, ids)).argmax(1)
     return sum(checkpoint.config.labels[i] == label for i, (_, label) in zip(best, rows, strict=True)) / len(rows)
 
 
@@ -71,7 +71,7 @@ def test_transformers_computes_the_same(tmp_path: Path) -> None:
     _, out = train(tmp_path, mode="full", epochs=1)
     checkpoint = open_checkpoint(out)
     ids = encode_texts(["abcabc", "qrst"], Letters(), 512).ids
-    ours = checkpoint.classification_head()(pooled_features(checkpoint, ids))
+    ours = checkpoint.head()(pooled_features(checkpoint, ids))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
     with torch.no_grad():
         theirs = torch.cat([model(torch.from_numpy(row)[None]).logits for row in ids])
@@ -136,7 +136,7 @@ def test_balanced_weights_let_a_rare_label_count(tmp_path: Path, class_weights: 
     train_classifier(checkpoint, labeled(tmp_path, rows), Letters(), options, tmp_path)
     trained = open_checkpoint(tmp_path)
     features = pooled_features(trained, encode_texts(["abc"], Letters(), 512).ids)
-    assert trained.classification_head()(features).softmax(1)[0, 1].item() == pytest.approx(share, abs=0.03)
+    assert trained.head()(features).softmax(1)[0, 1].item() == pytest.approx(share, abs=0.03)
 
 
 def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:

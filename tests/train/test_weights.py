@@ -18,7 +18,7 @@ HEAD = ClassificationHead(
 
 def test_untrained_models_give_the_checkpoints_logits(tmp_path: Path) -> None:
     checkpoint = tiny_model(tmp_path, architecture="glm4")
-    expected = HEAD(pooled_features(checkpoint, IDS))
+    expected = HEAD.linear(pooled_features(checkpoint, IDS))
     for model in (TrainableClassifier.full(checkpoint, HEAD), TrainableClassifier.lora(checkpoint, HEAD, 4, 0)):
         assert (model.logits(IDS) - expected).abs().max() < 1e-4
 
@@ -41,8 +41,8 @@ def test_additions_merge_into_the_weights(tmp_path: Path) -> None:
         for number, parameter in enumerate(model.parameters()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
             parameter.add_(0.05 * noise)
-    assert (model.logits(IDS) - HEAD(pooled_features(checkpoint, IDS))).abs().max() > 0.05
-    merged = model.head(HEAD.labels)(pooled_features(model, IDS))
+    assert (model.logits(IDS) - HEAD.linear(pooled_features(checkpoint, IDS))).abs().max() > 0.05
+    merged = model.head()(pooled_features(model, IDS))
     assert (model.logits(IDS) - merged).abs().max() < 0.05  # merged weights are rounded to float16
     assert model.block(0).linears()["self_attn.qkv_proj"].dense(torch.float16).dtype == torch.float16
 

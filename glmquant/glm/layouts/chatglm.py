@@ -70,7 +70,7 @@ def _lineage(fields: Fields, family: Family | None) -> Family:
         raise fields.error(
             "_name_or_path",
             f"a name that tells which of {choices} this is: they differ in rope_ratio and chat template alone",
-            "say which it is in the recipe, for example model.family: chatglm3",
+            "say which it is by the recipe's key model.family, for example model.family=chatglm3",
         )
     if family not in FAMILIES:
         raise CheckpointError(f"model.family is {family!r}", where="model.family", expected=f"one of {choices}")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from glmquant.errors import CheckpointError
+from glmquant.errors import CalibrationError
 from glmquant.glm.rotary import rms_norm, rotary
 from glmquant.progress import silent
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.streaming import activations, features
 from glmquant.streaming.features import pooled_features
-from glmquant.train import features
 from tests.support.blocks import block_forward
 from tests.support.training import tiny_model
 
@@ -41,7 +41,8 @@ def test_batches_change_nothing(tmp_path: Path, architecture: str) -> None:
 def test_several_turns_and_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, ids = tiny_model(tmp_path / "m"), sequences()
     expected = pooled_features(checkpoint, ids)
-    monkeypatch.setattr(features, "TOKENS_AT_ONCE", 64)
+    for module in (activations, features):
+        monkeypatch.setattr(module, "TOKENS_AT_ONCE", 64)
     monkeypatch.setattr(features, "HIDDEN_AT_ONCE", 100 * 64)
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -55,5 +56,5 @@ def test_several_turns_and_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_foreign_ids_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="token ids from 0 to 160"):
+    with pytest.raises(CalibrationError, match="token ids span 0 to 160"):
         pooled_features(tiny_model(tmp_path), [np.array([0, 160])])
