@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import CHATGLM2, copied
+from tests.support.paths import CHATGLM2, copied
 
 BOOTSTRAP = """
 import builtins, io, os, sys
