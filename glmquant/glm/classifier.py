@@ -8,26 +8,17 @@ last real token, which is what glmquant reads, on whichever side the padding sta
 Shape suffixes: D hidden, L labels.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from glmquant.errors import CheckpointError
-from glmquant.glm.layouts.fields import Fields
-from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT, SCORE_WEIGHT
 from glmquant.glm.linear import Linear
-from glmquant.glm.names import HEAD
 
 HeadName = Literal["score", "classifier_head"]
 """Under which name a head is stored: ``score`` is what transformers loads, ``classifier_head`` may have a bias."""
-
-HEAD_WEIGHT: Final = "classifier_head.weight"
-HEAD_BIAS: Final = "classifier_head.bias"
-SCORE_WEIGHT: Final = "score.weight"
-MOST_LABELS: Final = 100_000
-_ARCHITECTURE_SUFFIX: Final = "ForSequenceClassification"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,43 +80,3 @@ class ClassificationHead:
             return {SCORE_WEIGHT: self.weight_LD}
         bias_L = self.weight_LD.new_zeros(len(self.labels)) if self.bias_L is None else self.bias_L
         return {HEAD_WEIGHT: self.weight_LD, HEAD_BIAS: bias_L}
-
-
-def read_labels(fields: Fields, tensor_names: Collection[str] | None) -> tuple[str, ...]:
-    """The labels of a classifier's ``config.json`` in the order of the head's rows; empty for a language model.
-
-    It is a classifier if it has a head's tensors, or says so in ``architectures``. Labels stand in ``id2label``; else
-    they are called ``LABEL_0`` and on, ``num_labels`` of them, or two: transformers' own defaults.
-
-    Raises:
-        CheckpointError: fields that do not name every label once.
-    """
-    architectures = fields.raw("architectures")
-    named = isinstance(architectures, list) and any(str(a).endswith(_ARCHITECTURE_SUFFIX) for a in architectures)
-    if not named and not {HEAD_WEIGHT, SCORE_WEIGHT} & set(tensor_names or ()):
-        return ()
-    table = fields.raw("id2label")
-    if table is None:
-        count = fields.integer("num_labels", 2, low=2, high=MOST_LABELS)
-        return tuple(f"LABEL_{number}" for number in range(count))
-    expected = "an object from each row, from 0, to its label: two or more, all different"
-    if not isinstance(table, dict) or not 2 <= len(table) <= MOST_LABELS:
-        raise fields.error("id2label", expected)
-    labels = tuple(table.get(str(number)) for number in range(len(table)))
-    names = tuple(label for label in labels if isinstance(label, str) and label.strip())
-    if len(set(names)) < len(table):
-        raise fields.error("id2label", expected)
-    return names
-
-
-def as_classifier(layout: Layout, labels: tuple[str, ...], tensor_names: Collection[str] | None) -> Layout:
-    """The layout of a checkpoint with a classification head; its language-model head, if any, is not read."""
-    names = tensor_names or ()
-    hidden = layout.config.hidden_size
-    is_score = HEAD_WEIGHT not in names and SCORE_WEIGHT in names
-    sources = {name: source for name, source in layout.sources.items() if name != HEAD}
-    sources[HEAD_WEIGHT] = TensorSource(SCORE_WEIGHT if is_score else HEAD_WEIGHT, (len(labels), hidden))
-    if HEAD_BIAS in names:
-        sources[HEAD_BIAS] = TensorSource(HEAD_BIAS, (len(labels),))
-    ignored = layout.ignored | {HEAD, layout.sources[HEAD].name}
-    return Layout(replace(layout.config, labels=labels), sources, ignored)

@@ -12,9 +12,10 @@ from glmquant.core.qtensor import QuantTensor
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
-from glmquant.glm.classifier import HEAD_BIAS, HEAD_WEIGHT, ClassificationHead
+from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import LinearGroup
 from glmquant.glm.groups import block_groups, head_group
+from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix

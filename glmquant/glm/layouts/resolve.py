@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
-from glmquant.glm.classifier import as_classifier, read_labels
 from glmquant.glm.config import Family
 from glmquant.glm.layouts import chatglm, hf_glm
 from glmquant.glm.layouts.fields import Fields
+from glmquant.glm.layouts.labels import as_classifier, read_labels
 from glmquant.glm.layouts.layout import Layout
 
 Resolver = Callable[[Fields, Family | None, Collection[str] | None], Layout]
