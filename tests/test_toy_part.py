@@ -74,7 +74,7 @@ SETTINGS: dict[str, object] = {
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     monkeypatch.setitem(MLP_PARTS, "relu", ToyMlp())
     directory = tmp_path / "model"
-    config = replace(tiny_config(), vocab_size=VOCABULARY, hidden_act="relu")
+    config = replace(tiny_config(), vocab_size=VOCABULARY, rotary_dim=16, hidden_act="relu")
     tensors = {name: 0.2 * tensor + (tensor.ndim == 1) for name, tensor in float_tensors(config).items()}
     write_checkpoint(directory, config, tensors)
     scratch = tmp_path / "tokenizer"
@@ -88,9 +88,8 @@ def test_it_computes_what_it_says(model: Checkpoint) -> None:
     part = model.block(1).floating(torch.float32).mlp
     x_BTD = torch.randn(1, 5, config.hidden_size, generator=torch.Generator().manual_seed(0))
     up, down = (part.linears[name].dense() for name in ("up_proj", "down_proj"))
-    expected = (
-        x_BTD + relu(rms_norm(x_BTD, part.gains["post_attention_layernorm"], config.rms_norm_eps) @ up.T) @ down.T
-    )
+    normalized = rms_norm(x_BTD, part.gains["post_attention_layernorm"], config.rms_norm_eps)
+    expected = x_BTD + relu(normalized @ up.T) @ down.T
     positions, _ = positions_and_mask(torch.ones(1, 5, dtype=torch.int64))
     assert torch.allclose(part.forward(x_BTD, Context(config, rotary(config, positions))), expected, atol=1e-5)
 
