@@ -8,7 +8,7 @@ Shape suffixes: N output rows, K input columns, B blocks along K.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -42,8 +42,8 @@ class Stored:
     bits: int
 
 
-StoredBlock = tuple[Stored, Stored, Stored, Stored]
-"""qkv, o, gate and up, down."""
+StoredBlock = tuple[Stored, ...]
+"""The linears of a block, as data flows through them: qkv, o, gate and up, down."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +124,8 @@ class _Replaced:
 
     def block(self, layer: int) -> Block:
         block = self.checkpoint.block(layer)
-        qkv, o, gate_up, down = self.stored(layer)
-        return replace(
-            block,
-            qkv_proj=Linear(qkv.weight_NK, block.linears()["self_attn.qkv_proj"].bias_N),
-            o_proj=Linear(o.weight_NK, block.linears()["self_attn.o_proj"].bias_N),
-            gate_up_proj=Linear(gate_up.weight_NK, block.linears()["mlp.gate_up_proj"].bias_N),
-            down_proj=Linear(down.weight_NK, block.linears()["mlp.down_proj"].bias_N),
-        )
+        pairs = zip(block.linears().items(), self.stored(layer), strict=True)
+        return block.with_linears({name: Linear(found.weight_NK, linear.bias_N) for (name, linear), found in pairs})
 
     def embedding(self) -> Tensor:
         return self.checkpoint.embedding()
@@ -139,8 +133,8 @@ class _Replaced:
     def final_norm(self) -> Tensor:
         return self.checkpoint.final_norm()
 
-    def lm_head(self) -> Linear:
-        return self.checkpoint.lm_head()
+    def head(self) -> Linear:
+        return self.checkpoint.head()
 
 
 def _candidate(checkpoint: Checkpoint, stored: Callable[[int], StoredBlock]) -> Candidate:
@@ -157,16 +151,7 @@ def _average_bits(config: GlmConfig, stored: Callable[[int], StoredBlock]) -> fl
 
 
 def _from_block(block: Block) -> StoredBlock:
-    qkv, o, gate_up, down = (
-        Stored(linear.dense(), _bits(linear))
-        for linear in (
-            block.linears()["self_attn.qkv_proj"],
-            block.linears()["self_attn.o_proj"],
-            block.linears()["mlp.gate_up_proj"],
-            block.linears()["mlp.down_proj"],
-        )
-    )
-    return qkv, o, gate_up, down
+    return tuple(Stored(linear.dense(), _bits(linear)) for linear in block.linears().values())
 
 
 def _three_bit_blocks(config: GlmConfig, path: Path) -> Callable[[int], StoredBlock]:
@@ -177,8 +162,7 @@ def _three_bit_blocks(config: GlmConfig, path: Path) -> Callable[[int], StoredBl
         for group in block_groups(config, layer):
             parts = [part for member in group.members for part in file.linears(member)]
             groups.append(Stored(torch.cat([part.dense() for part in parts]), sum(part.bits for part in parts)))
-        qkv, o, gate_up, down = groups
-        return qkv, o, gate_up, down
+        return tuple(groups)
 
     return block
 

@@ -14,34 +14,45 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time from the start of the process, and ``ru_maxrss``: mapped files included."""
+    """Wall time from the start of the process, its processor time, and ``ru_maxrss``: mapped files included."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     output: str
 
     def __add__(self, other: "Cost") -> "Cost":
         """One after the other."""
-        return Cost(self.seconds + other.seconds, max(self.peak_bytes, other.peak_bytes), self.output + other.output)
+        return Cost(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            max(self.peak_bytes, other.peak_bytes),
+            self.output + other.output,
+        )
 
 
-def run(arguments: Sequence[object], **environment: str) -> Cost:
-    """Runs a command to its end; what it prints is kept, and shown if it fails.
+def run(arguments: Sequence[object], directory: Path = ROOT, codes: Sequence[int] = (0,), **environment: str) -> Cost:
+    """Runs a command to its end; what it prints is kept, and shown if it exits with none of ``codes``.
 
     This process must stay small: until a child starts its own program, its peak counts as the child's.
     """
     with tempfile.TemporaryFile("w+") as output:
         started = time.monotonic()
         process = subprocess.Popen(
-            [str(part) for part in arguments], stdout=output, stderr=output, cwd=ROOT, env={**os.environ, **environment}
+            [str(part) for part in arguments],
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            env={**os.environ, **environment},
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
         output.seek(0)
         text = output.read()
-    if os.waitstatus_to_exitcode(status):
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in codes:
         sys.exit(f"{' '.join(map(str, arguments))}\n{text}")
-    return Cost(seconds, usage.ru_maxrss * 1024, text)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, text)
 
 
 def glmquant(*arguments: object) -> Cost:

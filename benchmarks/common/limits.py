@@ -47,16 +47,7 @@ def write_rate(scratch: Path) -> float:
 
 
 def rtn_rate(model: Path) -> float:
-    block = open_checkpoint(model).block(0)
-    weights = [
-        part.dense(torch.float16)
-        for part in (
-            block.linears()["self_attn.qkv_proj"],
-            block.linears()["self_attn.o_proj"],
-            block.linears()["mlp.gate_up_proj"],
-            block.linears()["mlp.down_proj"],
-        )
-    ]
+    weights = [linear.dense(torch.float16) for linear in open_checkpoint(model).block(0).linears().values()]
     started = time.monotonic()
     for weight in weights:
         Rtn().quantize(weight, QuantSpec(4, 128), None)

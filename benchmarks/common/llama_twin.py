@@ -39,32 +39,28 @@ HUGGING_FACE_NAMES = {
 
 def block_weights(block: Block, config: GlmConfig) -> dict[str, Tensor]:
     """A block's norms and linear layers by GGUF's names, fused ones split."""
-    query, key, value = block.linears()["self_attn.qkv_proj"].weight.split(_qkv_rows(config))
-    gate, up = block.linears()["mlp.gate_up_proj"].weight.chunk(2)
+    linears = block.linears()
+    query, key, value = linears["self_attn.qkv_proj"].weight.split(_qkv_rows(config))
+    gate, up = linears["mlp.gate_up_proj"].weight.chunk(2)
     return {
         "attn_norm": block.attention.gains["input_layernorm"],
         "attn_q": query,
         "attn_k": key,
         "attn_v": value,
-        "attn_output": block.linears()["self_attn.o_proj"].weight,
+        "attn_output": linears["self_attn.o_proj"].weight,
         "ffn_norm": block.mlp.gains["post_attention_layernorm"],
         "ffn_gate": gate,
         "ffn_up": up,
-        "ffn_down": block.linears()["mlp.down_proj"].weight,
+        "ffn_down": linears["mlp.down_proj"].weight,
     }
 
 
 def block_biases(block: Block, config: GlmConfig) -> dict[str, Tensor]:
     """Of the query, key and value projections, where the model has them."""
-    if block.linears()["self_attn.qkv_proj"].bias_N is None:
+    bias_N = block.linears()["self_attn.qkv_proj"].bias_N
+    if bias_N is None:
         return {}
-    return dict(
-        zip(
-            ("attn_q", "attn_k", "attn_v"),
-            block.linears()["self_attn.qkv_proj"].bias_N.split(_qkv_rows(config)),
-            strict=True,
-        )
-    )
+    return dict(zip(("attn_q", "attn_k", "attn_v"), bias_N.split(_qkv_rows(config)), strict=True))
 
 
 def _qkv_rows(config: GlmConfig) -> list[int]:
@@ -84,7 +80,7 @@ def write_gguf(checkpoint: Checkpoint, out: Path, context: int = CONTEXT) -> Non
         for name, bias in block_biases(block, config).items():
             writer.add_tensor(f"blk.{layer}.{name}.bias", _gguf_array(bias))
     writer.add_tensor("output_norm.weight", _gguf_array(checkpoint.final_norm()))
-    writer.add_tensor("output.weight", _gguf_array(checkpoint.lm_head().weight))
+    writer.add_tensor("output.weight", _gguf_array(checkpoint.head().weight))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -130,7 +126,7 @@ def write_hugging_face(checkpoint: Checkpoint, out: Path) -> None:
         }
     shards["model-last.safetensors"] = {
         "model.norm.weight": checkpoint.final_norm(),
-        "lm_head.weight": checkpoint.lm_head().dense(checkpoint.embedding().dtype),
+        "lm_head.weight": checkpoint.head().dense(checkpoint.embedding().dtype),
     }
     for name, tensors in shards.items():
         write_safetensors(out / name, tensors, {"format": "pt"})

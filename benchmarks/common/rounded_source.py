@@ -1,6 +1,6 @@
 """A checkpoint with its linears rounded to nearest as they are read: an INT4 model without calibration."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -25,14 +25,7 @@ class RoundedSource:
         return self.checkpoint.config
 
     def block(self, layer: int) -> Block:
-        block = self.checkpoint.block(layer)
-        return replace(
-            block,
-            qkv_proj=rounded(block.linears()["self_attn.qkv_proj"], self.spec),
-            o_proj=rounded(block.linears()["self_attn.o_proj"], self.spec),
-            gate_up_proj=rounded(block.linears()["mlp.gate_up_proj"], self.spec),
-            down_proj=rounded(block.linears()["mlp.down_proj"], self.spec),
-        )
+        return self.checkpoint.block(layer).mapped(lambda linear: rounded(linear, self.spec), lambda gain: gain)
 
     def embedding(self) -> Tensor:
         return self.checkpoint.embedding()
@@ -40,8 +33,8 @@ class RoundedSource:
     def final_norm(self) -> Tensor:
         return self.checkpoint.final_norm()
 
-    def lm_head(self) -> Linear:
-        return rounded(self.checkpoint.lm_head(), self.head_spec)
+    def head(self) -> Linear:
+        return rounded(self.checkpoint.head(), self.head_spec)
 
 
 def rounded(layer: Linear, spec: QuantSpec) -> Linear:

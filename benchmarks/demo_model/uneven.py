@@ -27,8 +27,8 @@ def _scale(block: Block, model: ChatGLM2, factors: Callable[[int], Tensor]) -> N
     shape = model.shape
     attention, mlp = block.self_attention, block.mlp
     for norm, linear in (
-        (block.attention.gains["input_layernorm"], attention.query_key_value),
-        (block.mlp.gains["post_attention_layernorm"], mlp.dense_h_to_4h),
+        (block.input_layernorm, attention.query_key_value),
+        (block.post_attention_layernorm, mlp.dense_h_to_4h),
     ):
         scale_D = factors(shape.hidden)
         norm.weight.mul_(scale_D)

@@ -26,7 +26,7 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.save import export_bundle
-from glmquant.quantization.calibrate import calibrate
+from glmquant.quantization.calibrate import key_value_ranges
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.generate import generate
 from glmquant.runtime.model import OnnxModel
@@ -114,7 +114,7 @@ def export(checkpoint: Checkpoint, tokenizer: GlmTokenizer, variant: str, out: P
     ranges = None
     if VARIANTS[variant].kv_cache != "float":
         samples = sample_calibration([CALIBRATION], [], tokenizer, num_samples=4, seq_len=256)
-        ranges = calibrate(checkpoint, samples).key_values
+        ranges = key_value_ranges(checkpoint, samples)
     export_bundle(source, VARIANTS[variant], out, key_values=ranges, tokenizer=tokenizer)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glmquant.glm.parts import Context
 from glmquant.glm.rotary import rms_norm, rotary
 from glmquant.store.checkpoint import Checkpoint
-from tests.support.blocks import block_forward
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Distance:
 def logits_of(checkpoint: Checkpoint, tokens_BT: Tensor) -> Tensor:
     """Float32 logits ``[B, T, V]``, block by block."""
     config = checkpoint.config
-    rope = rotary(config, torch.arange(tokens_BT.shape[1]).unsqueeze(0))
+    context = Context(config, rotary(config, torch.arange(tokens_BT.shape[1]).unsqueeze(0)))
     x_BTD = checkpoint.embedding()[tokens_BT].float()
     for layer in range(config.num_hidden_layers):
-        x_BTD = block_forward(x_BTD, checkpoint.block(layer), config, rope)
-    return checkpoint.lm_head()(rms_norm(x_BTD, checkpoint.final_norm(), config.rms_norm_eps))
+        x_BTD = checkpoint.block(layer).forward(x_BTD, context)
+    return checkpoint.head()(rms_norm(x_BTD, checkpoint.final_norm(), config.rms_norm_eps))
 
 
 def distance(got_BTV: Tensor, expected_BTV: Tensor) -> Distance:

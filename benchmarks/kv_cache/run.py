@@ -21,7 +21,7 @@ from glmquant.data.calibration import sample_calibration
 from glmquant.data.windows import last_windows
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
-from glmquant.quantization.calibrate import calibrate
+from glmquant.quantization.calibrate import key_value_ranges
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
@@ -83,7 +83,7 @@ def main() -> None:
     checkpoint = open_checkpoint(args.model)
     tokenizer = load_tokenizer(args.model, checkpoint.config)
     samples = sample_calibration([args.calibration_text], [], tokenizer, num_samples=16, seq_len=512)
-    ranges = calibrate(checkpoint, samples).key_values
+    ranges = key_value_ranges(checkpoint, samples)
     text = last_windows(args.text, tokenizer, num_tokens=16 * 512, seq_len=512)
     models, rows = [], []
     for kind in CACHES:

@@ -23,7 +23,6 @@ from benchmarks.accuracy.table import Failure, Result, accuracy_table, best_of_o
 from glmquant import assets
 from tests.support.paths import CHATGLM2
 
-LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 TEXT = Path(assets.resolve("glmquant:calibration.txt"))
 COST = Cost(1.0, 2.0, 3)
 
@@ -54,7 +53,7 @@ def quantized(prepared: Inputs, monkeypatch, row: Row, out: Path) -> Candidate:
 
 
 def weights(source, layer: int = 0) -> list[torch.Tensor]:
-    return [getattr(source.block(layer), name).dense() for name in LINEARS]
+    return [linear.dense() for linear in source.block(layer).linears().values()]
 
 
 def test_inputs_are_the_same_tokens_for_all(prepared: Inputs) -> None:
@@ -79,7 +78,7 @@ def test_importance_is_the_mean_square_of_every_input_column() -> None:
 def test_ours_keeps_the_head_and_counts_scales(prepared: Inputs, tmp_path, monkeypatch) -> None:
     candidate = quantized(prepared, monkeypatch, ours("RTN", "int4-g128-rtn"), tmp_path / "out")
     config = prepared.checkpoint.config
-    assert torch.equal(candidate.source.lm_head().dense(), prepared.checkpoint.lm_head().dense())
+    assert torch.equal(candidate.source.head().dense(), prepared.checkpoint.head().dense())
     shapes = [weight.shape for layer in range(config.num_hidden_layers) for weight in weights(candidate.source, layer)]
     bits = sum(4 * rows * columns + 16 * rows * -(-columns // 128) for rows, columns in shapes)
     assert candidate.average_bits == pytest.approx(bits / sum(rows * columns for rows, columns in shapes))
