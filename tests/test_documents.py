@@ -1,10 +1,13 @@
 """Every relative link of every Markdown document leads to a file, and to a heading where it names one."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s+(\S+)", re.MULTILINE)
@@ -53,3 +56,29 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("# A title\n[x](gone.md) [y](#a-title) [z](#no-title) [w](https://example.org) `[v](code.md)`")
     assert broken_links(document) == ["gone.md", "#no-title"]
+
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+STOP = re.compile(r"\[([\w.]+)\]\((\.\./glmquant/[\w/]+\.py)\)")
+
+
+def defined(path: Path) -> set[str]:
+    """Functions, classes and methods (``Class.method``) of a module, and its file name."""
+    names = {path.name}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return names
+
+
+def test_every_stop_of_a_journey_is_defined_where_its_link_leads() -> None:
+    stops = STOP.findall(ARCHITECTURE.read_text(encoding="utf-8"))
+    assert len(stops) > 30
+    assert [name for name, file in stops if name not in defined(ARCHITECTURE.parent / file)] == []
+
+
+def test_the_rooms_stand_in_the_order_of_the_layers() -> None:
+    rows = re.findall(r"^\| ((?:`\w+` ?)+)\|", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [set(re.findall(r"\w+", row)) for row in rows] == LAYERS
