@@ -399,3 +399,9 @@ def test_no_verb_imports_transformers() -> None:
 
 def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
     assert imported(("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib"), "inspect", assets.DEMO_MODEL) == []
+
+
+@pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"]], ids=lambda arguments: arguments[0])
+def test_running_a_bundle_imports_no_torch(bundle: Path, arguments: list[str]) -> None:
+    verb, *prompt = arguments
+    assert imported(("torch", "scipy", "pydantic"), verb, bundle, *prompt, "--max-new-tokens", 1) == []

@@ -209,7 +209,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the page to this HTML file.")],
 ) -> None:
     """Render a check as an HTML page, with other quantizations of the model beside it: quality against size."""
-    gq.draw(reports, out)
+    gq.report(reports, out)
     print(out)
 
 

@@ -57,20 +57,20 @@ class HessianAccumulator:
         return LayerStats(hessian_KK, self._num_tokens)
 
 
-class DriftAccumulator:
-    """Adds up ``d xᵀ`` batch by batch: what a linear's output lacks, against its inputs; ``result`` gives the mean."""
+class ErrorAccumulator:
+    """Adds up ``d xᵀ`` batch by batch: a linear layer's output error against its inputs; ``result`` gives the mean."""
 
     def __init__(self, rows: int, columns: int, device: torch.device = CPU) -> None:
         self._sum_NK = torch.zeros(rows, columns, device=device)
         self._num_tokens = 0
 
-    def add(self, lack: Tensor, x: Tensor, weights: Tensor | None = None) -> None:
-        """``lack`` ``[..., N]`` and ``x`` ``[..., K]``; ``weights`` as in :meth:`HessianAccumulator.add`."""
-        lack_TN, x_TK = lack.flatten(0, -2).float(), x.flatten(0, -2).float()
+    def add(self, error: Tensor, x: Tensor, weights: Tensor | None = None) -> None:
+        """``error`` ``[..., N]`` and ``x`` ``[..., K]``; ``weights`` as in :meth:`HessianAccumulator.add`."""
+        error_TN, x_TK = error.flatten(0, -2).float(), x.flatten(0, -2).float()
         if weights is not None:
-            lack_TN = lack_TN * weights.flatten().unsqueeze(1)
+            error_TN = error_TN * weights.flatten().unsqueeze(1)
         with float32_products(x_TK.device, exact=False):
-            self._sum_NK.addmm_(lack_TN.T, x_TK)
+            self._sum_NK.addmm_(error_TN.T, x_TK)
         self._num_tokens += len(x_TK)
 
     def result(self) -> Tensor:

@@ -22,13 +22,12 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from glmquant.core.softmax import logsumexp
-from glmquant.core.untrusted import read_json
 from glmquant.errors import CheckError
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
 from glmquant.runtime.generate import Conversation
 from glmquant.runtime.model import OnnxModel
@@ -156,7 +155,7 @@ def _open(path: Path) -> tuple[LogitsSource, OnnxModel | None, GlmConfig, int]:
     if (path / GRAPH_FILE).is_file():
         model = OnnxModel.open(path)
         config_path = path / "config.json"
-        config = resolve_layout(read_json(config_path), config_path=config_path).config
+        config = read_bundle_config(config_path)
         return OnnxSource(model), model, config, model.info.max_length
     checkpoint = open_checkpoint(path)
     return BaselineSource(checkpoint), None, checkpoint.config, checkpoint.config.max_position_embeddings

@@ -33,7 +33,7 @@ def layer_shapes(config: GlmConfig, layer: int) -> dict[str, tuple[int, ...]]:
 def canonical_shapes(config: GlmConfig) -> dict[str, tuple[int, ...]]:
     """Every canonical tensor of the model and its shape; ``lm_head.weight`` also where it is tied.
 
-    A classifier has no ``lm_head``; its own head is :func:`glmquant.glm.layouts.labels.as_classifier`.
+    A classifier has no ``lm_head``; its own head is :data:`glmquant.glm.layouts.labels.HEAD_WEIGHT`.
     """
     vocabulary = (config.vocab_size, config.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: vocabulary}

@@ -61,10 +61,10 @@ def _written_bytes(group: LinearGroup, plan: GroupPlan) -> int:
     return group.rows * group.columns * bits // 8
 
 
-def _hessian_bytes(group: LinearGroup, compensates: bool) -> int:
+def _hessian_bytes(group: LinearGroup, corrects: bool) -> int:
     slices = 3 * min(ROWS_AT_ONCE, group.rows) * group.columns * FLOAT_BYTES
-    drift = 2 * group.rows * group.columns * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if compensates else 0
-    return 2 * group.columns**2 * FLOAT_BYTES + slices + drift
+    error = 2 * group.rows * group.columns * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if corrects else 0
+    return 2 * group.columns**2 * FLOAT_BYTES + slices + error
 
 
 def _strips_bytes() -> int:

@@ -14,11 +14,10 @@ import onnxruntime as ort
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.core.softmax import softmax
-from glmquant.core.untrusted import read_json
 from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
 from glmquant.errors import ExportError, GenerationError
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.progress import Progress, silent
 from glmquant.runtime.session import (
     GRAPH_FILE,
@@ -164,12 +163,12 @@ def _classification(labels: tuple[str, ...], logits_L: npt.NDArray[np.float64], 
 def is_classifier(directory: Path) -> bool:
     """Whether the bundle is a classifier, by its ``config.json``."""
     path = directory / CONFIG_FILE
-    return path.is_file() and resolve_layout(read_json(path), config_path=path).config.num_labels > 0
+    return path.is_file() and read_bundle_config(path).num_labels > 0
 
 
 def _config(directory: Path) -> GlmConfig:
     path = directory / CONFIG_FILE
-    config = resolve_layout(read_json(path), config_path=path).config
+    config = read_bundle_config(path)
     if not config.num_labels:
         raise ExportError(
             f"{directory} is a language model's bundle, not a classifier's",

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from glmquant.core.untrusted import read_json
-from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 
 
@@ -14,4 +13,4 @@ def load_bundle_tokenizer(directory: Path) -> GlmTokenizer:
         CheckpointError: one of them is missing or damaged.
     """
     config_path = directory / "config.json"
-    return load_tokenizer(directory, resolve_layout(read_json(config_path), config_path=config_path).config)
+    return load_tokenizer(directory, read_bundle_config(config_path))

@@ -7,11 +7,11 @@ import torch
 
 from glmquant import api, assets
 from glmquant.core.spec import QuantSpec
-from glmquant.core.stats import DriftAccumulator, HessianAccumulator
+from glmquant.core.stats import ErrorAccumulator, HessianAccumulator
 from glmquant.glm.linear import Linear
 from glmquant.methods import Gptq
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.quantization.error_propagation import DAMPING, LinearFit, compensated
+from glmquant.quantization.error_propagation import DAMPING, LinearFit, corrected
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import GroupPlan
 from glmquant.store.checkpoint import open_checkpoint
@@ -48,8 +48,8 @@ def test_weights_move_to_the_least_squares_solution(by_inputs: bool, weighted: b
     weights = torch.linspace(0.1, 2, 200) if weighted else torch.ones(200)
     fit = LinearFit(Linear(weight), 1.0, by_inputs=by_inputs)
     for part in torch.arange(200).chunk(3):
-        lack = wanted[part] - x[part]
-        fit.add(x[part], lack if by_inputs else lack @ weight.T, weights[part] if weighted else None)
+        error = wanted[part] - x[part]
+        fit.add(x[part], error if by_inputs else error @ weight.T, weights[part] if weighted else None)
     moved, stats = fit.result(weight)
     assert stats.num_tokens == 200
     expected = ridge_solution(weight, x, wanted, weights)
@@ -58,11 +58,11 @@ def test_weights_move_to_the_least_squares_solution(by_inputs: bool, weighted: b
 
 def test_half_of_it_moves_weights_half_way() -> None:
     weight, x, wanted = inputs()
-    hessian, drift = HessianAccumulator(40), DriftAccumulator(6, 40)
+    hessian, errors_seen = HessianAccumulator(40), ErrorAccumulator(6, 40)
     hessian.add(x)
-    drift.add((wanted - x) @ weight.T, x)
-    stats, lack = hessian.result(), drift.result()
-    whole, half = (compensated(weight, stats, lack, amount) for amount in (1.0, 0.5))
+    errors_seen.add((wanted - x) @ weight.T, x)
+    stats, error = hessian.result(), errors_seen.result()
+    whole, half = (corrected(weight, stats, error, amount) for amount in (1.0, 0.5))
     torch.testing.assert_close(half, (whole + weight) / 2)
 
 
@@ -72,8 +72,8 @@ def test_blocks_end_nearer_to_the_float_model() -> None:
     config = checkpoint.config
     tokens = torch.randint(0, 1000, (8, 128), generator=torch.Generator().manual_seed(0))
     errors = {}
-    for compensate in (0.0, 1.0):
-        plan = plan_of(checkpoint, GroupPlan(QuantSpec(4, 128), Gptq()), error_propagation=compensate)
+    for strength in (0.0, 1.0):
+        plan = plan_of(checkpoint, GroupPlan(QuantSpec(4, 128), Gptq()), error_propagation=strength)
         activations, reference = (embed(tokens, checkpoint.embedding(), config) for _ in range(2))
         for layer in range(config.num_hidden_layers):
             quantize_block(checkpoint.block(layer), layer, plan, activations, reference)
@@ -81,7 +81,7 @@ def test_blocks_end_nearer_to_the_float_model() -> None:
         for layer in range(config.num_hidden_layers):
             expected = block_forward(expected, checkpoint.block(layer).floating(), config, rope_of(reference))
         torch.testing.assert_close(hidden_states(reference), expected, atol=1e-3, rtol=1e-3)
-        errors[compensate] = float((hidden_states(activations) - expected).square().mean())
+        errors[strength] = float((hidden_states(activations) - expected).square().mean())
     assert errors[1.0] < 0.9 * errors[0.0]
 
 

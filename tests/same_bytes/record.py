@@ -1,6 +1,6 @@
 """What every packaged recipe writes on small checkpoints of every kind, as hashes of its files.
 
-    python -m tests.same_bytes.record MODELS OUT.json
+    python tests/same_bytes/record.py MODELS OUT.json
 
 ``MODELS`` is what :mod:`tests.same_bytes.models` wrote. Only the command line is used, so that an older release on
 ``PYTHONPATH`` can be recorded as well.
@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ CHECK = ('check.text=["glmquant:held-out-en.txt"]', "check.num_tokens=256", "che
 FOR_ALL = ("export.max_length=64", "check.limits={}")
 ALLOCATED = "rules.1.alternatives=[{bits: 8, group_size: 128}, {bits: 4, group_size: 32, symmetric: false}]"
 CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "export.max_length=64")
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers", "transformers")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")
 
 
@@ -94,17 +96,27 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def by_stage(recorded: dict[str, Hashes]) -> dict[str, str]:
+    """One hash for what each stage of a case wrote, by ``model: case/stage``."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    for case, files in recorded.items():
+        for name, found in sorted(files.items()):
+            stages.setdefault(f"{case}/{name.partition('/')[0] if '/' in name else 'onnx'}", []).append((name, found))
+    return {stage: _digest(found) for stage, found in stages.items()}
+
+
 def machine_class() -> str:
-    """What the bytes depend on: torch's build, the processor's instructions, precision, and the number of threads."""
+    """What the bytes depend on: torch's build, the processor's instructions, precision, threads, and the libraries."""
     import torch
 
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     precision = "bfloat16" if native and torch.backends.mkldnn.is_available() else "float32"
     capability = torch.backends.cpu.get_cpu_capability()
     amx = "+AMX" if torch.cpu._is_amx_tile_supported() else ""
-    return f"torch {torch.__version__}, {capability}{amx}, {precision}, {torch.get_num_threads()} threads"
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return f"torch {torch.__version__}, {capability}{amx}, {precision}, {torch.get_num_threads()} threads, {libraries}"
 
 
 if __name__ == "__main__":
     models, out = map(Path, sys.argv[1:3])
-    out.write_text(json.dumps({machine_class(): record(models)}, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(record(models), indent=1) + "\n", encoding="utf-8")

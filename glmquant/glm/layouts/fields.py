@@ -86,6 +86,14 @@ class Fields:
             raise self.error(name, "one of " + ", ".join(sorted(allowed)))
         return value
 
+    def text(self, name: str, default: str) -> str:
+        """A name."""
+        value = self._values.get(name)
+        value = default if value is None else value
+        if not isinstance(value, str):
+            raise self.error(name, "a string")
+        return value
+
     def token_id(self, name: str, vocab_size: int) -> int | None:
         """An id of the vocabulary; None where absent."""
         return None if name not in self else self.integer(name, low=0, high=vocab_size - 1)

@@ -1,12 +1,9 @@
-"""A published classifier: its labels, and where its head is stored."""
+"""The labels of a published classifier, and the names of its head."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Final
 
 from glmquant.glm.layouts.fields import Fields
-from glmquant.glm.layouts.layout import Layout, TensorSource
-from glmquant.glm.names import HEAD
 
 HEAD_WEIGHT: Final = "classifier_head.weight"
 HEAD_BIAS: Final = "classifier_head.bias"
@@ -40,16 +37,3 @@ def read_labels(fields: Fields, tensor_names: Collection[str] | None) -> tuple[s
     if len(set(names)) < len(table):
         raise fields.error("id2label", expected)
     return names
-
-
-def as_classifier(layout: Layout, labels: tuple[str, ...], tensor_names: Collection[str] | None) -> Layout:
-    """The layout of a checkpoint with a classification head; its language-model head, if any, is not read."""
-    names = tensor_names or ()
-    hidden = layout.config.hidden_size
-    is_score = HEAD_WEIGHT not in names and SCORE_WEIGHT in names
-    sources = {name: source for name, source in layout.sources.items() if name != HEAD}
-    sources[HEAD_WEIGHT] = TensorSource(SCORE_WEIGHT if is_score else HEAD_WEIGHT, (len(labels), hidden))
-    if HEAD_BIAS in names:
-        sources[HEAD_BIAS] = TensorSource(HEAD_BIAS, (len(labels),))
-    ignored = layout.ignored | {HEAD, layout.sources[HEAD].name}
-    return Layout(replace(layout.config, labels=labels), sources, ignored)

@@ -1,21 +1,23 @@
 """From a published ``config.json`` to the canonical model: one resolver per ``model_type``."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from glmquant.glm.config import Family
 from glmquant.glm.layouts import chatglm, hf_glm
 from glmquant.glm.layouts.fields import Fields
-from glmquant.glm.layouts.labels import as_classifier, read_labels
-from glmquant.glm.layouts.layout import Layout
+from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT, SCORE_WEIGHT, read_labels
+from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.names import HEAD
 
 Resolver = Callable[[Fields, Family | None, Collection[str] | None], Layout]
 
 RESOLVERS: Final[dict[str, Resolver]] = {
     "chatglm": chatglm.resolve,
-    "glm": hf_glm.resolve_glm,
-    "glm4": hf_glm.resolve_glm4,
+    "glm": hf_glm.resolve,
+    "glm4": hf_glm.resolve,
 }
 
 
@@ -44,4 +46,17 @@ def resolve_layout(
         raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), "glmquant reads GLM-family checkpoints only")
     layout = resolver(fields, family, tensor_names)
     labels = read_labels(fields, tensor_names)
-    return as_classifier(layout, labels, tensor_names) if labels else layout
+    return _as_classifier(layout, labels, tensor_names) if labels else layout
+
+
+def _as_classifier(layout: Layout, labels: tuple[str, ...], tensor_names: Collection[str] | None) -> Layout:
+    """The layout of a checkpoint with a classification head; its language-model head, if any, is not read."""
+    names = tensor_names or ()
+    hidden = layout.config.hidden_size
+    is_score = HEAD_WEIGHT not in names and SCORE_WEIGHT in names
+    sources = {name: source for name, source in layout.sources.items() if name != HEAD}
+    sources[HEAD_WEIGHT] = TensorSource(SCORE_WEIGHT if is_score else HEAD_WEIGHT, (len(labels), hidden))
+    if HEAD_BIAS in names:
+        sources[HEAD_BIAS] = TensorSource(HEAD_BIAS, (len(labels),))
+    ignored = layout.ignored | {HEAD, layout.sources[HEAD].name}
+    return Layout(replace(layout.config, labels=labels), sources, ignored)
