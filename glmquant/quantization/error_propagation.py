@@ -1,11 +1,11 @@
 """Error propagation (QEP, arXiv:2504.09629): each linear layer also corrects the error of those quantized before it.
 
-The inputs ``x`` that a linear layer meets come from layers already quantized; the float model's are ``x'``. Weights that
+The inputs ``x`` that a linear layer meets come from quantized ones; the float model's are ``x'``. Weights that
 give the float outputs from ``x`` as nearly as a linear map can (least squares, ridge ``λ``) are
 
     W* = W + E[d xᵀ] (E[x xᵀ] + λ I)⁻¹,    d = W x' - W x
 
-(QEP, §4, whose propagation strength scales the correction; GPTAQ, arXiv:2504.02692, §3, starts from the same in another
+(QEP, whose propagation strength scales the correction; GPTAQ, arXiv:2504.02692, §3, starts from the same in another
 form). Where the output is added to the residual stream, ``d`` also holds that stream's error, so that each such layer
 corrects all before it.
 

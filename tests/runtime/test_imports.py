@@ -6,7 +6,7 @@ import glmquant.runtime
 
 
 def test_running_a_bundle_imports_only_what_it_needs() -> None:
-    """Each would add a tenth of a second or more, torch more than a second, to the start of generate, chat and classify."""
+    """Each would add a tenth of a second or more, torch a second, to the start of generate, chat and classify."""
     names = [path.stem for path in Path(glmquant.runtime.__file__).parent.glob("*.py") if path.stem != "__init__"]
     imports = "\n".join(f"import glmquant.runtime.{name}" for name in names)
     slow = ("torch", "scipy", "pydantic", "jinja2", "transformers")
