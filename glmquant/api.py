@@ -170,7 +170,7 @@ def export(
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.
     """
-    from glmquant.pipeline import export_directory
+    from glmquant.pipeline.export import export_directory
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import read_calibration
 
@@ -209,7 +209,7 @@ def check(
             on the processor, as it ships.
     """
     from glmquant.evaluation.bundle import with_files
-    from glmquant.pipeline import check_directory
+    from glmquant.pipeline.check import check_directory
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
@@ -268,7 +268,7 @@ def run(
         against: as in :func:`check`.
         memory_limit, device: as in :func:`calibrate`.
     """
-    from glmquant.pipeline import run_directory
+    from glmquant.pipeline.run import run_directory
     from glmquant.streaming.resources import Resources
 
     resources = Resources.named(device, memory_limit)

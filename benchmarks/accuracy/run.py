@@ -31,7 +31,7 @@ from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere
 from benchmarks.common.machine import describe_machine
 from glmquant import api, assets
 
-AFTER_QUANTIZING = ("assets", "cli", "evaluation", "onnx_export", "pipeline.py", "reports", "runtime", "train")
+AFTER_QUANTIZING = ("assets", "cli", "evaluation", "onnx_export", "pipeline", "reports", "runtime", "train")
 
 Outcome = Result | Failure | None
 """None: not made yet, and not asked for."""

@@ -1,4 +1,4 @@
-"""Whole stages on values that are opened already: export, check, and all of them in one run."""
+"""All stages in one directory, each kept as it is finished."""
 
 import logging
 from collections.abc import Sequence
@@ -11,25 +11,20 @@ from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError
-from glmquant.evaluation.bundle import check_bundle, with_files
-from glmquant.evaluation.regression import with_regression
+from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.results import AccuracyReport
-from glmquant.onnx_export.bundle import OnnxBundle
-from glmquant.onnx_export.classifier import export_classifier
-from glmquant.onnx_export.save import check_supported, export_bundle
+from glmquant.onnx_export.save import check_supported
+from glmquant.pipeline.check import check_directory
+from glmquant.pipeline.export import export_directory
 from glmquant.progress import Progress
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, resume_key
 from glmquant.quantization.memory import quantize_bytes
-from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import CheckOptions, Recipe
 from glmquant.reports.read import read_report
-from glmquant.reports.write import write_report
-from glmquant.store.artifact import copy_side_files
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.manifest import MANIFEST, manifest_bytes
 from glmquant.store.output import is_finished, output_directory
 from glmquant.streaming.memory import forward_bytes
 from glmquant.streaming.resources import Resources
@@ -37,61 +32,6 @@ from glmquant.train.directory import examples_to_train_on, train_for_run
 
 log = logging.getLogger("glmquant")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
-
-
-def export_directory(
-    checkpoint: Checkpoint, plan: Plan, key_values: Sequence[KeyValueRange] | None, out: Path, progress: Progress
-) -> OnnxBundle:
-    """Writes the bundle to ``out``; see :func:`glmquant.api.export`."""
-    options = plan.recipe.export
-    on_the_fly = QuantizedOnTheFly(checkpoint, plan) if quantizes_on_export(checkpoint, plan) else None
-    if on_the_fly is not None and checkpoint.is_quantized:
-        log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
-    source, tokenizer = on_the_fly or checkpoint, checkpoint.tokenizer
-
-    def tell(done: int, total: int) -> None:
-        progress("exporting", done, total)
-
-    with output_directory(out) as partial:
-        if checkpoint.config.num_labels:
-            bundle = export_classifier(source, options, partial, tokenizer=tokenizer, progress=tell)
-        else:
-            bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
-        copy_side_files(checkpoint.path, partial)
-        manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
-        if manifest is not None:
-            (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
-    return replace(bundle, path=out)
-
-
-def check_directory(
-    bundle: Path,
-    checkpoint: Checkpoint,
-    options: CheckOptions,
-    *,
-    description: str | None,
-    against: AccuracyReport | None,
-    cache: Path | None,
-    out: Path | None,
-    resources: Resources,
-    progress: Progress,
-) -> AccuracyReport:
-    """Measures the bundle, and writes the report to ``out`` if there is one; see :func:`glmquant.api.check`."""
-    store = resources.store(forward_bytes(checkpoint.config, torch.float32))
-
-    def measured() -> AccuracyReport:
-        with resources.in_use():
-            report = check_bundle(
-                bundle, checkpoint, options, recipe=description, cache=cache, store=store, progress=progress
-            )
-        return report if against is None else with_regression(report, against, options.against)
-
-    if out is None:
-        return measured()
-    with output_directory(out) as partial:
-        report = measured()
-        write_report(report, partial, () if against is None else (against,))
-    return report
 
 
 def run_directory(

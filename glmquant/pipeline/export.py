@@ -1,0 +1,45 @@
+"""A checkpoint, quantized or to be quantized on the way, written as a bundle."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from glmquant.data.calibration import KeyValueRange
+from glmquant.onnx_export.bundle import OnnxBundle
+from glmquant.onnx_export.classifier import export_classifier
+from glmquant.onnx_export.save import export_bundle
+from glmquant.progress import Progress
+from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
+from glmquant.recipe.plan import Plan
+from glmquant.store.artifact import copy_side_files
+from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import MANIFEST, manifest_bytes
+from glmquant.store.output import output_directory
+
+log = logging.getLogger("glmquant")
+
+
+def export_directory(
+    checkpoint: Checkpoint, plan: Plan, key_values: Sequence[KeyValueRange] | None, out: Path, progress: Progress
+) -> OnnxBundle:
+    """Writes the bundle to ``out``; see :func:`glmquant.api.export`."""
+    options = plan.recipe.export
+    on_the_fly = QuantizedOnTheFly(checkpoint, plan) if quantizes_on_export(checkpoint, plan) else None
+    if on_the_fly is not None and checkpoint.is_quantized:
+        log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
+    source, tokenizer = on_the_fly or checkpoint, checkpoint.tokenizer
+
+    def tell(done: int, total: int) -> None:
+        progress("exporting", done, total)
+
+    with output_directory(out) as partial:
+        if checkpoint.config.num_labels:
+            bundle = export_classifier(source, options, partial, tokenizer=tokenizer, progress=tell)
+        else:
+            bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
+        copy_side_files(checkpoint.path, partial)
+        manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
+        if manifest is not None:
+            (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
+    return replace(bundle, path=out)
