@@ -1,6 +1,7 @@
 """From end to end: against the publisher's numbers, and what is shipped against what was quantized."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,15 @@ def test_a_quantized_cache_takes_its_ranges_from_the_calibration(tmp_path: Path,
 def test_a_quantized_cache_without_a_calibration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="calibrat"):
         gq.export(assets.DEMO_MODEL, gq.load_recipe(None, {"export.kv_cache": "int8"}), out=tmp_path / "onnx")
+
+
+def test_what_verbs_take_and_give_is_shown_in_a_line(tmp_path: Path) -> None:
+    recipe = gq.load_recipe("int4-g128-rtn")
+    quantized = gq.quantize(assets.DEMO_MODEL, recipe, out=tmp_path / "int4")
+    other = gq.quantize(assets.DEMO_MODEL, gq.load_recipe("int8-rtn"), out=tmp_path / "int8")
+    summary, compared = gq.inspect(assets.DEMO_MODEL, recipe), gq.compare(quantized, other)
+    for value in (recipe, quantized, summary, compared):
+        assert re.fullmatch(rf"<{type(value).__name__} .{{20,250}}>", repr(value)), repr(value)
+    assert "6 layers, quantized (gptq)" in repr(quantized)
+    assert "bits a weight" in repr(summary)
+    assert "costs most" in repr(compared)

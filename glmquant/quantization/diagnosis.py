@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from glmquant.core.spec import QuantSpec
+from glmquant.core.units import size
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import linear_groups
@@ -56,6 +57,11 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        worst = self.groups[0].name if self.groups else "no group"
+        sizes = f"{self.first} ({size(self.first_bytes)}) and {self.second} ({size(self.second_bytes)})"
+        return f"<Comparison of {sizes}: {worst} costs most>"
 
 
 def compare_checkpoints(first: Checkpoint, second: Checkpoint) -> Comparison:

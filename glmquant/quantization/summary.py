@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from glmquant.core.spec import QuantSpec
+from glmquant.core.units import size
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.quantization.allocate import budget_bytes
@@ -55,6 +56,10 @@ class ModelSummary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        bits = "" if self.average_bits is None else f", {self.average_bits:.4g} bits a weight by the recipe"
+        return f"<ModelSummary {self.path}: {self.num_parameters:,} parameters, {size(self.num_bytes)}{bits}>"
 
 
 def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:

@@ -543,6 +543,9 @@ class Recipe(Section):
             raise ValueError("allocate: no rule has `alternatives` to choose from")
         return self
 
+    def __repr__(self) -> str:
+        return f"<Recipe {self.description or 'without description'}: {len(self.rules)} rules>"
+
     def identity(self) -> dict[str, Any]:
         """What decides the quantized weights, in values JSON has; files by name, since their content is hashed."""
         parts = self.model_dump(

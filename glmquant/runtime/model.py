@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from glmquant.data.sequences import Ids
 from glmquant.errors import ExportError, GenerationError
 from glmquant.runtime.cache import GrowingCache, KvCache, SharedCache
 from glmquant.runtime.session import (
@@ -22,7 +23,6 @@ from glmquant.runtime.session import (
     require_provider,
 )
 
-Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 KEEP = "num_logits_to_keep"
 

@@ -50,6 +50,10 @@ class Checkpoint:
     _table: TensorTable
     _shards: Shards
 
+    def __repr__(self) -> str:
+        kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
+        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
+
     @property
     def quantization(self) -> Quantization | None:
         """How the linears are quantized; None where they are float."""
