@@ -1,6 +1,6 @@
 """What each program wrote: the weights it stands for, and the bits that it really takes.
 
-Of other programs' files the linears of the blocks are taken, in the place of the float checkpoint's; the rest of the
+Of other programs' files the blocks' linear layers are taken, in the place of the float checkpoint's; the rest of the
 model stays as it was, so that a peer is not charged for the dtype of its embedding.
 
 Shape suffixes: N output rows, K input columns, B blocks along K.
@@ -43,7 +43,7 @@ class Stored:
 
 
 StoredBlock = tuple[Stored, ...]
-"""The linears of a block, as data flows through them: qkv, o, gate and up, down."""
+"""The linear layers of a block, as data flows through them: qkv, o, gate and up, down."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ class ThreeBitLinear:
 
 
 class ThreeBitFile:
-    """The quantized linears of a directory, by the name of their module; a fused gate and up may be stored apart."""
+    """The quantized linear layers of a directory, by module name; a fused gate and up may be stored apart."""
 
     def __init__(self, directory: Path) -> None:
         self._tensors = {

@@ -1,4 +1,4 @@
-"""The linears of a checkpoint's blocks quantized by ONNX Runtime's own quantizer. Runs in its environment.
+"""The linear layers of a checkpoint's blocks quantized by ONNX Runtime's own quantizer. Runs in its environment.
 
 python write_onnxruntime.py FLOAT_CHECKPOINT CALIBRATION OPTIONS.json OUT.onnx
 

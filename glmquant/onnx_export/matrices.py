@@ -140,7 +140,7 @@ class PackedWriter:
 
 
 class IntegerWriter:
-    """For the ``ort`` profile with ``dynamic_int8``: 8-bit linears for products of integers, all else packed.
+    """For the ``ort`` profile with ``dynamic_int8``: 8-bit linear layers for products of integers, all else packed.
 
     Raises (from ``linear``):
         ExportError: 8-bit codes whose scale or zero point is not the same along a whole row.
@@ -161,7 +161,7 @@ class IntegerWriter:
             raise ExportError(
                 f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
                 where="export.dynamic_int8",
-                expected="8-bit linears with one scale a row: group_size: -1, symmetric: true",
+                expected="8-bit linear layers with one scale a row: group_size: -1, symmetric: true",
                 hint="quantize with such a spec, or export with export.dynamic_int8=false",
             )
         whole = weight.rows(0, rows)

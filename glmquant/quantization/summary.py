@@ -36,7 +36,7 @@ class ModelSummary:
     Attributes:
         num_parameters: weights, norms and biases of the model.
         num_bytes: of its tensors on disk.
-        quantization: how its linears are quantized; None where they are float.
+        quantization: how its linear layers are quantized; None where they are float.
         readers: software that loads a quantized artifact as it is laid out; empty for what is not in GPTQ format.
         groups: what the recipe makes of each linear group; empty without a recipe.
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
@@ -90,7 +90,7 @@ def _readers(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _is_uniform(manifest: Manifest) -> bool:
-    """transformers knows one spec, for all linears of the blocks; a quantized head it replaces by random weights."""
+    """transformers knows one spec for all linear layers of blocks; a quantized head it replaces by random weights."""
     head = {record.spec for record in manifest.groups if record.name == "lm_head"}
     blocks = {record.spec for record in manifest.groups if record.name != "lm_head"}
     return head <= {None} and len(blocks) == 1 and None not in blocks

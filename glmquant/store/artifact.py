@@ -85,7 +85,7 @@ class ArtifactWriter:
         self._write(self._shard(0), {EMBEDDING: weight_VD})
 
     def write_block(self, layer: int, block: Block, records: Sequence[GroupRecord] = ()) -> None:
-        """``block``'s linears are quantized as planned; ``records`` say what that cost."""
+        """``block``'s linear layers are quantized as planned; ``records`` say what that cost."""
         at = layer_prefix(layer)
         gains = {name: gain for part in block.parts for name, gain in part.gains.items()}
         tensors = {f"{at}{name}.weight": gain for name, gain in gains.items()}

@@ -49,7 +49,7 @@ class TensorTable:
     Attributes:
         layout: canonical names to published ones.
         stored: published name to where the tensor lies.
-        gptq: how quantized linears are stored; None in a float checkpoint.
+        gptq: how quantized linear layers are stored; None in a float checkpoint.
     """
 
     layout: Layout
@@ -176,14 +176,14 @@ class TensorTable:
         kinds = {p.stored.dtype if isinstance(p.stored, StoredTensor) else p.stored.spec for p in parts}
         if len(kinds) > 1:
             raise CheckpointError(
-                f"the linears of {name} differ: " + ", ".join(sorted(str(kind) for kind in kinds)),
+                f"the linear layers of {name} differ: " + ", ".join(sorted(str(kind) for kind in kinds)),
                 where=parts[0].tensors[0].path,
                 expected="one dtype, or one number of bits and one group size, for all that share an input",
             )
         orders = [_order(part.stored) for part in parts]
         if not all(_same_order(order_K, orders[0]) for order_K in orders):
             raise CheckpointError(
-                f"the linears of {name} put their columns into groups in different orders",
+                f"the linear layers of {name} put their columns into groups in different orders",
                 where=parts[0].tensors[0].path,
                 expected="one g_idx for all that share an input, as GPTQ gives them",
             )

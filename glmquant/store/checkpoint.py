@@ -56,7 +56,7 @@ class Checkpoint:
 
     @property
     def quantization(self) -> Quantization | None:
-        """How the linears are quantized; None where they are float."""
+        """How the linear layers are quantized; None where they are float."""
         if self._table.gptq is not None:
             return "gptq"
         return "rows" if self._table.has_quantized_rows else None

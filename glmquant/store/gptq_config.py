@@ -27,7 +27,7 @@ Specs = Mapping[str, QuantSpec | None]
 
 
 def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat | None:
-    """How a checkpoint's linears are stored; None where nothing says that they are quantized.
+    """How a checkpoint's linear layers are stored; None where nothing says that they are quantized.
 
     Raises:
         CheckpointError: quantized in a format that is not GPTQ's v1 or v2.

@@ -1,7 +1,7 @@
 """An output directory that appears whole or not at all.
 
-Work goes on in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill,
-Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command goes on where its inputs are the
+Work is done in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill,
+Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command resumes where its inputs are the
 same.
 """
 
@@ -95,7 +95,7 @@ def _prepare(partial: Path, resume_key: str | None) -> None:
                 hint="move it away, or choose another directory",
             )
         if resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
-            log.info("going on from %s", partial)
+            log.info("resuming from %s", partial)
             return
         log.warning("removed %s, which an unfinished run with other inputs had left", partial)
         _remove(partial)
@@ -133,7 +133,7 @@ def _publish(partial: Path, out: Path) -> None:
 def _how_to_go_on(partial: Path, resume_key: str | None) -> str:
     if resume_key is None:
         return f"{partial} stays until the same command runs again, which starts anew"
-    return f"{partial} stays, and the same command goes on from there"
+    return f"{partial} stays, and the same command resumes from there"
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

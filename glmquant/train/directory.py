@@ -1,4 +1,4 @@
-"""Training from a recipe into a directory that appears whole, and that a killed run goes on in."""
+"""Training from a recipe into a directory that appears whole, and that a killed run resumes in."""
 
 import hashlib
 import json

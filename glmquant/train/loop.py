@@ -65,7 +65,7 @@ class Trainer:
         truth_E: each example's label, int64.
         lengths: of each example, in tokens: similar ones share a batch.
         weights_L: of the classes.
-        directory: where the state after each epoch lies, from which a killed run goes on.
+        directory: where the state after each epoch lies, from which a killed run resumes.
     """
 
     def __init__(

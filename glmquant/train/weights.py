@@ -71,7 +71,7 @@ class TrainableClassifier:
 
     @classmethod
     def lora(cls, backbone: ModelSource, head: ClassificationHead, rank: int, seed: int) -> "TrainableClassifier":
-        """Every weight in float32 and frozen; additions to the blocks' linears, and the head, are trained."""
+        """Every weight in float32 and frozen; additions to the blocks' linear layers, and the head, are trained."""
         generator = torch.Generator().manual_seed(seed)
         blocks = [
             _with_additions(backbone.block(layer), rank, generator)

@@ -172,14 +172,14 @@ def write_until_stopped(out: Path, source: Checkpoint, plan: Specs, pieces: int)
         for name in ("config.json", "glmquant.json", *sorted(p.name for p in partial.glob("*.safetensors"))[pieces:]):
             (partial / name).unlink()
         if pieces < 4:
-            (partial / f"model-{pieces + 1:05}-of-00004.unfinished").write_bytes(b"cut short")
+            (partial / f"model-{pieces + 1:05}-of-00004.safetensors.unfinished").write_bytes(b"cut short")
         raise KeyboardInterrupt
 
 
 def write_on_a_full_disk(out: Path, source: Checkpoint, plan: Specs) -> None:
     """What the operating system answers when the second block is written is what it answers on a full disk."""
     with output_directory(out, resume_key="k") as partial:
-        (partial / "model-00003-of-00004.unfinished").symlink_to("/dev/full")
+        (partial / "model-00003-of-00004.safetensors.unfinished").symlink_to("/dev/full")
         write_all(partial, source, plan)
 
 
@@ -205,7 +205,6 @@ def test_a_full_disk_while_a_piece_is_written(tmp_path: Path) -> None:
     source, plan = source_of(tmp_path, config), plan_of(config, INT4, lm_head=None)
     with pytest.raises(OutputError, match="disk is full"):
         write_on_a_full_disk(tmp_path / "out", source, plan)
-    (tmp_path / "out.partial" / "model-00003-of-00004.unfinished").unlink()
     with output_directory(tmp_path / "out", resume_key="k") as partial:
         writer = ArtifactWriter(partial, config, plan)
         assert [writer.has_block(0), writer.has_block(1)] == [True, False]

@@ -80,11 +80,11 @@ def test_bad_input_leaves_nothing(tmp_path: Path, resume_key: str | None) -> Non
 def test_an_interrupted_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
     interrupted(out, "key")
-    assert "the same command goes on from there" in caplog.text
+    assert "the same command resumes from there" in caplog.text
     with caplog.at_level(logging.INFO, "glmquant.store"), output_directory(out, resume_key="key") as partial:
         assert (partial / "first").read_text() == "1"
         (partial / "second").write_text("2")
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
     assert files(out) == {"first": "1", "second": "2"}
 
 
@@ -109,7 +109,7 @@ def test_a_directory_that_is_not_ours_is_not_touched(tmp_path: Path) -> None:
     assert files(tmp_path) == {"out.partial/mine": "precious"}
 
 
-@pytest.mark.parametrize(("resume_key", "how"), [("key", "goes on from there"), (None, "starts anew")])
+@pytest.mark.parametrize(("resume_key", "how"), [("key", "resumes from there"), (None, "starts anew")])
 def test_a_full_disk_says_how_to_go_on(tmp_path: Path, resume_key: str | None, how: str) -> None:
     with pytest.raises(OutputError, match=rf"the disk is full[\s\S]*free some space[\s\S]*{how}"):
         fill_disk(tmp_path / "out", resume_key)

@@ -244,7 +244,7 @@ def test_q_k_and_v_in_different_orders_are_refused(tmp_path: Path, canonical: Te
 def test_q_k_and_v_of_different_specs_are_refused(tmp_path: Path, canonical: Tensors) -> None:
     words = encode(random_quantized(64, 128, QuantSpec(8, 32)), "gptq", name="k")
     canonical |= {f"model.layers.1.self_attn.k_proj.{suffix}": tensor for suffix, tensor in words.items()}
-    with pytest.raises(CheckpointError, match=r"the linears of layers\.1\.self_attn\.qkv_proj differ"):
+    with pytest.raises(CheckpointError, match=r"the linear layers of layers\.1\.self_attn\.qkv_proj differ"):
         open_checkpoint(write(tmp_path / "c", canonical, **GLM))
 
 

@@ -46,7 +46,7 @@ def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str]
 
 
 def _quantization_bits(fields: Fields, config: GlmConfig) -> Literal[4, 8] | None:
-    """Bits of the publisher's own row-wise quantization of the blocks' linears; None for float weights."""
+    """Bits of the publisher's own row-wise quantization of the blocks' linear layers; None for float weights."""
     if not fields.raw("quantization_bit"):
         return None
     bits = fields.integer("quantization_bit", low=1, high=8)
@@ -55,7 +55,9 @@ def _quantization_bits(fields: Fields, config: GlmConfig) -> Literal[4, 8] | Non
     if bits != 4:
         raise fields.error("quantization_bit", "4 or 8, or absent for float weights")
     if config.hidden_size % 2 or config.query_rows % 2 or config.intermediate_size % 2:
-        raise fields.error("quantization_bit", "8 where a linear has an odd number of columns: two codes share a byte")
+        raise fields.error(
+            "quantization_bit", "8 where a linear layer has an odd number of columns: two codes share a byte"
+        )
     return 4
 
 
