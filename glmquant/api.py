@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from glmquant import assets
 from glmquant.progress import Progress, silent
-from glmquant.recipe.load import load_recipe
-from glmquant.recipe.packaged import packaged_recipes
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
@@ -37,9 +35,7 @@ __all__ = [
     "export",
     "generate",
     "inspect",
-    "load_recipe",
     "open_chat",
-    "packaged_recipes",
     "quantize",
     "read_report",
     "report",
@@ -171,6 +167,7 @@ def export(
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.
     """
     from glmquant.pipeline.export import export_directory
+    from glmquant.recipe.load import load_recipe
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import read_calibration
 
@@ -210,6 +207,7 @@ def check(
     """
     from glmquant.evaluation.bundle import with_files
     from glmquant.pipeline.check import check_directory
+    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
@@ -336,6 +334,7 @@ def train_classifier(
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
     from glmquant.data.labeled import read_labeled
+    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
     from glmquant.train.directory import train_directory
 

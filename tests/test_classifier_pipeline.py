@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import glmquant as gq
-from glmquant import api, assets, pipeline
+from glmquant import api, assets
 from glmquant.cli import main
 from glmquant.errors import CheckError
 from glmquant.train import directory
@@ -91,7 +91,7 @@ def test_one_command_checks_on_what_the_recipe_names(tmp_path: Path, few: Path, 
     assert not (tmp_path / "out" / "test.jsonl").exists()
 
 
-def test_a_stopped_command_goes_on_with_what_is_trained(
+def test_a_stopped_command_resumes_with_what_is_trained(
     tmp_path: Path, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = gq.load_recipe("classifier-int8", {"train.data": str(few), "train.epochs": 1})
@@ -101,7 +101,7 @@ def test_a_stopped_command_goes_on_with_what_is_trained(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during_export:
-        during_export.setattr(pipeline, "export_directory", stopped)
+        during_export.setattr("glmquant.pipeline.run.export_directory", stopped)
         with pytest.raises(KeyboardInterrupt):
             gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "out")
     assert (tmp_path / "out.partial" / "classifier").is_dir()

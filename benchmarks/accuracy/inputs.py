@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.common import llama_twin
 from glmquant import api
+from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import Recipe
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
@@ -80,7 +81,7 @@ def prepare(case: Case, work: Path) -> Inputs:
         api.quantize(case.model, Recipe(version=1), out=inputs.path("float"))
     if not inputs.path("calibration").exists():
         options = {"num_samples": SAMPLES, "seq_len": LENGTH, "sampling": "sequential"}
-        recipe = api.load_recipe(None, {f"calibration.{key}": value for key, value in options.items()})
+        recipe = load_recipe(None, {f"calibration.{key}": value for key, value in options.items()})
         api.calibrate(inputs.path("float"), recipe, data=case.calibration, out=inputs.path("calibration"))
     if not inputs.path("calibration.json").exists():
         tokens_SL = read_calibration(inputs.path("calibration")).samples.tokens_SL

@@ -29,7 +29,8 @@ from benchmarks.accuracy.read_back import READERS
 from benchmarks.accuracy.rows import ELSEWHERE, PROGRAMS, SECTIONS, Row
 from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere_table, summary
 from benchmarks.common.machine import describe_machine
-from glmquant import api, assets
+from glmquant import assets
+from glmquant.recipe.load import load_recipe
 
 AFTER_QUANTIZING = ("assets", "cli", "evaluation", "onnx_export", "pipeline", "reports", "runtime", "train")
 
@@ -140,7 +141,7 @@ def code_sha256() -> str:
 
 
 def _recipe(row: Row) -> dict[str, Any]:
-    return api.load_recipe(row.options["recipe"], row.options["overrides"]).identity()
+    return load_recipe(row.options["recipe"], row.options["overrides"]).identity()
 
 
 def cases(args: argparse.Namespace) -> tuple[Case, ...]:

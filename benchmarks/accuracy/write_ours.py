@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 from glmquant import api
+from glmquant.recipe.load import load_recipe
 from glmquant.store.calibration import read_calibration
 
 
 def main() -> None:
     source, calibration, text, out = sys.argv[1:]
     options = json.loads(text)
-    recipe = api.load_recipe(options["recipe"], options["overrides"])
+    recipe = load_recipe(options["recipe"], options["overrides"])
     rules = tuple(rule for rule in recipe.rules if rule.match != "lm_head")
     samples = read_calibration(Path(calibration)).samples
     api.quantize(source, recipe.model_copy(update={"rules": rules}), samples, out=out)

@@ -25,6 +25,7 @@ from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import CheckOptions, Recipe
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
@@ -81,7 +82,7 @@ def build(variant: Variant, args: argparse.Namespace, number: int) -> tuple[Path
         "calibration.seq_len": 512,
         "calibration.sampling": "sequential",
     }
-    recipe = api.load_recipe(variant.recipe, {**calibration, **variant.overrides})
+    recipe = load_recipe(variant.recipe, {**calibration, **variant.overrides})
     out = args.work_dir / str(number)
     started = time.monotonic()
     source: Any = args.model

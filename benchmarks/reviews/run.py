@@ -26,6 +26,7 @@ from glmquant.data.sequences import encode_texts, length_batches
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.statistics import proportion_interval
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.recipe.load import load_recipe
 from glmquant.reports.read import report_from_json
 from glmquant.runtime.classify import TOKENS_AT_ONCE, OnnxClassifier
 from glmquant.store.checkpoint import open_checkpoint
@@ -74,7 +75,7 @@ def write_jsonl(path: Path, reviews: Sequence[Review]) -> None:
 def train(paths: Paths, mode: str) -> Path:
     out = paths.work / mode
     if not out.exists():
-        recipe = api.load_recipe("classifier-int8", {"train.mode": mode, **SETTINGS[mode]})
+        recipe = load_recipe("classifier-int8", {"train.mode": mode, **SETTINGS[mode]})
         started = time.monotonic()
         report = api.train_classifier(paths.model, paths.train, recipe, out=out, progress=told)
         (paths.work / f"{mode}.seconds").write_text(f"{time.monotonic() - started:.0f}")
@@ -92,7 +93,7 @@ def checked(paths: Paths, name: str, model: Path, overrides: dict[str, Any]) -> 
     out = paths.work / name
     if not out.exists():
         tasks = [{"data": str(paths.test), "name": "reviews"}]
-        api.run(model, api.load_recipe("classifier-int8", {"check.tasks": tasks, **overrides}), out=out)
+        api.run(model, load_recipe("classifier-int8", {"check.tasks": tasks, **overrides}), out=out)
     return report_from_json((out / "report" / "report.json").read_text(encoding="utf-8"))
 
 
@@ -101,7 +102,7 @@ def label_likelihood(paths: Paths) -> AccuracyReport:
     bundle, out = paths.work / "lm-onnx", paths.work / "lm-report"
     if not out.exists():
         tasks = [{"data": str(paths.test), "name": "reviews", "prompt": PROMPT}]
-        recipe = api.load_recipe("int8-rtn", {"check.tasks": tasks})
+        recipe = load_recipe("int8-rtn", {"check.tasks": tasks})
         if not bundle.exists():
             api.export(paths.model, recipe, out=bundle)
         api.check(bundle, baseline=paths.model, recipe=recipe, out=out)

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.groups import linear_groups
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
@@ -19,7 +18,7 @@ from glmquant.quantization.quantize import quantize
 from glmquant.quantization.summary import summarize
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.packaged import packaged_recipes
-from glmquant.recipe.plan import resolve_rules
+from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import open_checkpoint
@@ -46,7 +45,7 @@ class Subject:
 
 def read_all(directory: Path, _: Path) -> None:
     checkpoint = open_checkpoint(directory)
-    summarize(checkpoint, ROUNDED)
+    summarize(checkpoint, make_plan(ROUNDED, checkpoint.config))
     _ = checkpoint.fingerprint
     checkpoint.embedding()
     for layer in range(checkpoint.config.num_hidden_layers):
@@ -64,7 +63,8 @@ def export_standard(directory: Path, scratch: Path) -> None:
 
 
 def read_and_quantize(directory: Path, scratch: Path) -> None:
-    quantize(open_checkpoint(directory), ROUNDED, None, scratch)
+    checkpoint = open_checkpoint(directory)
+    quantize(checkpoint, make_plan(ROUNDED, checkpoint.config), None, scratch)
 
 
 def use_tokenizer(config: GlmConfig) -> Callable[[Path, Path], None]:
@@ -80,7 +80,7 @@ def use_tokenizer(config: GlmConfig) -> Callable[[Path, Path], None]:
 
 def use_recipe(directory: Path, _: Path) -> None:
     recipe = load_recipe(directory / "recipe.yaml")
-    resolve_rules(recipe.rules, linear_groups(tiny_config()))
+    make_plan(recipe, tiny_config())
     recipe.identity()
 
 
