@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmquant import assets
+from glmquant.errors import CheckError
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
 
@@ -236,14 +237,19 @@ def read_report(path: str | Path) -> "AccuracyReport":
     return read(Path(path))
 
 
-def report(reports: Sequence[str | Path], out: str | Path) -> None:
+def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     """Write the HTML page of the first report, with the others drawn beside it: quality against size.
 
     Bundles that share a name are told apart by the directories their reports lie in.
+
+    Raises:
+        CheckError: no report is given, or one that cannot be read.
     """
+    if not _names(reports):
+        raise CheckError("there is no report to show", where="reports", expected="one or more")
     from glmquant.reports.write import named_apart, write_page
 
-    write_page(named_apart([(Path(path), read_report(path)) for path in reports]), Path(out))
+    write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
 
 
 def run(

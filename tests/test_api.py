@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from glmquant import api as gq
+import glmquant as gq
 from glmquant import assets
 from glmquant.errors import ExportError
 from glmquant.evaluation.baseline_source import BaselineSource
@@ -162,3 +162,16 @@ def test_what_verbs_take_and_give_is_shown_in_a_line(tmp_path: Path) -> None:
     assert "6 layers, quantized (gptq)" in repr(quantized)
     assert "bits a weight" in repr(summary)
     assert "costs most" in repr(compared)
+
+
+def test_a_run_whose_check_cannot_be_made_stops_before_any_work(tmp_path: Path) -> None:
+    stages: list[str] = []
+    recipe = gq.load_recipe("int8-rtn", {"check.text": [str(tmp_path / "nope.txt")]})
+    with pytest.raises(gq.DataError, match=r"nope\.txt"):
+        gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "out", progress=lambda stage, *_: stages.append(stage))
+    assert stages == []
+
+
+def test_a_page_of_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(gq.CheckError, match="no report"):
+        gq.report([], tmp_path / "page.html")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glmquant import api as gq
+import glmquant as gq
 from glmquant import assets
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import Verdict

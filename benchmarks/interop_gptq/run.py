@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import glmquant as gq
 from benchmarks.common.machine import describe_machine
 from benchmarks.interop_gptq.compare import Distance, distance, logits_of
-from glmquant import api as gq
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.calibration import read_calibration

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, Parameter
 from glmquant.evaluation.gate import (
     EXAMPLES,
     TEXT,
@@ -118,7 +118,7 @@ def _task(new: TaskResult, earlier: TaskResult) -> TaskRegression:
 def _not_comparable(what: str) -> CheckError:
     return CheckError(
         what,
-        where="against",
+        where=Parameter("against"),
         expected="a report with the same baseline, check.text, check.num_tokens, check.seq_len and check.tasks",
         hint="check both models with the same recipe, baseline and data",
     )

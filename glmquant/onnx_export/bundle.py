@@ -34,3 +34,6 @@ class OnnxBundle:
     outputs: tuple[TensorInfo, ...]
     size: int
     sha256: str
+
+    def __repr__(self) -> str:
+        return f"<OnnxBundle {self.path}: {len(self.inputs)} inputs, {self.size:,} bytes>"

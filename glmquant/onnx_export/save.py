@@ -124,12 +124,12 @@ def cache_ranges(
     if options.kv_cache == "float":
         return ()
     shape = (config.num_key_value_heads, config.head_dim)
-    if key_values is None:
+    if not key_values:
         raise ExportError(
-            f"kv_cache: {options.kv_cache} needs the ranges of keys and values, and there is no calibration",
+            f"kv_cache: {options.kv_cache} needs the ranges of keys and values, and there are none",
             where="export.kv_cache",
-            expected="what `calibrate` writes",
-            hint="give it as `calibration`, or use export.kv_cache: float",
+            expected=f"a calibration made with export.kv_cache: {options.kv_cache}",
+            hint=f"calibrate with export.kv_cache={options.kv_cache} and give that, or use export.kv_cache=float",
         )
     found = {tuple(part.shape) for seen in key_values for part in (seen.key_absmax_CE, seen.value_absmax_CE)}
     if len(key_values) != config.num_hidden_layers or found != {shape}:

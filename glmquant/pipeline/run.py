@@ -12,8 +12,9 @@ from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError
 from glmquant.evaluation.bundle import with_files
+from glmquant.evaluation.evaluate import read_material
 from glmquant.evaluation.results import AccuracyReport
-from glmquant.onnx_export.save import check_supported
+from glmquant.onnx_export.save import check_supported, positions
 from glmquant.pipeline.check import check_directory
 from glmquant.pipeline.export import export_directory
 from glmquant.progress import Progress
@@ -49,6 +50,9 @@ def run_directory(
     plan = make_plan(recipe, config)
     samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
     options = _check_options(checkpoint, recipe, labeled)
+    if not config.num_labels:
+        context = min(positions(config, recipe.export), config.max_position_embeddings)
+        read_material(checkpoint.tokenizer, with_files(options, (), None), context)
     for needed in _needs(plan, resources):
         resources.store(needed)
     key = _resume_key(checkpoint, plan, options, samples, labeled, resources)

@@ -84,7 +84,7 @@ def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSe
         raise CalibrationError(
             "the recipe needs calibration samples",
             where=f"the rule for {plan.first_fitted}",
-            hint="calibrate first, and give what that gives as the calibration",
+            hint="`calibrate` first, and give what it gives as `calibration`",
         )
     return samples
 

@@ -544,7 +544,7 @@ class Recipe(Section):
         return self
 
     def __repr__(self) -> str:
-        return f"<Recipe {self.description or 'without description'}: {len(self.rules)} rules>"
+        return f"<Recipe {self.description.rstrip('.') or 'without description'}: {len(self.rules)} rules>"
 
     def identity(self) -> dict[str, Any]:
         """What decides the quantized weights, in values JSON has; files by name, since their content is hashed."""

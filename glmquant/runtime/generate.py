@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from glmquant.errors import GenerationError
+from glmquant.errors import GenerationError, Parameter
 from glmquant.runtime.cache import KvCache
 from glmquant.runtime.model import Logits, OnnxModel
 from glmquant.runtime.sampling import GenerationOptions, Sampler
@@ -88,7 +88,7 @@ def _check_room(prompt_ids: Sequence[int], options: GenerationOptions, capacity:
     if len(prompt_ids) + options.max_new_tokens > capacity:
         raise GenerationError(
             f"the prompt has {len(prompt_ids)} tokens, which leaves no room for {options.max_new_tokens} new ones",
-            where="max_new_tokens",
+            where=Parameter("max_new_tokens"),
             expected=f"at most {capacity} tokens together, the bundle's max_length",
             hint="shorten the prompt, lower max_new_tokens, or export with a larger export.max_length",
         )

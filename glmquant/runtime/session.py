@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.errors import ExportError
+from glmquant.errors import ExportError, Parameter
 
 GRAPH_FILE = "model.onnx"
 SETTINGS_FILE = "genai_config.json"
@@ -184,7 +184,7 @@ def _session_options(settings: Settings, num_threads: int | None) -> ort.Session
 def _missing(provider: Provider, why: str) -> ExportError:
     return ExportError(
         f"execution provider {provider} is not available: {why}",
-        where="provider",
+        where=Parameter("provider"),
         expected=PROVIDERS[provider],
         hint="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu",
     )

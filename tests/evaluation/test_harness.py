@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from glmquant import api as gq
+import glmquant as gq
 from glmquant import assets
 
 pytestmark = pytest.mark.slow

@@ -57,7 +57,7 @@ def test_a_quantized_cache_is_close_and_decodes_as_it_prefills(golden, tmp_path,
 
 
 def test_a_quantized_cache_needs_this_models_ranges(tmp_path) -> None:
-    with pytest.raises(ExportError, match="there is no calibration"):
+    with pytest.raises(ExportError, match="and there are none"):
         export_bundle(random_source(), ExportOptions(kv_cache="int8"), tmp_path)
     other = KeyValueRange(torch.ones(2, 32), torch.ones(2, 32))
     with pytest.raises(ExportError, match="2 layers with keys and values of"):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from glmquant import api as gq
+import glmquant as gq
 from glmquant.cli.rendering import comparison_text
 from glmquant.errors import CheckpointError
 from tests.support.paths import CHATGLM2
