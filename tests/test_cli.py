@@ -405,3 +405,8 @@ def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
 def test_running_a_bundle_imports_no_torch(bundle: Path, arguments: list[str]) -> None:
     verb, *prompt = arguments
     assert imported(("torch", "scipy", "transformers"), verb, bundle, *prompt, "--max-new-tokens", 1) == []
+
+
+def test_inspect_reads_overrides_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant("inspect", assets.DEMO_MODEL, "--set", "no.such=1") == 2
+    assert "unknown key 'no'" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def inspect(
         comparison = gq.compare(model, compare)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
-    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe else None
+    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
     summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
 

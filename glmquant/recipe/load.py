@@ -288,6 +288,8 @@ def _nearest(key: str) -> str | None:
         )
         for known in known_keys()
     }
+    if key in candidates:  # of another method
+        return None
     return next(iter(get_close_matches(key[:200], sorted(candidates), n=1)), None)
 
 

@@ -92,8 +92,11 @@ def require_provider(provider: Provider) -> None:
     """Check that the installed onnxruntime has the execution provider.
 
     Raises:
-        ExportError: it was built without it.
+        ExportError: it was built without it, or there is no such provider.
     """
+    if provider not in PROVIDERS:
+        expected = "one of " + ", ".join(PROVIDERS)
+        raise ExportError(f"no provider {provider!r}", where=Parameter("provider"), expected=expected)
     available = ort.get_available_providers()
     if PROVIDERS[provider] not in available:
         raise _missing(provider, f"onnxruntime {ort.__version__} here has {', '.join(available)}")

@@ -275,3 +275,9 @@ def test_overrides_of_places_that_do_not_exist(key: str) -> None:
 def test_every_method_can_be_named(kind: str) -> None:
     method = load_recipe("int8-rtn", {"rules.0.method": {"kind": kind}}).rules[0].method
     assert method == METHODS[kind]()
+
+
+def test_a_key_of_another_method_is_not_suggested_to_itself() -> None:
+    with pytest.raises(RecipeError, match=r"unknown key 'rules\.0\.method\.coordinate_descent'") as refused:
+        load_recipe("int8-rtn", {"rules.0.method.coordinate_descent": 1})
+    assert "did you mean" not in str(refused.value)
