@@ -74,7 +74,7 @@ def allocated(
         raise CalibrationError(
             "an allocation is measured on calibration samples",
             where="allocate",
-            hint="calibrate first, and give what that gives as the calibration",
+            hint="`calibrate` first, and give what it gives as `calibration`",
         )
     found = directory / FOUND
     if not found.exists():

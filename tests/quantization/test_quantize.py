@@ -89,7 +89,7 @@ def test_the_artifact_says_what_was_done(tmp_path: Path) -> None:
 
 
 def test_a_method_that_needs_samples_does_not_run_without(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="calibrate first"):
+    with pytest.raises(CalibrationError, match="`calibrate` first"):
         api.quantize(CHATGLM2, recipe(), None, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
