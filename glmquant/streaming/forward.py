@@ -6,6 +6,8 @@ Shape suffixes: B sequences of a batch, T tokens, D hidden, C key/value heads, E
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -56,17 +58,11 @@ class Forward:
     """A visitor that computes each block with float weights.
 
     Args:
-        on_input: is shown each linear group's name and input ``[B, T, K]``, batch by batch.
         on_key_values: is shown a block's number, keys (rotated) and values ``[B, T, C, E]``, batch by batch.
     """
 
-    def __init__(
-        self,
-        *,
-        on_input: Callable[[str, Tensor], None] | None = None,
-        on_key_values: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> None:
-        self._on_input, self._on_key_values = on_input, on_key_values
+    def __init__(self, on_key_values: Callable[[int, Tensor, Tensor], None] | None = None) -> None:
+        self._on_key_values = on_key_values
 
     def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
         """Raises CheckpointError where activations are not finite."""
@@ -76,22 +72,13 @@ class Forward:
                 context = self._context(layer, stream.context(batch))
                 hidden_BTD = stream.hidden.read(batch)
                 for part in floating.parts:
-                    seen = self._shown(f"layers.{layer}.{part.kind.scope}")
-                    hidden_BTD = part.forward(hidden_BTD, context, stream.dtype, seen)
+                    hidden_BTD = part.forward(hidden_BTD, context, stream.dtype)
                 require_finite(hidden_BTD, layer)
                 stream.hidden.write(batch, hidden_BTD)
 
     def _context(self, layer: int, context: Context) -> Context:
-        if self._on_key_values is None:
-            return context
         show = self._on_key_values
-        return Context(context.config, context.rope, context.mask, lambda key, value: show(layer, key, value))
-
-    def _shown(self, scope: str) -> Callable[[str, Tensor], None] | None:
-        if self._on_input is None:
-            return None
-        show = self._on_input
-        return lambda name, x: show(f"{scope}.{name}", x)
+        return context if show is None else replace(context, on_key_values=partial(show, layer))
 
 
 def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:

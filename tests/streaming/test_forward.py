@@ -49,27 +49,16 @@ def test_each_sequence_comes_out_as_it_would_by_itself(tmp_path: Path, config: o
         torch.testing.assert_close(found, alone(source, one)[-count:], atol=1e-4, rtol=1e-4)
 
 
-def test_inputs_and_keys_and_values_are_shown_in_order() -> None:
+def test_keys_and_values_are_shown_in_order() -> None:
     source = random_source()
     tokens = torch.randint(0, 200, (3, 7), generator=torch.Generator().manual_seed(0))
     activations = embed(tokens, source.embedding(), source.config)
     (batch,) = activations.batches
     before = activations.hidden.read(batch).clone()
-    names: list[str] = []
-    inputs: dict[str, Tensor] = {}
     keys: list[tuple[int, Tensor, Tensor]] = []
-
-    def on_input(name: str, x: Tensor) -> None:
-        names.append(name)
-        inputs[name] = x
-
-    seen = Forward(on_input=on_input, on_key_values=lambda layer, key, value: keys.append((layer, key, value)))
-    walk(source.block, range(2), [activations], seen)
-    assert names == [group.name for layer in range(2) for group in block_groups(source.config, layer)]
+    walk(source.block, range(2), [activations], Forward(lambda layer, key, value: keys.append((layer, key, value))))
     first = source.blocks[0]
-    read = first.attention.read(before, source.config)
-    torch.testing.assert_close(inputs["layers.0.self_attn.qkv_proj"], read)
-    qkv = first.linears()["self_attn.qkv_proj"](read)
+    qkv = first.linears()["self_attn.qkv_proj"](first.attention.read(before, source.config))
     _, key, value = split_heads(qkv, source.config, activations.ropes[7])
     assert [layer for layer, _, _ in keys] == [0, 1]
     torch.testing.assert_close(keys[0][1], key)
@@ -140,3 +129,20 @@ def test_token_ids_of_another_model_are_refused(token: int) -> None:
         embed(torch.tensor([[0, token]]), source.embedding(), source.config)
     with pytest.raises(CalibrationError, match="token ids span"):
         embed_sequences([np.array([0, token])], source.embedding(), source.config)
+
+
+def test_a_part_shows_the_inputs_of_its_linear_layers_in_order() -> None:
+    source = random_source()
+    tokens = torch.randint(0, 200, (3, 7), generator=torch.Generator().manual_seed(0))
+    activations = embed(tokens, source.embedding(), source.config)
+    (batch,) = activations.batches
+    hidden = activations.hidden.read(batch)
+    shown: dict[str, Tensor] = {}
+    for part in source.blocks[0].parts:
+        scope = f"layers.0.{part.kind.scope}."
+        part.forward(
+            hidden, activations.context(batch), on_input=lambda name, x, scope=scope: shown.update({scope + name: x})
+        )
+    assert list(shown) == [group.name for group in block_groups(source.config, 0)]
+    read = source.blocks[0].attention.read(hidden, source.config)
+    torch.testing.assert_close(shown["layers.0.self_attn.qkv_proj"], read)
