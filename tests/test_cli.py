@@ -377,36 +377,6 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def imported(modules: tuple[str, ...], *arguments: object) -> list[str]:
-    """Which of ``modules`` a command imports, in a process of its own."""
-    code = (
-        "import sys\nfrom glmquant.cli import main\ntry: main()\n"
-        f"except SystemExit: print(*[m for m in {modules} if m in sys.modules], file=sys.stderr)"
-    )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, input="Debian\n").stderr.split()
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipes"]], ids=" ".join)
-def test_what_only_tells_imports_no_framework(arguments: list[str]) -> None:
-    assert imported(("torch", "onnxruntime", "transformers", "numpy"), *arguments) == []
-
-
-def test_no_verb_imports_transformers() -> None:
-    code = "import sys, glmquant.api; print('transformers' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
-
-
-def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
-    assert imported(("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib"), "inspect", assets.DEMO_MODEL) == []
-
-
-@pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"]], ids=lambda arguments: arguments[0])
-def test_running_a_bundle_imports_no_torch(bundle: Path, arguments: list[str]) -> None:
-    verb, *prompt = arguments
-    assert imported(("torch", "scipy", "transformers"), verb, bundle, *prompt, "--max-new-tokens", 1) == []
-
-
 def test_inspect_reads_overrides_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert glmquant("inspect", assets.DEMO_MODEL, "--set", "no.such=1") == 2
     assert "unknown key 'no'" in capsys.readouterr().err
