@@ -17,7 +17,7 @@ from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import ModelFacts, Setting
 from glmquant.evaluation.statistics import Interval, mean_interval
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.check_options import CheckOptions
 
 WINDOWS = 64
 _METRICS = TypeAdapter(LanguageMetrics)

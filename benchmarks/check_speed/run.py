@@ -17,7 +17,7 @@ from glmquant.evaluation.examples import worst_token
 from glmquant.evaluation.metrics import score_tokens
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.check_options import CheckOptions
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
 

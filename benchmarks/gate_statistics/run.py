@@ -19,7 +19,7 @@ from benchmarks.common.machine import describe_machine
 from glmquant.evaluation.gate import EXAMPLES, WINDOWS, Direction, Subject, Verdict, judge_interval
 from glmquant.evaluation.statistics import Interval, mean_interval, paired_difference, ratio_interval, units_needed
 from glmquant.evaluation.tasks import macro_f1_intervals, paired_counts
-from glmquant.recipe.schema import Limit
+from glmquant.recipe.check_options import Limit
 
 TOKENS = 64
 Rng = np.random.Generator

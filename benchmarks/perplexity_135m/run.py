@@ -25,8 +25,9 @@ from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.load import load_recipe
-from glmquant.recipe.schema import CheckOptions, Recipe
+from glmquant.recipe.schema import Recipe
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
 

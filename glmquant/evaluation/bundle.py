@@ -14,7 +14,7 @@ from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.progress import Progress
-from glmquant.recipe.schema import CheckOptions, Task
+from glmquant.recipe.check_options import CheckOptions, Task
 from glmquant.runtime.classify import OnnxClassifier, is_classifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import Checkpoint

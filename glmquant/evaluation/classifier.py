@@ -16,7 +16,7 @@ from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
-from glmquant.recipe.schema import CheckOptions, Task
+from glmquant.recipe.check_options import CheckOptions, Task
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.streaming.activations import ActivationStore
 from glmquant.streaming.features import pooled_features

@@ -21,7 +21,7 @@ from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.evaluation.tasks import TaskResult, compare
 from glmquant.progress import Progress, silent
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.check_options import CheckOptions
 
 Pairs = Iterator[tuple[Logits, Logits]]
 

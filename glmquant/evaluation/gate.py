@@ -13,7 +13,7 @@ from typing import Any, Literal
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.statistics import Interval, units_needed
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.recipe.schema import Limit, Limits
+from glmquant.recipe.check_options import Limit, Limits
 
 TEXT = "text"
 WINDOWS, EXAMPLES = "windows", "examples"

@@ -17,7 +17,7 @@ from glmquant.data.labeled import read_labeled
 from glmquant.errors import CheckError
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.tasks import Truth
-from glmquant.recipe.schema import PLACEHOLDER, Task
+from glmquant.recipe.check_options import PLACEHOLDER, Task
 
 SHOTS_END = "\n\n"
 

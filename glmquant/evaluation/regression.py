@@ -25,7 +25,7 @@ from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, Regression, TaskRegression
 from glmquant.evaluation.statistics import Interval, mean_interval, paired_difference, ratio_interval
 from glmquant.evaluation.tasks import TaskResult, macro_f1_intervals, paired_counts
-from glmquant.recipe.schema import Limit, RegressionLimits
+from glmquant.recipe.check_options import Limit, RegressionLimits
 
 SAME_BASELINE = 1e-3
 PREFIX = "against."

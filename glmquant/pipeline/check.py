@@ -8,7 +8,7 @@ from glmquant.evaluation.bundle import check_bundle
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.progress import Progress
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.check_options import CheckOptions
 from glmquant.reports.write import write_report
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.output import output_directory

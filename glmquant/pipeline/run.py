@@ -21,8 +21,9 @@ from glmquant.progress import Progress
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, resume_key
 from glmquant.quantization.memory import quantize_bytes
+from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.plan import Plan, make_plan
-from glmquant.recipe.schema import CheckOptions, Recipe
+from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint

@@ -13,7 +13,8 @@ from glmquant import assets
 from glmquant.data.labeled import LabeledSet, read_labeled
 from glmquant.errors import RecipeError
 from glmquant.progress import Progress, silent
-from glmquant.recipe.schema import CheckOptions, Recipe, Task, TrainOptions
+from glmquant.recipe.check_options import CheckOptions, Task
+from glmquant.recipe.schema import Recipe, TrainOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_directory
 from glmquant.streaming.memory import forward_bytes

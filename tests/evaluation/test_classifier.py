@@ -11,7 +11,8 @@ from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.results import ModelFacts, Setting
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.classifier import export_classifier
-from glmquant.recipe.schema import CheckOptions, ExportOptions, Limits, Task
+from glmquant.recipe.check_options import CheckOptions, Limits, Task
+from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.classify import OnnxClassifier, classify
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.support.classifiers import golden_classifier

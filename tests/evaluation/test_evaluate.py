@@ -15,7 +15,7 @@ from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.source import LogitsSource
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
-from glmquant.recipe.schema import CheckOptions
+from glmquant.recipe.check_options import CheckOptions
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.support.models import golden_source, quantized
 from tests.support.reports import SETTING

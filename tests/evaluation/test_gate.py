@@ -5,7 +5,7 @@ import pytest
 from glmquant.evaluation.gate import Verdict, judge, overall
 from glmquant.evaluation.statistics import Interval, units_needed
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.recipe.schema import Limits
+from glmquant.recipe.check_options import Limits
 from tests.support.reports import language, report, task
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from glmquant.errors import CheckError
 from glmquant.evaluation.plan import TaskPlan, plan_task, without_prior
-from glmquant.recipe.schema import Task
+from glmquant.recipe.check_options import Task
 from tests.evaluation.test_tasks import naive_score, scores
 from tests.support.tokenizers import Letters
 

@@ -8,7 +8,7 @@ from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.regression import judge_regression, regression, with_regression
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.tasks import Truth, compare
-from glmquant.recipe.schema import Limits, RegressionLimits
+from glmquant.recipe.check_options import Limits, RegressionLimits
 from tests.support.reports import language, report
 
 TRUTH = Truth("reviews", ("a", "b"), tuple(i % 2 for i in range(400)), ("t",) * 400)

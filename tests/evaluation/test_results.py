@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 from glmquant.evaluation.results import ModelFacts
 from glmquant.evaluation.statistics import Interval
-from glmquant.recipe.schema import Limits
+from glmquant.recipe.check_options import Limits
 from tests.support.reports import SETTING, report, task
 
 EVIL = "<script>alert(1)</script>&\"'"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from glmquant.errors import CheckError, DataError
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task
 from glmquant.evaluation.tasks import Truth, compare, macro_f1_intervals
-from glmquant.recipe.schema import Task
+from glmquant.recipe.check_options import Task
 from tests.support.sources import Hashed
 from tests.support.tokenizers import Letters, Publisher
 

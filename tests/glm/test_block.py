@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
+from tests.support.checkpoints import tiny_config
 from tests.support.golden import NAMES, config, expected, tensors
 from tests.support.whole_model import first_cache, logits
 
@@ -46,26 +46,15 @@ def test_greedy_tokens_are_the_publishers(name: str) -> None:
     assert ids.tolist() == want["greedy"].tolist()
 
 
-TINY = GlmConfig(
-    architecture="glm",
-    family="glm",
-    num_hidden_layers=2,
+TINY = replace(
+    tiny_config(),
     hidden_size=48,
     intermediate_size=40,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    rotary_dim=8,
     rope_theta=500.0,
-    position_divisor=1.0,
     rms_norm_eps=1e-3,
     vocab_size=64,
-    max_position_embeddings=128,
-    attention_bias=True,
-    tie_word_embeddings=False,
     bos_token_id=None,
     eos_token_ids=(1, 2),
-    pad_token_id=0,
     float_dtype="float32",
 )
 

@@ -12,20 +12,13 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Gptq, Rtn
+from glmquant.recipe.check_options import Limits, Task
 from glmquant.recipe.load import load_recipe
+from glmquant.recipe.method_options import method_from_dict, method_options, method_to_dict
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.reference import known_keys
-from glmquant.recipe.schema import (
-    ExportOptions,
-    Limits,
-    Recipe,
-    Rule,
-    Section,
-    Task,
-    method_from_dict,
-    method_options,
-    method_to_dict,
-)
+from glmquant.recipe.schema import ExportOptions, Recipe, Rule
+from glmquant.recipe.section import Section
 
 
 @dataclass(frozen=True)

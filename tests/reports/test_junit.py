@@ -1,7 +1,7 @@
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from glmquant.recipe.schema import Limits
+from glmquant.recipe.check_options import Limits
 from glmquant.reports.junit import to_junit
 from tests.support.reports import report
 

@@ -9,7 +9,7 @@ from glmquant.errors import CheckError
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
-from glmquant.recipe.schema import RegressionLimits
+from glmquant.recipe.check_options import RegressionLimits
 from glmquant.reports.read import report_from_dict, report_from_json
 from tests.support.reports import report
 

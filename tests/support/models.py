@@ -19,30 +19,22 @@ from glmquant.glm.linear import Linear
 from glmquant.glm.rotary import positions_and_mask, rms_norm, rotary
 from glmquant.methods.rtn import Rtn
 from tests.support.blocks import block_forward, make_block
+from tests.support.checkpoints import tiny_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = ("chatglm2-tiny", "chatglm3-tiny")
 
-TINY = GlmConfig(
-    architecture="glm",
+TINY = replace(
+    tiny_config(),
     family="chatglm2",
-    num_hidden_layers=2,
     hidden_size=96,
     intermediate_size=160,
     num_attention_heads=3,
     num_key_value_heads=1,
     head_dim=32,
     rotary_dim=16,
-    rope_theta=10000.0,
-    position_divisor=1.0,
-    rms_norm_eps=1e-5,
     vocab_size=200,
     max_position_embeddings=64,
-    attention_bias=True,
-    tie_word_embeddings=False,
-    bos_token_id=1,
-    eos_token_ids=(2,),
-    pad_token_id=0,
     float_dtype="float32",
 )
 TINY_GLM4 = replace(TINY, architecture="glm4", family="glm-4-0414", attention_bias=False, num_attention_heads=4)

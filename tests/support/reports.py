@@ -7,7 +7,7 @@ from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, TokenScor
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.statistics import Interval, PairedCounts
 from glmquant.evaluation.tasks import ChangedAnswer, ClassifierQuality, ClassQuality, TaskResult
-from glmquant.recipe.schema import Limits
+from glmquant.recipe.check_options import Limits
 
 SETTING = Setting(
     candidate=ModelFacts("onnx", 3_400_000_000),
