@@ -150,3 +150,9 @@ def test_one_layer_with_corrupted_scales_is_caught(tmp_path: Path) -> None:
     tensors["model.layers.3.self_attn.o_proj.scales"] = scales.flip(1) * torch.linspace(0.25, 4, scales.shape[1]).half()
     save_file(tensors, path, {"format": "pt"})
     assert checked(tmp_path / "quantized", tmp_path) is Verdict.FAIL
+
+
+def test_a_checkpoint_given_as_the_bundle_is_said_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
+    text = ("--text", assets.DIRECTORY / "held-out-en.txt")
+    assert glmquant("check", assets.DEMO_MODEL, "--baseline", assets.DEMO_MODEL, *text) == 2
+    assert "is not an ONNX bundle" in capsys.readouterr().err

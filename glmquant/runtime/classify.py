@@ -161,7 +161,12 @@ def _classification(labels: tuple[str, ...], logits_L: npt.NDArray[np.float64], 
 
 
 def is_classifier(directory: Path) -> bool:
-    """Whether the bundle is a classifier, by its ``config.json``."""
+    """Whether the bundle is a classifier, by its ``config.json``.
+
+    Raises:
+        ExportError: ``directory`` is not a bundle.
+    """
+    require_bundle(directory)
     path = directory / CONFIG_FILE
     return path.is_file() and read_bundle_config(path).num_labels > 0
 
