@@ -56,6 +56,8 @@ class BaselineCache:
         path = self.path(queries)
         if not path.exists():
             return None
+        if not path.is_file():
+            raise CheckError("a cached baseline is no file", where=path, hint="remove it")
         counts = [query.num_logits for query in queries]
         try:
             rows_ND = load_file(path)[ROWS]

@@ -1,13 +1,13 @@
 """ONNX Runtime sessions of a bundle's graph."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.errors import ExportError, Parameter
+from glmquant.core.untrusted import read_json
+from glmquant.errors import CheckpointError, ExportError, Parameter
 
 GRAPH_FILE = "model.onnx"
 SETTINGS_FILE = "genai_config.json"
@@ -125,11 +125,11 @@ def read_settings(directory: Path) -> Settings:
     """
     path = directory / SETTINGS_FILE
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        model = read_json(path)["model"]
         options: dict[str, Any] = model["decoder"]["session_options"]
         entries = {name: value for name, value in options.items() if "." in name}
         return Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"cannot read the bundle's special token ids: {error!r}",
             where=path,

@@ -112,6 +112,8 @@ def _read_description(path: Path) -> _Description:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file, or none that ends")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CalibrationError(f"cannot read {path.name}: {error}", where=path, hint="calibrate again") from None

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from glmquant.errors import ExportError, GenerationError
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.session import read_settings
 from tests.support.models import GOLDEN_NAMES, golden_expected, golden_source, quantized, random_source
 
 CASES = [(name, profile) for name in GOLDEN_NAMES for profile in ("ort", "standard")]
@@ -212,3 +216,9 @@ def test_another_tools_graph_is_refused(tmp_path) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="not exported by glmquant"):
         OnnxModel.open(tmp_path)
+
+
+def test_settings_that_are_a_pipe_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "genai_config.json")
+    with pytest.raises(ExportError, match="not a regular file"):
+        read_settings(tmp_path)

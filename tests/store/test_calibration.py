@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def store(name: str, tensor: torch.Tensor) -> Callable[[Path], None]:
     return change
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    """A file that no one ever writes to: reading it would wait for good."""
+
+    def change(directory: Path) -> None:
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+
+    return change
+
+
 def not_json(directory: Path) -> None:
     (directory / "calibration.json").write_text("{")
 
@@ -80,6 +91,8 @@ def not_json(directory: Path) -> None:
         (drop("calibration.json"), "no calibration.json"),
         (drop("calibration.safetensors"), "cannot read calibration.safetensors"),
         (truncate, "cannot read calibration.safetensors"),
+        (pipe("calibration.json"), "no calibration.json"),
+        (pipe("calibration.safetensors"), "cannot read calibration.safetensors"),
         (not_json, "calibration.json is damaged"),
         (describe(format=9), "format 9 is not known"),
         (describe(sampling="best"), "damaged[\\s\\S]*sampling"),
