@@ -18,7 +18,7 @@ ELEMENTS_AT_ONCE = 1 << 21
 
 @dataclass(frozen=True, eq=False)
 class LayerStats:
-    """The second moment of a linear's inputs.
+    """The second moment of a linear layer's inputs.
 
     Attributes:
         hessian_KK: float32, mean of ``x xᵀ`` over tokens (GPTQ, arXiv:2210.17323, §3, up to a factor of 2).

@@ -144,7 +144,7 @@ def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> 
     mean = diagonal_K.mean()
     if not mean > 0:
         raise QuantizationError(
-            "a linear's calibration inputs are all zero or not finite",
+            "a linear layer's calibration inputs are all zero or not finite",
             expected="inputs that vary",
             hint="check the model",
         )

@@ -24,6 +24,7 @@ from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relati
 from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.store.manifest import GroupRecord
 from glmquant.streaming.activations import Activations, ActivationTensor, Batch
+from glmquant.streaming.forward import require_finite
 
 ROWS_AT_ONCE = 2048
 
@@ -58,10 +59,10 @@ def quantize_linear(
     seen: LinearFit | None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Linear, GroupOutcome]:
-    """The linear by its plan.
+    """The linear layer by its plan.
 
     Args:
-        seen: what this linear is to be fitted to, where the plan's method needs it.
+        seen: what this layer is to be fitted to, where the plan's method needs it.
         dtype: of the products behind the outcome.
     """
     if plan.spec is None or plan.method is None:
@@ -80,14 +81,17 @@ def quantize_linear(
 
 
 def require_float(name: str, linear: Linear) -> Tensor:
-    """The linear's weight ``[N, K]``.
+    """The linear layer's weight ``[N, K]``.
 
     Raises:
         QuantizationError: it is quantized already.
     """
     if not isinstance(linear.weight, Tensor):
         raise QuantizationError(
-            "the linear is quantized already", where=name, expected="a float checkpoint", hint="start from the original"
+            "the linear layer is quantized already",
+            where=name,
+            expected="a float checkpoint",
+            hint="start from the original",
         )
     return linear.weight
 
@@ -236,11 +240,13 @@ class _PartPass:
         return 1 / (hidden_BTD.square().mean(-1) + self._stream.config.rms_norm_eps)
 
     def _finish(self, stream: Activations, last: Linear, inputs: ActivationTensor | None) -> None:
-        """Adds the last linear layer's output to the residual stream."""
+        """Adds the last linear layer's output to the residual stream, which must stay finite."""
         project = last.floating(self._dtype)
         for batch in stream.batches:
             output = project(self._input(stream, inputs, batch))
-            stream.hidden.write(batch, self._part.add(stream.hidden.read(batch), output, stream.config))
+            hidden_BTD = self._part.add(stream.hidden.read(batch), output, stream.config)
+            require_finite(hidden_BTD, self._prefix.rstrip("."))
+            stream.hidden.write(batch, hidden_BTD)
 
 
 def _measure(

@@ -52,6 +52,7 @@ def quantize(
 
     Raises:
         CalibrationError: a method that needs samples, and there are none.
+        CheckpointError: activations are not finite.
         QuantizationError: a linear layer that its method cannot quantize, or a checkpoint in GPTQ format.
     """
     if checkpoint.quantization == "gptq":

@@ -24,7 +24,7 @@ from glmquant.glm.parts import Context, Part
 from glmquant.methods.grid import encode, search_grid
 from glmquant.progress import Progress, silent
 from glmquant.streaming.activations import Activations, ActivationStore, embed
-from glmquant.streaming.forward import walk
+from glmquant.streaming.forward import require_finite, walk
 
 COARSE_CLIP_RATIOS = (1.0, 0.85, 0.7, 0.55, 0.4)
 MEASURED_TOKENS = 1024
@@ -51,6 +51,7 @@ def measure_sensitivities(
 
     Raises:
         CalibrationError: token ids that are not the model's.
+        CheckpointError: activations are not finite.
     """
     config, layers = source.config, source.config.num_hidden_layers
     activations = embed(tokens_SL, source.embedding(), config, ActivationStore(device=device))
@@ -95,6 +96,7 @@ class SensitivityMeter:
                     errors = [_relative(each.output_with(place, step, changed), each.output_BTD) for each in passes]
                     self.found.setdefault(group, {})[spec] = float(torch.cat(errors).mean())
         for batch, each in zip(stream.batches, passes, strict=True):
+            require_finite(each.output_BTD, f"layers.{layer}")
             stream.hidden.write(batch, each.output_BTD)
 
 

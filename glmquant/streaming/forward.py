@@ -73,7 +73,7 @@ class Forward:
                 hidden_BTD = stream.hidden.read(batch)
                 for part in floating.parts:
                     hidden_BTD = part.forward(hidden_BTD, context, stream.dtype)
-                require_finite(hidden_BTD, layer)
+                require_finite(hidden_BTD, f"layers.{layer}")
                 stream.hidden.write(batch, hidden_BTD)
 
     def _context(self, layer: int, context: Context) -> Context:
@@ -95,12 +95,12 @@ def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence
     return rows
 
 
-def require_finite(hidden_BTD: Tensor, layer: int) -> None:
-    """Raises CheckpointError where the residual stream after a block is not finite."""
+def require_finite(hidden_BTD: Tensor, after: str) -> None:
+    """Raises CheckpointError where the residual stream ``after`` a module is not finite."""
     if not torch.isfinite(hidden_BTD).all():
         raise CheckpointError(
             "the model's activations are not finite",
-            where=f"after layers.{layer}",
+            where=f"after {after}",
             expected="finite values in float32",
             hint="check the checkpoint: its weights are damaged or belong to another architecture",
         )

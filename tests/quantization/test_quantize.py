@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,11 +6,14 @@ import torch
 
 from glmquant import api
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import CalibrationError, RecipeError
+from glmquant.errors import CalibrationError, CheckpointError, RecipeError
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.quantization.quantize import quantize
 from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.store.checkpoint import open_checkpoint
+from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint
 from tests.support.paths import CHATGLM2, contents
 
 
@@ -105,3 +109,20 @@ def test_a_rule_that_matches_nothing_stops_before_any_work(tmp_path: Path) -> No
     with pytest.raises(RecipeError, match=r"rules\.0\.match"):
         api.quantize(CHATGLM2, wrong, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("allocate", [False, True], ids=["fitted", "allocated"])
+def test_activations_that_are_not_finite_stop_it_where_they_arise(tmp_path: Path, allocate: bool) -> None:
+    """Only fitting to samples sees them: calibrating no longer runs the model."""
+    config = replace(tiny_config(), float_dtype="float32")
+    tensors = {name: tensor.float() for name, tensor in float_tensors(config).items()}
+    tensors["model.layers.0.mlp.down_proj.weight"] *= 1e37
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", config, tensors))
+    rule: dict[str, object] = {"match": "layers.1.*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}
+    choice = {"alternatives": [{"bits": 8, "group_size": 32}]}
+    budget = {"allocate.average_bits": 6} if allocate else {}
+    plan = make_plan(load_recipe(None, {"rules": [rule | (choice if allocate else {})], **budget}), config)
+    samples = CalibrationSet(torch.randint(0, 160, (2, 16), generator=torch.Generator().manual_seed(0)), (), "", 0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match=r"not finite\n  where: after layers\.0"):
+        quantize(checkpoint, plan, samples, tmp_path / "out")
