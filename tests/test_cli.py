@@ -301,7 +301,9 @@ def test_chat_answers_each_line_with_the_turns_before_in_mind(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 def test_an_interrupt_has_an_exit_code_of_its_own(bundle: Path) -> None:
-    command = [sys.executable, "-m", "glmquant", "chat", str(bundle), "--max-new-tokens", "1"]
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background does not
+    code = f"{heed}\nfrom glmquant.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "chat", str(bundle), "--max-new-tokens", "1"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
