@@ -374,7 +374,9 @@ def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None" = None) ->
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:
-    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
+    from glmquant.core.hub_cache import snapshot
+
+    return snapshot(Path(bundle)) if isinstance(bundle, str | Path) else bundle.path
 
 
 def _names(files: Files) -> tuple[str, ...]:

@@ -44,9 +44,8 @@ def refuse_stand_in(path: Path, start: bytes) -> None:
 
 def _pull_hint(path: Path) -> str:
     clone = next((parent for parent in path.parents if (parent / ".git").exists()), None)
-    if clone is None:
-        return _fetch_hint(path)
-    return f"`git lfs install`, then `git lfs pull` in {clone}; without git-lfs, {_fetch_hint(path)}"
+    place = clone or "the clone it was copied from"
+    return f"`git lfs install`, then `git lfs pull` in {place}; without git-lfs, {_fetch_hint(path)}"
 
 
 def _fetch_hint(path: Path) -> str:

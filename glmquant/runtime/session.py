@@ -1,16 +1,20 @@
 """ONNX Runtime sessions of a bundle's graph."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.core.untrusted import read_json
+from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
+from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError, ExportError, Parameter
+from glmquant.store.recognize import without_graph
 
 GRAPH_FILE = "model.onnx"
 SETTINGS_FILE = "genai_config.json"
+FILES = (GRAPH_FILE, "model.onnx.data", SETTINGS_FILE, "config.json")
 INPUTS = ("input_ids", "attention_mask")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -103,18 +107,27 @@ def require_provider(provider: Provider) -> None:
 
 
 def require_bundle(directory: Path) -> None:
-    """Check that ``directory`` holds a bundle.
+    """Check that ``directory`` holds a bundle, of files that lie in it or in the hub's cache it is a snapshot of.
 
     Raises:
-        ExportError: it has no ``model.onnx``.
+        ExportError: it has no ``model.onnx``, or something else in place of a file.
     """
-    if not (directory / GRAPH_FILE).is_file():
-        raise ExportError(
-            f"{directory} is not an ONNX bundle",
-            where=directory / GRAPH_FILE,
-            expected="a directory that `export` or `run` wrote",
-            hint="give the path of such a directory; bundles are not downloaded",
-        )
+    if not os.path.lexists(directory / GRAPH_FILE):
+        raise without_graph(directory)
+    try:
+        for name in FILES:
+            if os.path.lexists(directory / name):
+                _look_at(file_inside(directory, name, where=directory))
+    except CheckpointError as error:
+        raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
+
+
+def _look_at(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            refuse_stand_in(path, file.read(SNIFFED_BYTES))
+    except OSError as error:
+        raise ExportError(f"cannot read: {error.strerror}", where=path) from error
 
 
 def read_settings(directory: Path) -> Settings:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from glmquant.core.hub_cache import snapshot
-from glmquant.core.untrusted import file_inside, read_json, shown
-from glmquant.errors import CheckpointError
+from glmquant.core.untrusted import REPOSITORY, file_inside, read_json, shown
+from glmquant.errors import CheckpointError, ExportError
 
 CONFIG: Final = "config.json"
+GRAPH: Final = "model.onnx"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 EXPECTED: Final = "a checkpoint: config.json and weights"
 MOST_FILES: Final = 10_000
@@ -29,6 +30,29 @@ def listed(directory: Path) -> list[str]:
             return sorted(entry.name for entry in islice(entries, MOST_FILES))
     except OSError:
         return []
+
+
+def without_graph(directory: Path) -> ExportError:
+    """The error for what is given as an ONNX bundle and has no graph."""
+    return ExportError(
+        f"{directory} is not an ONNX bundle" + ("" if directory.is_dir() else ": there is no such directory"),
+        where=directory / GRAPH,
+        expected="a directory that `export` or `run` wrote",
+        hint=_way_to_a_bundle(directory) or "give the path of such a directory; bundles are not downloaded",
+    )
+
+
+def _way_to_a_bundle(directory: Path) -> str | None:
+    if not directory.is_dir():
+        near = nearest(directory)
+        return f"did you mean {near}?" if near else None
+    if (directory / "onnx" / GRAPH).is_file():
+        return f"did you mean {directory / 'onnx'}?"
+    names = listed(directory)
+    known = _known(directory, names)
+    if known is not None:
+        return f"{known.what}: {known.hint}"
+    return "it looks like a checkpoint: `export` makes a bundle of it" if CONFIG in names else None
 
 
 def existing_directory(directory: str | Path) -> Path:
@@ -98,12 +122,18 @@ def without_weights(directory: Path, names: Names) -> CheckpointError:
 
 def _other_directory(directory: Path, names: Names) -> str | None:
     """Where the checkpoint may be: below, or above."""
-    below = [name for name in names if (directory / name / CONFIG).is_file()]
+    below = [directory / name for name in names if _may_be_meant(directory / name)]
     if below:
-        return "did you mean " + " or ".join(str(directory / name) for name in below[:MOST_NAMED]) + "?"
+        more = " or one of the others there" if len(below) > MOST_NAMED else ""
+        return "did you mean " + " or ".join(map(str, below[:MOST_NAMED])) + f"{more}?"
     if CONFIG not in names and (directory.parent / CONFIG).is_file():
         return f"did you mean {directory.parent}? It has a {CONFIG}"
     return None
+
+
+def _may_be_meant(path: Path) -> bool:
+    is_checkpoint = (path / CONFIG).is_file() and not (path / GRAPH).exists()
+    return is_checkpoint or (REPOSITORY.fullmatch(path.name) is not None and (path / "snapshots").is_dir())
 
 
 def nearest(path: Path) -> str | None:
@@ -169,7 +199,7 @@ def _some(pattern: str) -> Callable[[Names], bool]:
 
 
 def _is_run(names: Names) -> bool:
-    return "onnx" in names and ("report" in names or "quantized" in names)
+    return "onnx" in names and bool({"report", "quantized", "classifier", "test.jsonl"} & set(names))
 
 
 def _is_adapter(names: Names) -> bool:
@@ -178,7 +208,7 @@ def _is_adapter(names: Names) -> bool:
 
 KINDS: Final[tuple[tuple[Callable[[Names], bool], Callable[[Path, Names], CheckpointError]], ...]] = (
     (
-        _has("model.onnx"),
+        _has(GRAPH),
         _error(
             "the directory holds an ONNX bundle, not a checkpoint",
             "`generate`, `classify` and `check` take it; `check` takes the bundle first, and the float checkpoint as "
