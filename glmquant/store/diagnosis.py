@@ -13,7 +13,9 @@ from glmquant.store.tensors import StoredTensor
 
 Stored = Mapping[str, StoredTensor]
 
-LORA: Final = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\b|\.base_layer\.")
+LORA: Final = re.compile(
+    r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\b|\.(?:base_layer|modules_to_save|original_module)\."
+)
 PREFIX: Final = re.compile(r"(?:^|\.)prefix_encoder\.|^prompt_embeddings")
 VALUE_HEAD: Final = re.compile(r"(?:^|\.)(?:v_head|value_head|reward_head)\.")
 BITSANDBYTES: Final = re.compile(

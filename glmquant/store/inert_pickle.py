@@ -119,13 +119,14 @@ _STAND_INS: Final[Mapping[str, Callable[..., Any] | _StorageType]] = {
     **{f"torch {name}": _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
 }
 
+_PLAIN: Final = ("bytearray", "dict", "float", "frozenset", "int", "list", "object", "set", "str", "tuple")
 _HARMLESS: Final = frozenset({
-    "__builtin__ frozenset", "__builtin__ object", "__builtin__ set", "_codecs encode", "argparse Namespace",
-    "builtins frozenset", "builtins object", "builtins set", "collections Counter", "collections defaultdict",
+    *(f"{module} {name}" for module in ("builtins", "__builtin__") for name in _PLAIN),
+    *(f"numpy{inner}.multiarray {name}" for inner in (".core", "._core") for name in ("_reconstruct", "scalar")),
+    "_codecs encode", "argparse Namespace", "collections Counter", "collections defaultdict", "copy_reg _reconstructor",
     "copyreg _reconstructor", "datetime datetime", "datetime timedelta", "numpy dtype", "numpy ndarray",
-    "numpy._core.multiarray _reconstruct", "numpy._core.multiarray scalar", "numpy.core.multiarray _reconstruct",
-    "numpy.core.multiarray scalar", "pathlib PosixPath", "pathlib WindowsPath", "torch Size", "torch bfloat16",
-    "torch device", "torch float16", "torch float32", "types SimpleNamespace",
+    "numpy._core.numeric _frombuffer", "numpy.core.numeric _frombuffer", "pathlib PosixPath", "pathlib WindowsPath",
+    "torch Size", "torch bfloat16", "torch device", "torch float16", "torch float32", "types SimpleNamespace",
 })  # fmt: skip
 _HARMLESS_PACKAGES: Final = (
     "accelerate.", "deepspeed.", "lightning.", "lightning_fabric.", "megatron.", "omegaconf.", "pytorch_lightning.",
@@ -273,7 +274,7 @@ _INSTRUCTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.nothing),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
     "NONE": _constant(None),

@@ -1,13 +1,12 @@
 """Weight files of a directory that has neither an index nor one file of a usual name: which of them are the model's."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.untrusted import shown
+from glmquant.core.untrusted import file_inside, parse_text, read_bytes, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.recognize import listed, without_weights
 
@@ -17,15 +16,16 @@ ENDINGS: Final = ((".safetensors",), (".bin", ".pt", ".pth", ".ckpt"))
 SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(\w+)")
 PARALLEL: Final = re.compile(r"(?:mp_rank|consolidated)[_.](\d\d)(?:_model_states)?\.(?:pt|pth|bin|safetensors)")
 OTHER_FILES: Final = re.compile(
-    r"adapter_|.*lora|optimizer|scheduler|scaler|rng_state|random_states|training_args|value_head|sampler|.*optim_states"
-    r"|(?:bf16_)?zero_pp_rank|zero_to_fp32|dataloader|trainer_state|generation|prefix_encoder",
+    r"adapter_|optimizer|scheduler|scaler|rng_state|random_states|training_args|value_head|sampler|dl_state_dict"
+    r"|.*optim_states|(?:bf16_)?zero_pp_rank|calibration\.",
     re.IGNORECASE,
 )
-"""Files that a trainer leaves beside a model; a LoRA's, a value head's and an optimizer's tensors among them."""
+"""What a trainer leaves beside a model."""
 
 DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 LATEST: Final = "latest"
 STEP: Final = re.compile(r"global_step\d+")
+LONGEST_NAME: Final = 200
 MOST_NAMED: Final = 5
 
 
@@ -95,12 +95,15 @@ def _undecided(directory: Path, names: Sequence[str]) -> CheckpointError:
 def _last_step(directory: Path, names: Sequence[str]) -> str | None:
     """The directory that DeepSpeed's ``latest`` names, or the only one of a step."""
     steps = [name for name in names if STEP.fullmatch(name) and (directory / name).is_dir()]
-    try:
-        latest = os.path.join(directory, LATEST)
-        if not os.path.islink(latest) and os.path.isfile(latest):
-            with open(latest, encoding="utf-8") as file:
-                named = file.read(100).strip()
-            return named if named in names and (directory / named).is_dir() else None
-    except (OSError, UnicodeDecodeError):
-        return None
-    return steps[0] if len(steps) == 1 else None
+    if LATEST not in names or not steps:
+        return steps[0] if len(steps) == 1 else None
+    path = file_inside(directory, LATEST, where=directory)
+    named = parse_text(read_bytes(path, LONGEST_NAME), path).strip()
+    if named not in names or not (directory / named).is_dir():
+        raise CheckpointError(
+            f"the last step is {shown(named)}, which is not there",
+            where=path,
+            expected="one of " + ", ".join(steps[:MOST_NAMED]),
+            hint=f"write {steps[-1]} into it, if that is the step you mean",
+        )
+    return named

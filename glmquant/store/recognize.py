@@ -156,6 +156,16 @@ def _error(what: str, hint: str) -> Callable[[Path, Names], CheckpointError]:
     return make
 
 
+def _run(directory: Path, names: Names) -> CheckpointError:
+    bundle = f"{directory / 'onnx'}, where a bundle is taken"
+    return CheckpointError(
+        "the directory is what `run` wrote, not a checkpoint",
+        where=directory,
+        expected=EXPECTED,
+        hint=f"give {directory / 'quantized'}, or {bundle}" if "quantized" in names else f"give {bundle}",
+    )
+
+
 def _adapter(directory: Path, names: Names) -> CheckpointError:
     values = _adapter_config(directory) if ADAPTER_CONFIG in names else {}
     kind, base = values.get("peft_type", "LORA"), values.get("base_model_name_or_path")
@@ -217,10 +227,7 @@ KINDS: Final[tuple[tuple[Callable[[Names], bool], Callable[[Path, Names], Checkp
     ),
     (
         _is_run,
-        _error(
-            "the directory is what `run` wrote, not a checkpoint",
-            "give {directory}/quantized, or, where a bundle is taken, {directory}/onnx",
-        ),
+        _run,
     ),
     (
         _has("calibration.json"),

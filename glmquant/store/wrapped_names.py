@@ -18,7 +18,7 @@ log = logging.getLogger("glmquant.store")
 INNER: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Wrappers around a part of a model: they may stand anywhere in a name."""
 
-OWN_PLACE: Final = ("lm_head.", "score.", "classifier_head.")
+BESIDE: Final = ("lm_head.", "score.", "classifier_head.")
 """Modules beside the backbone, which have no part of its prefix."""
 
 Stored = Mapping[str, StoredTensor]
@@ -31,22 +31,26 @@ def unwrapped(stored: Stored, embedding: str) -> dict[str, StoredTensor]:
         embedding: the embedding's published name, such as ``transformer.embedding.word_embeddings.weight``.
     """
     plain = {_without_inner(name): name for name in stored}
-    if len(plain) < len(stored) or embedding in stored:
+    if len(plain) < len(stored) or (embedding in stored and plain.keys() == stored.keys()):
         return dict(stored)
-    backbone, _, tail = embedding.partition(".")
-    backbone += "."
-    candidates = [name for name in plain if name == tail or name.endswith(f".{tail}")]
+    root, _, tail = embedding.partition(".")
+    candidates = [name for name in plain if f".{name}".endswith(f".{tail}")]
     if len(candidates) != 1:
         return dict(stored)
-    prefix = candidates[0].removesuffix(tail)
-    outer = prefix.removesuffix(backbone) if prefix.endswith(backbone) else prefix
+    outer, has_root = _outer(candidates[0].removesuffix(tail), f"{root}.")
     if not all(name.startswith(outer) for name in plain):
         return dict(stored)
     names = {name.removeprefix(outer): old for name, old in plain.items()}
-    if outer == prefix:
-        names = {name if name.startswith(OWN_PLACE) else f"{backbone}{name}": old for name, old in names.items()}
-    _tell(outer, backbone if outer == prefix else "")
+    if not has_root:
+        names = {name if name.startswith(BESIDE) else f"{root}.{name}": old for name, old in names.items()}
+    _tell(next(iter(names.items())))
     return {name: replace(stored[old], name=name) for name, old in names.items()}
+
+
+def _outer(prefix: str, root: str) -> tuple[str, bool]:
+    """The wrappers in what stands before the embedding, and whether the backbone's own prefix stands there too."""
+    has_root = f".{prefix}".endswith(f".{root}")
+    return (prefix.removesuffix(root) if has_root else prefix), has_root
 
 
 def _without_inner(name: str) -> str:
@@ -55,6 +59,6 @@ def _without_inner(name: str) -> str:
     return name
 
 
-def _tell(outer: str, added: str) -> None:
-    left = f"without the {shown(outer)} that all begin with" if outer else "without their wrappers"
-    log.info("tensor names are read %s", left + (f", and with {added!r} before them" if added else ""))
+def _tell(example: tuple[str, str]) -> None:
+    name, old = example
+    log.info("the names of tensors are unwrapped: %s is read as %s, and the others likewise", shown(old), shown(name))
