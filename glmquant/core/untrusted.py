@@ -94,8 +94,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """What a regular file holds, at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: unreadable, too large, a pipe, a device or a directory, which might never end, or what only
-            stands for the file (:func:`glmquant.core.stand_ins.refuse_stand_in`).
+        CheckpointError: unreadable, too large, or a pipe, a device or a directory, which might never end.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -106,7 +105,6 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise CheckpointError(f"cannot read: {error.strerror}", where=path) from error
     if len(raw) > limit:
         raise CheckpointError("the file is too large for what it is", where=path, expected=f"at most {limit} bytes")
-    refuse_stand_in(path, raw[:SNIFFED_BYTES])
     return raw
 
 
@@ -122,9 +120,12 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity.
+        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity;
+            or what only stands for the file (:func:`glmquant.core.stand_ins.refuse_stand_in`).
     """
-    return parse_json(read_bytes(path, limit), path)
+    raw = read_bytes(path, limit)
+    refuse_stand_in(path, raw[:SNIFFED_BYTES])
+    return parse_json(raw, path)
 
 
 def parse_json(raw: bytes, where: object) -> dict[str, Any]:

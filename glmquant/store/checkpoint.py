@@ -149,10 +149,9 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
     values = read_json(config_path)
     manifest = read_manifest(file_inside(path, MANIFEST, where=path)) if (path / MANIFEST).exists() else None
     config = PublishedConfig(values, config_path, family or (manifest.family if manifest else None), _traces(path))
-    layout = config.layout()  # its errors come before those of the weights
+    embedding = config.layout().sources[EMBEDDING]  # the layout's errors come before those of the weights
     shards = find_shards(path)
-    stored = unwrapped(shards.stored, layout.sources[EMBEDDING].name)
-    layout, stored = config.weighed(stored)
+    layout, stored = config.weighed(unwrapped(shards.stored, embedding.name), embedding)
     refuse_what_is_no_model(stored, layout, config_path)
     table = TensorTable(layout, stored, read_gptq_format(path, values, stored))
     table.verify()

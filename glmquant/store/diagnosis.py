@@ -64,7 +64,7 @@ def _where(found: Sequence[str], stored: Stored) -> Path:
 def _lora(found: Sequence[str], stored: Stored) -> CheckpointError:
     whole = len(found) < len(stored)
     return CheckpointError(
-        f"{len(found)} tensors are LoRA's, which are no part of a model: {shown(found[0])}",
+        f"{'among the' if whole else 'in place of'} weights are LoRA's tensors: {shown(found[0])}",
         where=_where(found, stored),
         expected="weights that LoRA was merged into, or that know nothing of it",
         hint="save what PEFT's model.merge_and_unload() gives"
@@ -86,7 +86,7 @@ def _prefix(found: Sequence[str], stored: Stored) -> CheckpointError:
 
 def _value_head(found: Sequence[str], stored: Stored) -> CheckpointError:
     return CheckpointError(
-        f"{len(found)} tensors are a value head's, of reinforcement learning: {shown(found[0])}",
+        f"among the weights are a value head's tensors, of reinforcement learning: {shown(found[0])}",
         where=_where(found, stored),
         expected="a language model or a classifier",
         hint="save the model without it: model.pretrained_model.save_pretrained(DIR) of TRL's model, and give DIR",

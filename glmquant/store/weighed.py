@@ -10,7 +10,7 @@ import torch
 
 from glmquant.glm.config import Family
 from glmquant.glm.layouts.fields import DTYPE_SPELLINGS
-from glmquant.glm.layouts.layout import Layout
+from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.layouts.lineage import Traces
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.names import EMBEDDING, HEAD
@@ -45,9 +45,8 @@ class PublishedConfig:
             traces=self.traces,
         )
 
-    def weighed(self, stored: Stored) -> tuple[Layout, dict[str, StoredTensor]]:
-        """The layout that fits the tensors, and the tensors under the names it uses."""
-        source = self.layout().sources[EMBEDDING]
+    def weighed(self, stored: Stored, source: TensorSource) -> tuple[Layout, dict[str, StoredTensor]]:
+        """The layout that fits the tensors, and the tensors under the names it uses; ``source`` is the embedding's."""
         fields: dict[str, Any] = {}
         if self.values.get(TIED) is True:
             head = self.layout(fields={TIED: False}).sources[HEAD].name

@@ -47,7 +47,7 @@ def test_no_snapshot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("main", ["../../../etc", "a/b", "", "x" * 1000])
 def test_a_reference_that_is_none(tmp_path: Path, main: str) -> None:
-    with pytest.raises(CheckpointError, match="refs/main names|too large"):
+    with pytest.raises(CheckpointError, match=r"refs/main names|too large"):
         snapshot(repository(tmp_path, "abc", main=main))
 
 

@@ -119,7 +119,7 @@ def test_a_link_in_the_cache_to_what_is_no_file(tmp_path: Path, kind: str) -> No
     (blobs / "folder").mkdir()
     (blobs / "device").symlink_to("/dev/zero")
     (snapshot / "file").symlink_to(f"../../blobs/{kind}")
-    with pytest.raises(CheckpointError, match="regular file|link out"):
+    with pytest.raises(CheckpointError, match=r"regular file|link out"):
         file_inside(snapshot, "file", where="index")
 
 

@@ -31,14 +31,14 @@ PARTS: dict[str, tuple[Callable[[], Tensors], str, str]] = {
     "ChatGLM2-6B#561: P-Tuning, the prefix alone": (lambda: PREFIX, "in place of weights lies a prefix", "base model"),
     "P-Tuning, beside the weights": (lambda: weights() | PREFIX, "beside the weights lies a prefix", "base model"),
     "chatglm-maths#5: TRL's value head": (
-        lambda: {f"pretrained_model.{n}": t for n, t in weights().items()} | {"v_head.summary.weight": torch.zeros(1, 9)},
-        "1 tensors are a value head's", r"model\.pretrained_model\.save_pretrained",
+        lambda: {f"pretrained_model.{n}": t for n, t in weights().items()} | {"v_head.summary.weight": torch.zeros(9)},
+        "among the weights are a value head's", r"model\.pretrained_model\.save_pretrained",
     ),
     "ethanyanjiali/minChatGPT#11: value_head": (
         lambda: weights() | {"value_head.weight": torch.zeros(1, 9)}, "a value head's", "save_pretrained",
     ),
-    "verl#4704: LoRA inside a full save": (lora_inside, r"tensors are LoRA's", r"merge_and_unload\(\)"),
-    "LLaMA-Factory#214: an adapter renamed": (lambda: LORA, "2 tensors are LoRA's", "`adapter`"),
+    "verl#4704: LoRA inside a full save": (lora_inside, r"among the weights are LoRA's", r"merge_and_unload\(\)"),
+    "LLaMA-Factory#214: an adapter renamed": (lambda: LORA, "in place of weights are LoRA's", "`adapter`"),
     "DeepSpeed#7501: empty placeholders": (
         lambda: {n: torch.empty(0, dtype=t.dtype) for n, t in weights().items()}, "ZeRO-3", "zero_to_fp32",
     ),
