@@ -13,7 +13,7 @@ from glmquant.glm.layouts.fields import DTYPE_SPELLINGS
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.layouts.lineage import Traces
 from glmquant.glm.layouts.resolve import resolve_layout
-from glmquant.glm.names import EMBEDDING, HEAD
+from glmquant.glm.names import HEAD
 from glmquant.store.tensors import CHUNK_BYTES, StoredTensor
 
 log = logging.getLogger("glmquant.store")
@@ -48,14 +48,20 @@ class PublishedConfig:
     def weighed(self, stored: Stored, source: TensorSource) -> tuple[Layout, dict[str, StoredTensor]]:
         """The layout that fits the tensors, and the tensors under the names it uses; ``source`` is the embedding's."""
         fields: dict[str, Any] = {}
-        if self.values.get(TIED) is True:
-            head = self.layout(fields={TIED: False}).sources[HEAD].name
+        head = self._head_of_its_own(stored)
+        if head is not None:
             stored = with_one_embedding(stored, source.name, head)
             found = stored.get(source.name)
             if found is not None and found.shape == source.shape and is_untied(stored, source.name, head):
                 fields[TIED] = False
         fields |= dtype_field(self.values, stored.get(source.name))
         return self.layout(stored, fields), dict(stored)
+
+    def _head_of_its_own(self, stored: Stored) -> str | None:
+        """What the head of a language model that is said to be tied would be called."""
+        if self.values.get(TIED) is not True or HEAD not in self.layout(stored).sources:
+            return None
+        return self.layout(stored, {TIED: False}).sources[HEAD].name
 
 
 def _float_name(name: str) -> str:

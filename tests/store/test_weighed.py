@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import glmquant as gq
@@ -79,6 +80,15 @@ def test_the_publishers_layout_too(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not checkpoint.config.tie_word_embeddings
     assert torch.equal(checkpoint.lm_head().weight, weights()[NATIVE_HEAD])  # type: ignore[arg-type]
     assert "differs from the embedding" in caplog.text
+
+
+def test_a_tied_classifier_has_no_such_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tied(tmp_path / "c", h=OWN + 1)
+    tensors = load_file(directory / "model.safetensors") | {"score.weight": OWN[:2].clone()}
+    save_file(tensors, directory / "model.safetensors")
+    for architectures in (["GlmForSequenceClassification"], []):
+        assert open_checkpoint(edit(directory, architectures=architectures)).config.num_labels == 2
+    assert "differs" not in caplog.text
 
 
 def test_a_head_in_another_dtype_is_compared_by_value(tmp_path: Path) -> None:
