@@ -8,7 +8,7 @@ from typing import Any, Literal
 import onnxruntime as ort
 
 from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
-from glmquant.core.untrusted import file_inside, read_json
+from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
 from glmquant.store.recognize import without_graph
 
@@ -141,7 +141,7 @@ def read_settings(directory: Path) -> Settings:
         model = read_json(path)["model"]
         options: dict[str, Any] = model["decoder"]["session_options"]
         entries = {name: value for name, value in options.items() if "." in name}
-        return Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
+        settings = Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
     except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"cannot read the bundle's special token ids: {error!r}",
@@ -149,6 +149,20 @@ def read_settings(directory: Path) -> Settings:
             expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
             hint="export the model again",
         ) from error
+    _refuse_paths(settings.entries, path)
+    return settings
+
+
+def _refuse_paths(entries: dict[str, str], path: Path) -> None:
+    """A bundle's files lie in its directory: no entry may send ONNX Runtime to another one, or make it write."""
+    for name in entries:
+        if any(word in name for word in ("path", "file", "folder", "library")):
+            raise ExportError(
+                f"session_options names a file: {shown(name)}",
+                where=path,
+                expected="options of computing alone",
+                hint="remove it; a bundle's files lie in its own directory",
+            )
 
 
 def read_info(directory: Path, session: ort.InferenceSession, settings: Settings, provider: Provider) -> BundleInfo:
