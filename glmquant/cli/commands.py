@@ -21,6 +21,7 @@ from glmquant.cli.options import (
     Ci,
     Data,
     Device,
+    Force,
     Inconclusive,
     Json,
     MaxNewTokens,
@@ -43,7 +44,7 @@ from glmquant.cli.options import (
 )
 from glmquant.progress import Progress
 
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -71,12 +72,13 @@ def run(
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, force)
 
 
 def inspect(
@@ -182,7 +184,8 @@ def check(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
+    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
+    decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
@@ -337,11 +340,19 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
-            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+            model,
+            chosen,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            force=force,
+            progress=progress,
         )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)

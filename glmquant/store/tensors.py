@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.direct_io import DirectReader
+from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 
@@ -99,20 +100,13 @@ class StoredTensor:
             view, at = view[count:], at + count
 
     def _check_finite(self, chunk: Tensor) -> None:
-        if chunk.dtype.is_floating_point and not all(map(_is_finite, chunk.split(SERIAL_ELEMENTS))):
+        if chunk.dtype.is_floating_point and not all(map(is_finite, chunk.split(SERIAL_ELEMENTS))):
             raise CheckpointError(
                 f"the tensor {shown(self.name)} holds NaN or Inf",
                 where=self.path,
                 expected="finite weights",
                 hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
-
-
-def _is_finite(values: Tensor) -> bool:
-    if math.isfinite(values.sum().item()):  # the quickest pass; no NaN or Inf leaves a sum finite
-        return True
-    low, high = torch.aminmax(values)  # but large values may overflow it; NaN shows in both of these
-    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def byte_view(tensor: Tensor) -> memoryview:
