@@ -55,6 +55,11 @@ class Checkpoint:
         return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
 
     @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.path.name
+
+    @property
     def quantization(self) -> Quantization | None:
         """How the linear layers are quantized; None where they are float."""
         if self._table.gptq is not None:
