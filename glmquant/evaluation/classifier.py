@@ -124,7 +124,8 @@ def _pooled(
     queries = [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
     rows = None if kept is None else kept.read(queries)
     if rows is not None:
-        return torch.cat(rows).split([len(task.encoded.ids) for task in tasks])
+        counts = [len(task.encoded.ids) for task in tasks]
+        return list(torch.split(torch.cat(rows), counts))
     pooled = [pooled_features(baseline, task.encoded.ids, store=store, progress=progress) for task in tasks]
     if kept is not None:
         kept.write(queries, list(torch.cat(pooled).split(1)))
