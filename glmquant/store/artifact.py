@@ -29,6 +29,7 @@ from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, qu
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    AdapterRecord,
     GroupRecord,
     Manifest,
     library_versions,
@@ -176,6 +177,7 @@ def manifest_of(
         calibration=calibration,
         groups=tuple(groups),
         libraries=library_versions(),
+        adapter=None if source.adapter is None else AdapterRecord(source.adapter.name, source.adapter.sha256),
     )
 
 

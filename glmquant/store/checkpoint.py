@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -18,6 +18,8 @@ from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.linear import Linear
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.store.adapted import adapted
+from glmquant.store.adapter import Adapter
 from glmquant.store.canonical import TensorTable
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
@@ -42,6 +44,7 @@ class Checkpoint:
         path: the directory.
         config: the model's canonical description.
         manifest: ``glmquant.json``, where glmquant wrote the directory.
+        adapter: the LoRA adapter that is merged into what is read; None where there is none.
     """
 
     path: Path
@@ -49,10 +52,12 @@ class Checkpoint:
     manifest: Manifest | None
     _table: TensorTable
     _shards: Shards
+    adapter: Adapter | None = None
 
     def __repr__(self) -> str:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
-        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
+        merged = "" if self.adapter is None else f" with adapter {self.adapter.name}"
+        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}{merged}>"
 
     @property
     def quantization(self) -> Quantization | None:
@@ -72,7 +77,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`."""
+        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`. And
+        over the adapter, where there is one."""
         stored: dict[Path, list[StoredTensor]] = {}
         for tensor in self._shards.stored.values():
             stored.setdefault(tensor.path, []).append(tensor)
@@ -80,6 +86,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         for path in (*configs, *self._shards.files):
             update_digest(digest, path, stored.get(path, []))
+        if self.adapter is not None:
+            digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
 
     @cached_property
@@ -147,6 +155,23 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
     table = TensorTable(layout, shards.stored, gptq)
     table.verify()
     return Checkpoint(path, layout.config, manifest, table, shards)
+
+
+def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint with a LoRA adapter merged into each tensor as it is read; nothing is written.
+
+    Raises:
+        CheckpointError: a quantized checkpoint, one with an adapter already, or an adapter of another model.
+    """
+    if checkpoint.is_quantized or checkpoint.adapter is not None:
+        raise CheckpointError(
+            "the checkpoint is quantized already" if checkpoint.is_quantized else "the checkpoint has an adapter already",
+            where=checkpoint.path,
+            expected="a float checkpoint, to merge an adapter into",
+            hint="give the float model that the adapter was trained on, and quantize with the `adapter`",
+        )
+    table = adapted(checkpoint._table, adapter)
+    return replace(checkpoint, config=table.layout.config, _table=table, adapter=adapter)
 
 
 def _float_name(name: str) -> str:

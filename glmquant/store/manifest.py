@@ -48,6 +48,21 @@ class GroupRecord:
 
 
 @dataclass(frozen=True)
+class AdapterRecord:
+    """A LoRA adapter that was merged into the source.
+
+    Attributes:
+        name: its directory's own name.
+        sha256: of its file of weights.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The origin of a quantized artifact.
 
@@ -61,6 +76,7 @@ class Manifest:
         calibration: sha256 of the calibration tokens; None where none were used.
         groups: in the order of :func:`glmquant.glm.config.linear_groups`.
         libraries: name to version.
+        adapter: None, and left out of the file, where none was merged.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,6 +90,7 @@ class Manifest:
     calibration: str | None
     groups: tuple[GroupRecord, ...]
     libraries: dict[str, str]
+    adapter: AdapterRecord | None = None
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -87,7 +104,8 @@ def library_versions() -> dict[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
-    return _MANIFEST.dump_json(manifest, indent=1) + b"\n"
+    absent = {"adapter"} if manifest.adapter is None else None
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=absent) + b"\n"
 
 
 def read_manifest(path: Path) -> Manifest:
