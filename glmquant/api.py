@@ -45,12 +45,14 @@ __all__ = [
 ]
 
 Files = Sequence[str | Path] | str | Path | None
+Directory = str | Path | None
 
 
 def inspect(
     model: "Checkpoint | str | Path",
     recipe: "Recipe | None" = None,
     *,
+    adapter: Directory = None,
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -58,13 +60,14 @@ def inspect(
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
     Args:
+        adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, adapter)
     plan = None if recipe is None else make_plan(recipe, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
@@ -89,6 +92,7 @@ def calibrate(
     recipe: "Recipe",
     *,
     data: Files = None,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -100,6 +104,7 @@ def calibrate(
 
     Args:
         data: files to use instead of the recipe's ``calibration.data``.
+        adapter: as in :func:`inspect`.
         out: directory to write.
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
@@ -112,7 +117,7 @@ def calibrate(
     from glmquant.store.output import output_directory
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -126,6 +131,7 @@ def quantize(
     recipe: "Recipe",
     calibration: "Calibration | CalibrationSet | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -135,6 +141,7 @@ def quantize(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.data.calibration import Calibration
@@ -143,7 +150,7 @@ def quantize(
     from glmquant.store.calibration import read_calibration
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -156,6 +163,7 @@ def export(
     recipe: "Recipe | None" = None,
     calibration: "Calibration | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     progress: Progress = silent,
 ) -> "OnnxBundle":
@@ -166,6 +174,7 @@ def export(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.
+        adapter: as in :func:`inspect`.
     """
     from glmquant.pipeline.export import export_directory
     from glmquant.recipe.load import load_recipe
@@ -173,7 +182,7 @@ def export(
     from glmquant.store.calibration import read_calibration
 
     recipe = recipe or load_recipe(None)
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, adapter)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     ranges = None if calibration is None else calibration.key_values
@@ -184,6 +193,7 @@ def check(
     bundle: "OnnxBundle | str | Path",
     *,
     baseline: "Checkpoint | str | Path",
+    adapter: Directory = None,
     recipe: "Recipe | None" = None,
     text: Files = None,
     tasks: Sequence[str | Path] | None = None,
@@ -197,6 +207,7 @@ def check(
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
     Args:
+        adapter: of the baseline; as in :func:`inspect`.
         text: files to use instead of ``check.text``.
         tasks: labeled files to use instead of ``check.tasks``.
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
@@ -215,7 +226,7 @@ def check(
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe),
+        _opened(baseline, recipe, adapter),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
@@ -256,6 +267,7 @@ def run(
     model: "Checkpoint | str | Path",
     recipe: "Recipe",
     *,
+    adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
     out: str | Path,
     memory_limit: int | None = None,
@@ -269,6 +281,7 @@ def run(
     is not done again.
 
     Args:
+        adapter: as in :func:`inspect`.
         against: as in :func:`check`.
         memory_limit, device: as in :func:`calibrate`.
     """
@@ -277,7 +290,7 @@ def run(
 
     resources = Resources.named(device, memory_limit)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe), recipe, Path(out), resources, earlier, progress)
+    return run_directory(_opened(model, recipe, adapter), recipe, Path(out), resources, earlier, progress)
 
 
 def open_chat(
@@ -325,6 +338,7 @@ def train_classifier(
     data: str | Path,
     recipe: "Recipe | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -337,6 +351,7 @@ def train_classifier(
     Args:
         data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
             label, a text a line.
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
     from glmquant.data.labeled import read_labeled
@@ -346,7 +361,7 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
     labeled = read_labeled(Path(assets.resolve(str(data))))
-    return train_directory(_opened(model, recipe), labeled, recipe.train, Path(out), resources, progress)
+    return train_directory(_opened(model, recipe, adapter), labeled, recipe.train, Path(out), resources, progress)
 
 
 def classify(
@@ -364,13 +379,16 @@ def classify(
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
 
 
-def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None" = None) -> "Checkpoint":
-    """The checkpoint, its lineage as the recipe says."""
-    from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+def _opened(
+    model: "Checkpoint | str | Path", recipe: "Recipe | None" = None, adapter: Directory = None
+) -> "Checkpoint":
+    """The checkpoint, its lineage as the recipe says, and the adapter merged into it."""
+    from glmquant.store.adapter import open_adapter
+    from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 
-    if isinstance(model, Checkpoint):
-        return model
-    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+    if not isinstance(model, Checkpoint):
+        model = open_checkpoint(model, family=recipe.model.family if recipe else None)
+    return model if adapter is None else with_adapter(model, open_adapter(adapter))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:

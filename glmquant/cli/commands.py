@@ -15,6 +15,7 @@ import typer
 
 import glmquant as gq
 from glmquant.cli.options import (
+    AdapterOption,
     Against,
     BundleArgument,
     CalibrationOption,
@@ -63,6 +64,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
     out: Out,
+    adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
@@ -76,7 +78,7 @@ def run(
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter)
 
 
 def inspect(
@@ -85,6 +87,7 @@ def inspect(
         Path | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     predict: Annotated[
@@ -98,11 +101,13 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
+        if adapter is not None:
+            raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
         comparison = gq.compare(model, compare)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
+    summary = gq.inspect(model, chosen, adapter=adapter, predict=predict, memory_limit=memory_limit, device=device)
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
 
 
@@ -110,6 +115,7 @@ def calibrate(
     model: ModelArgument,
     out: Out,
     data: Data = None,
+    adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
@@ -119,7 +125,16 @@ def calibrate(
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.calibrate(
+            model,
+            chosen,
+            data=data,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -128,6 +143,7 @@ def quantize(
     out: Out,
     recipe: RecipeOption,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
@@ -136,7 +152,16 @@ def quantize(
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.quantize(
+            model,
+            chosen,
+            calibration,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -147,6 +172,7 @@ def export(
     out: Out,
     recipe: OptionalRecipe = None,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -156,7 +182,7 @@ def export(
     """
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        bundle = gq.export(model, chosen, calibration, out=out, progress=progress)
+        bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     print(bundle.path)
 
 
@@ -165,6 +191,7 @@ def check(
     baseline: Annotated[
         Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
     ],
+    adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
@@ -188,6 +215,7 @@ def check(
         result = gq.check(
             bundle,
             baseline=baseline,
+            adapter=adapter,
             recipe=chosen,
             text=text,
             tasks=task,
@@ -260,6 +288,7 @@ def train_classifier(
         typer.Option("--data", help="Train on this: JSONL or CSV with text and label, or a directory of LABEL.txt."),
     ],
     out: Out,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -268,7 +297,7 @@ def train_classifier(
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        trained = gq.train_classifier(model, data, chosen, out=out, progress=progress)
+        trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     print(trained.to_json() if as_json else trained.to_markdown(), end="")
 
 
@@ -337,11 +366,19 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    adapter: Path | None = None,
 ) -> None:
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
-            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+            model,
+            chosen,
+            adapter=adapter,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
         )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)

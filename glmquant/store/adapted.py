@@ -8,7 +8,7 @@ Shape suffixes: N output rows, K input columns, R rank.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -17,16 +17,21 @@ from glmquant.core.parallel import over_strips
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import LinearGroup
+from glmquant.glm.layouts.fields import Fields
+from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT, MOST_LABELS, SCORE_WEIGHT, read_labels
 from glmquant.glm.layouts.layout import Layout
+from glmquant.glm.layouts.resolve import as_classifier
 from glmquant.glm.layouts.spans import Span, named_spans
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, HEAD
-from glmquant.store.adapter import Adapter, LowRank
+from glmquant.store.adapter import Adapter
 from glmquant.store.adapter_config import ADAPTER_CONFIG
+from glmquant.store.adapter_tensors import LowRank
 from glmquant.store.canonical import TensorTable
 from glmquant.store.tensors import StoredTensor
 
-PREFIXES = ("", "model.", "transformer.")
+CLASSIFICATION_HEADS: Final = (HEAD_WEIGHT, HEAD_BIAS, SCORE_WEIGHT)
+PREFIXES: Final = ("", "model.", "transformer.")
 """Left out where the bare model, without its head, was trained."""
 
 
@@ -165,19 +170,35 @@ class AdaptedTable(TensorTable):
         return tensor
 
 
-def adapted(table: TensorTable, adapter: Adapter) -> AdaptedTable:
+def adapted(table: TensorTable, adapter: Adapter, config: dict[str, Any]) -> AdaptedTable:
     """The tensors of ``table`` with ``adapter`` merged as they are read.
 
-    A head that is tied to the embedding is untied where one of the two changes: so it was trained.
+    A head that is tied to the embedding is untied where one of the two changes: so it was trained. A language model
+    becomes a classifier where the adapter brings a classification head.
+
+    Args:
+        config: the checkpoint's ``config.json``, for the labels of such a head.
 
     Raises:
         CheckpointError: a tensor of the adapter that has no place in the model, or another shape than its place.
     """
+    table = _with_head(table, adapter, config)
     changes = _changes(table.layout, adapter)
-    layout = table.layout
-    if layout.config.tie_word_embeddings and changes.keys() & {EMBEDDING, HEAD}:
-        layout = replace(layout, config=replace(layout.config, tie_word_embeddings=False))
+    layout, own = table.layout, table.layout.config
+    if own.tie_word_embeddings and not own.num_labels and changes.keys() & {EMBEDDING, HEAD}:
+        layout = replace(layout, config=replace(own, tie_word_embeddings=False))
     return AdaptedTable(layout, table.stored, None, changes)
+
+
+def _with_head(table: TensorTable, adapter: Adapter, config: dict[str, Any]) -> TensorTable:
+    head = {name: stored for name, stored in adapter.copies.items() if name in CLASSIFICATION_HEADS}
+    weight = head.get(HEAD_WEIGHT) or head.get(SCORE_WEIGHT)
+    if weight is None or table.layout.config.num_labels:
+        return table
+    labels = tuple(f"LABEL_{number}" for number in range(min(weight.shape[0], MOST_LABELS)))
+    if config.get("id2label") is not None:
+        labels = read_labels(Fields(config, "config.json"), head)
+    return replace(table, layout=as_classifier(table.layout, labels, head), stored={**table.stored, **head})
 
 
 def _changes(layout: Layout, adapter: Adapter) -> dict[str, list[Change]]:
@@ -200,8 +221,7 @@ def _changes(layout: Layout, adapter: Adapter) -> dict[str, list[Change]]:
 
 def _reject_overlap(change: Change, earlier: Sequence[Change], adapter: Adapter) -> None:
     for other in earlier:
-        apart = change.span.at + change.span.count <= other.span.at or other.span.at + other.span.count <= change.span.at
-        if type(other) is type(change) and not apart:
+        if type(other) is type(change) and change.span.overlaps(other.span):
             raise CheckpointError(
                 f"{shown(other.source)} and {shown(change.source)} are the same layer",
                 where=adapter.weights,
@@ -221,9 +241,8 @@ class _Places:
         if spans is None:
             raise self._error(f"the adapter's {shown(name)} has no place in a {self._config.family} model")
         if spans[0].shape != shape:
-            raise self._error(
-                f"the adapter's {shown(name)} is for a weight of shape {list(shape)}, the model's is {list(spans[0].shape)}"
-            )
+            has, wanted = shown(list(shape)), list(spans[0].shape)
+            raise self._error(f"the adapter's {shown(name)} is for a tensor of shape {has}, the model's is {wanted}")
         return spans
 
     def _error(self, what: str) -> CheckpointError:

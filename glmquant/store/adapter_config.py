@@ -15,7 +15,7 @@ from glmquant.store.name_patterns import NamePatterns
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MOST_RANKS: Final = 1 << 16
-MERGE_FIRST: Final = "merge it into its base with PEFT (model.merge_and_unload(), then save_pretrained), and give that model"
+MERGE_FIRST: Final = "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model"
 TRAIN_LORA: Final = "train a LoRA adapter instead, or give a model that was trained as a whole"
 
 VIRTUAL_TOKENS: Final = {
@@ -120,8 +120,8 @@ def _refuse_altered_base(fields: Fields) -> None:
         return
     raise fields.error(
         "init_lora_weights",
-        "true: an adapter that starts so adds to a base which that start has changed, not to the published one",
-        "save it with PEFT as save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes it plain LoRA",
+        "true: an adapter that starts so adds to a base which that start has changed",
+        "save it with PEFT as save_pretrained(…, path_initial_model_for_weight_conversion=…): that is plain LoRA",
     )
 
 

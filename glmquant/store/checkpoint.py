@@ -1,6 +1,7 @@
 """A checkpoint or artifact directory, opened: everything about it is checked, no weight is read yet."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,8 +19,9 @@ from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.linear import Linear
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
-from glmquant.store.adapted import adapted
+from glmquant.store.adapted import AdaptedTable, adapted
 from glmquant.store.adapter import Adapter
+from glmquant.store.adapter_notes import adapter_notes
 from glmquant.store.canonical import TensorTable
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
@@ -33,6 +35,10 @@ CONFIG: Final = "config.json"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
 
+UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
+
+log = logging.getLogger("glmquant")
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -45,6 +51,7 @@ class Checkpoint:
         config: the model's canonical description.
         manifest: ``glmquant.json``, where glmquant wrote the directory.
         adapter: the LoRA adapter that is merged into what is read; None where there is none.
+        adapter_notes: what about it is worth a look.
     """
 
     path: Path
@@ -53,6 +60,7 @@ class Checkpoint:
     _table: TensorTable
     _shards: Shards
     adapter: Adapter | None = None
+    adapter_notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
@@ -98,6 +106,11 @@ class Checkpoint:
             CheckpointError: a tokenizer file that is missing, damaged, or does not fit the model.
         """
         return load_tokenizer(self.path, self.config)
+
+    @property
+    def adapted_tensors(self) -> tuple[str, ...]:
+        """Canonical tensors that the adapter changes."""
+        return tuple(self._table.changes) if isinstance(self._table, AdaptedTable) else ()
 
     def stored(self) -> Iterator[StoredTensor]:
         """Every tensor of the model, as it lies in its file."""
@@ -165,13 +178,20 @@ def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """
     if checkpoint.is_quantized or checkpoint.adapter is not None:
         raise CheckpointError(
-            "the checkpoint is quantized already" if checkpoint.is_quantized else "the checkpoint has an adapter already",
+            f"the checkpoint {'is quantized' if checkpoint.is_quantized else 'has an adapter'} already",
             where=checkpoint.path,
             expected="a float checkpoint, to merge an adapter into",
             hint="give the float model that the adapter was trained on, and quantize with the `adapter`",
         )
-    table = adapted(checkpoint._table, adapter)
-    return replace(checkpoint, config=table.layout.config, _table=table, adapter=adapter)
+    values = read_json(_config_path(checkpoint.path))
+    table = adapted(checkpoint._table, adapter, values)
+    config = table.layout.config
+    notes = adapter_notes(adapter, checkpoint.path, values)
+    if config.tie_word_embeddings != checkpoint.config.tie_word_embeddings:
+        notes = (*notes, UNTIED)
+    for note in notes:
+        log.info("%s", note)
+    return replace(checkpoint, config=config, _table=table, adapter=adapter, adapter_notes=notes)
 
 
 def _float_name(name: str) -> str:

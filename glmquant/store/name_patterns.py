@@ -47,7 +47,9 @@ class NamePatterns:
     @cached_property
     def _matchers(self) -> list[tuple[SchemaValidator, float]]:
         if len(self._numbers) > MOST_PATTERNS:
-            raise CheckpointError(f"{len(self._numbers)} patterns", where=self._where, expected=f"{MOST_PATTERNS} at most")
+            raise CheckpointError(
+                f"{len(self._numbers)} patterns", where=self._where, expected=f"up to {MOST_PATTERNS}"
+            )
         return [(self._matcher(pattern), number) for pattern, number in self._numbers.items()]
 
     def _matcher(self, pattern: str) -> SchemaValidator:

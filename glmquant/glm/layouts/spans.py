@@ -1,7 +1,7 @@
 """Under which names a model's tensors may be addressed from outside, and which rows of canonical tensors each means.
 
 An adapter is trained on whichever code its author had: on ``query_key_value`` of the publisher's, on ``q_proj`` of
-transformers', on ``gate_proj`` of code that keeps the halves apart. All of them name rows of the same canonical tensors.
+transformers', on ``gate_proj`` of code that keeps halves apart. All of them name rows of the same canonical tensors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,6 +32,10 @@ class Span:
     at: int
     count: int
 
+    def overlaps(self, other: "Span") -> bool:
+        """Both mean a row of the same canonical tensor."""
+        return self.tensor == other.tensor and self.at < other.at + other.count and other.at < self.at + self.count
+
 
 def named_spans(layout: Layout) -> dict[str, tuple[Span, ...]]:
     """Every name that a float tensor of the model goes by: the published one, the canonical one, and others in use.
@@ -43,7 +47,8 @@ def named_spans(layout: Layout) -> dict[str, tuple[Span, ...]]:
     if config.architecture == "glm":
         native = native_sources(replace(config, tie_word_embeddings=False))
         spans |= _published({name: source for name, source in native.items() if name in sources})
-    return spans | _published({name: s for name, s in sources.items() if name != HEAD or not config.tie_word_embeddings})
+    tied = {HEAD} if config.tie_word_embeddings else set()
+    return spans | _published({name: source for name, source in sources.items() if name not in tied})
 
 
 def _whole(name: str, source: TensorSource) -> Span:
