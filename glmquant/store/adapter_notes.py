@@ -62,7 +62,7 @@ def _other_text_files(adapter: Adapter, base: Path) -> list[str]:
     if not other:
         return []
     return [
-        f"the model's tokenizer and chat template are used; the adapter's own {', '.join(other)} says something else"
+        f"the model's tokenizer and chat template are used: the adapter's own {', '.join(other)} differs, and is not"
     ]
 
 

@@ -1,0 +1,76 @@
+"""Patterns match the names that PEFT's would, and none takes long."""
+
+import time
+
+import pytest
+from peft.utils.other import get_pattern_key
+
+from glmquant.errors import CheckpointError
+from glmquant.store.name_patterns import NamePatterns
+
+NAMES = [
+    f"{prefix}layers.{layer}.{module}"
+    for prefix in ("model.", "transformer.encoder.")
+    for layer in (0, 1, 11)
+    for module in ("self_attn.q_proj", "self_attn.k_proj", "mlp.dense_4h_to_h", "mlp.up_proj")
+] + ["lm_head", "q_proj"]
+PATTERNS = [
+    "q_proj",
+    "self_attn.q_proj",
+    "layers.1.self_attn.q_proj",
+    "^layers.1.self_attn.q_proj",
+    "^model.layers.1.self_attn.q_proj",
+    "model.layers.1.self_attn.q_proj",
+    "1.self_attn.q_proj",
+    ".*_proj",
+    "(q|k)_proj",
+    "q_proj|lm_head",
+    r"layers\.\d+\.mlp\..*",
+    r".*\.layers\.1\..*(q_proj|k_proj)$",
+    "up",
+    "",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_matches_what_it_matches_in_peft(pattern: str) -> None:
+    ours = {name for name in NAMES if NamePatterns({pattern: 3}, "here").first(name) is not None}
+    assert ours == {name for name in NAMES if get_pattern_key([pattern], name) == pattern}
+
+
+def test_the_first_that_matches_counts() -> None:
+    patterns = NamePatterns({"k_proj": 1, "self_attn.q_proj": 2, "q_proj": 3}, "here")
+    assert [patterns.first(f"model.{name}") for name in ("self_attn.q_proj", "q_proj", "v_proj")] == [2, 3, None]
+
+
+HOSTILE = {
+    "(a+)+$": "a" * 60 + "!",
+    "(.*)*x": "a" * 900,
+    "(a|aa)+b": "a" * 90,
+    r"(\w+\.?)+:": "model.layers.0.self_attn.q_proj" * 20,
+}
+
+
+@pytest.mark.parametrize(("pattern", "name"), HOSTILE.items())
+def test_patterns_that_make_pythons_engine_run_for_years_take_no_time(pattern: str, name: str) -> None:
+    started = time.monotonic()
+    assert NamePatterns({pattern: 1}, "here").first(name) is None
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("pattern", ["(", "[z-a]", "a{99999}{99999}", r"(?=a)b", r"(a)\1", "x" * 5000])
+def test_what_is_no_pattern_is_an_error(pattern: str) -> None:
+    with pytest.raises(CheckpointError, match="pattern"):
+        NamePatterns({pattern: 1}, "here").first("model")
+
+
+def test_many_slow_patterns_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glmquant.store.name_patterns.MOST_SECONDS", 0.0)
+    with pytest.raises(CheckpointError, match="too long"):
+        NamePatterns({"a": 1, "b": 2}, "here").first("model")
+
+
+def test_too_many_patterns_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glmquant.store.name_patterns.MOST_PATTERNS", 2)
+    with pytest.raises(CheckpointError, match="3 patterns"):
+        NamePatterns(dict.fromkeys("abc", 1), "here").first("model")
