@@ -16,7 +16,7 @@ from glmquant.runtime.model import OnnxModel
 from glmquant.store.adapter import open_adapter
 from glmquant.store.checkpoint import open_checkpoint, with_adapter
 from tests.glm.test_families import Release
-from tests.support.adapters import halves, write_adapter
+from tests.support.adapters import halves, packaged_adapter, write_adapter
 from tests.support.paths import contents
 from tests.test_cli import SMALL, glmquant
 from tests.test_families import hugging_face
@@ -27,14 +27,7 @@ CHECK = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 256, "c
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    """Of the packaged model, on query_key_value of every block, and large enough to show."""
-    config = open_checkpoint(DEMO).config
-    tensors = {}
-    for layer in range(config.num_hidden_layers):
-        module = f"transformer.encoder.layers.{layer}.self_attention.query_key_value"
-        rows = config.query_rows + 2 * config.key_value_rows
-        tensors |= halves(module, rows, config.hidden_size, seed=layer)
-    return write_adapter(tmp_path / "my-lora", tensors, target_modules=["query_key_value"], r=4, lora_alpha=16)
+    return packaged_adapter(tmp_path / "my-lora")
 
 
 @pytest.fixture

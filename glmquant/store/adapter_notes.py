@@ -61,9 +61,7 @@ def _other_text_files(adapter: Adapter, base: Path) -> list[str]:
     other = [name for name in TEXT_FILES if _differs(adapter.path / name, base / name)]
     if not other:
         return []
-    return [
-        f"the model's tokenizer and chat template are used: the adapter's own {', '.join(other)} differs, and is not"
-    ]
+    return [f"the model's tokenizer and chat template are used, not the adapter's {', '.join(other)}, which differs"]
 
 
 def _differs(own: Path, of_base: Path) -> bool:

@@ -93,7 +93,7 @@ def test_a_tokenizer_of_its_own_is_a_note_where_it_differs(base: Path, adapter: 
     (adapter / "tokenizer.json").write_text('{"added_tokens": []}')
     (adapter / "chat_template.jinja").write_text("{{ messages }}")
     (note,) = notes_on(base, adapter)
-    assert "the adapter's own tokenizer.json, chat_template.jinja" in note
+    assert "the adapter's tokenizer.json, chat_template.jinja" in note
 
 
 def test_notes_are_logged(base: Path, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:

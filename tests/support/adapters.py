@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glmquant import assets
+from glmquant.store.checkpoint import open_checkpoint
 from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -64,6 +66,17 @@ def write_adapter(directory: Path, tensors: Mapping[str, Tensor], **config: Any)
     named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
     save_file(named, directory / "adapter_model.safetensors")
     return directory
+
+
+def packaged_adapter(directory: Path, alpha: float = 16) -> Path:
+    """Of the model in the package, on query_key_value of every block; by default it changes much."""
+    config = open_checkpoint(assets.DEMO_MODEL).config
+    rows = config.query_rows + 2 * config.key_value_rows
+    tensors: dict[str, Tensor] = {}
+    for layer in range(config.num_hidden_layers):
+        module = f"transformer.encoder.layers.{layer}.self_attention.query_key_value"
+        tensors |= halves(module, rows, config.hidden_size, seed=layer)
+    return write_adapter(directory, tensors, target_modules=["query_key_value"], lora_alpha=alpha)
 
 
 def edit(directory: Path, **changes: Any) -> Path:
