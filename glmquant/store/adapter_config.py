@@ -4,14 +4,14 @@ What cannot become part of a weight is refused by name; what only concerned trai
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from glmquant.core.untrusted import read_json
 from glmquant.glm.layouts.fields import Fields
-from glmquant.store.name_patterns import NamePatterns
+from glmquant.store.name_patterns import first_matches
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MOST_RANKS: Final = 1 << 16
@@ -49,6 +49,7 @@ class AdapterConfig:
     """What decides how much each addition counts.
 
     Attributes:
+        rank_pattern, alpha_pattern: other numbers for modules whose names match a pattern.
         base: which model it says it was trained on; None where it does not.
         targets: ``target_modules`` where it is a list of names.
         saved: ``modules_to_save``, modules that were trained as a whole.
@@ -59,22 +60,25 @@ class AdapterConfig:
     alpha: float
     rank_stabilized: bool
     weight_decomposed: bool
-    ranks: NamePatterns
-    alphas: NamePatterns
+    rank_pattern: Mapping[str, float]
+    alpha_pattern: Mapping[str, float]
     base: str | None
     targets: tuple[str, ...]
     saved: tuple[str, ...]
 
-    def rank_of(self, module: str) -> int:
-        """The rank that the configuration gives a module."""
-        return int(self.ranks.first(module) or self.rank)
+    def weights(self, modules: Collection[str]) -> dict[str, tuple[int, float]]:
+        """Each module's rank as told here, and what the product of its two matrices is multiplied by: ``alpha / r``,
+        or ``alpha / sqrt(r)`` where it is rank-stabilized (arXiv:2312.03732).
 
-    def scale(self, module: str) -> float:
-        """What the product of a module's two matrices is multiplied by: ``alpha / r``, or ``alpha / sqrt(r)`` where
-        it is rank-stabilized (arXiv:2312.03732)."""
-        alpha, rank = self.alphas.first(module), self.rank_of(module)
-        alpha = self.alpha if alpha is None else alpha
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        Raises:
+            CheckpointError: a pattern that cannot be matched.
+        """
+        ranks = first_matches(self.rank_pattern, modules, f"{self.path}, rank_pattern")
+        alphas = first_matches(self.alpha_pattern, modules, f"{self.path}, alpha_pattern")
+        return {name: self._weight(int(ranks.get(name, self.rank)), alphas.get(name, self.alpha)) for name in modules}
+
+    def _weight(self, rank: int, alpha: float) -> tuple[int, float]:
+        return rank, alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:
@@ -95,8 +99,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         alpha=fields.number("lora_alpha", low=-1e6, high=1e6),
         rank_stabilized=fields.flag("use_rslora", False),
         weight_decomposed=fields.flag("use_dora", False),
-        ranks=NamePatterns(_numbers(fields, "rank_pattern", whole=True), f"{path}, rank_pattern"),
-        alphas=NamePatterns(_numbers(fields, "alpha_pattern", whole=False), f"{path}, alpha_pattern"),
+        rank_pattern=_numbers(fields, "rank_pattern", whole=True),
+        alpha_pattern=_numbers(fields, "alpha_pattern", whole=False),
         base=fields.text("base_model_name_or_path", "") or None,
         targets=_names(fields, "target_modules"),
         saved=_names(fields, "modules_to_save"),

@@ -111,9 +111,11 @@ class AdapterTensors:
         Raises:
             CheckpointError: a half without the other, or tensors that do not fit together or to the configuration.
         """
-        return {module: self._addition(module, parts, config) for module, parts in self.halves.items()}
+        weights = config.weights(self.halves)
+        return {module: self._addition(module, *weights[module], config) for module in self.halves}
 
-    def _addition(self, module: str, parts: dict[str, StoredTensor], config: AdapterConfig) -> LowRank:
+    def _addition(self, module: str, rank: int, scale: float, config: AdapterConfig) -> LowRank:
+        parts = self.halves[module]
         transposed = not parts.keys().isdisjoint(EMBEDDING)
         first, second = EMBEDDING if transposed else LINEAR
         self._require_both(module, parts, first, second)
@@ -121,9 +123,8 @@ class AdapterTensors:
         if unknown := parts.keys() - {first, second, bias, MAGNITUDE}:
             raise self._error(f"{shown(module)} has {min(unknown)} beside {first}", "one addition a module")
         down, up = (parts[second], parts[first]) if transposed else (parts[first], parts[second])
-        scale = config.scale(module)
         addition = LowRank(module, down, up, transposed, scale, parts.get(MAGNITUDE), parts.get(bias))
-        self._check_rank(addition, down.shape[1 if transposed else 0], config)
+        self._check_rank(addition, down.shape[1 if transposed else 0], rank, config)
         self._check_magnitude(addition, config)
         return addition
 
@@ -142,9 +143,9 @@ class AdapterTensors:
                     MERGE_FIRST,
                 )
 
-    def _check_rank(self, addition: LowRank, other: int, config: AdapterConfig) -> None:
+    def _check_rank(self, addition: LowRank, other: int, told: int, config: AdapterConfig) -> None:
         """The scale follows from the rank, so that a configuration of another rank is one of another training."""
-        module, rank, told = shown(addition.module), addition.rank, config.rank_of(addition.module)
+        module, rank = shown(addition.module), addition.rank
         if rank != other or rank > max(addition.shape):
             raise self._error(
                 f"the matrices of {module} are {list(addition.up.shape)} and {list(addition.down.shape)}",
