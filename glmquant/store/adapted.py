@@ -1,7 +1,7 @@
 """A checkpoint's tensors with a LoRA adapter merged into them as they are read, a strip of rows at a time.
 
-Sums are in float64, and rounded once to the dtype of the checkpoint: float32 products may be rounded to bfloat16 on the
-way (:mod:`glmquant.core.matmul`), and those of a weight must not be.
+Sums are in float32 and rounded once to the dtype of the checkpoint, as PEFT's are. Products are in float64: those of
+float32 may be rounded to bfloat16 on the way (:mod:`glmquant.core.matmul`), whenever a block happens to be read.
 
 Shape suffixes: N output rows, K input columns, R rank.
 """
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
-import torch
 from torch import Tensor
 
 from glmquant.core.parallel import over_strips
@@ -28,7 +27,7 @@ from glmquant.store.adapter import Adapter
 from glmquant.store.adapter_config import ADAPTER_CONFIG
 from glmquant.store.adapter_tensors import LowRank
 from glmquant.store.canonical import TensorTable
-from glmquant.store.tensors import StoredTensor
+from glmquant.store.tensors import StoredTensor, is_finite
 
 CLASSIFICATION_HEADS: Final = (HEAD_WEIGHT, HEAD_BIAS, SCORE_WEIGHT)
 PREFIXES: Final = ("", "model.", "transformer.")
@@ -91,12 +90,12 @@ class Added:
         def add(rows: slice) -> None:
             start, stop = first + rows.start, first + rows.stop
             up_NR = low_rank.up.read((start, stop)) if whole is None else whole[start:stop]
-            added_NK = up_NR.double() @ down_RK
+            added_NK = (up_NR.double() @ down_RK).float()
             if low_rank.transposed:  # PEFT rounds an embedding's addition by itself
                 added_NK = added_NK.to(out.dtype)
-            merged_NK = part_NK[rows].double() + added_NK
+            merged_NK = part_NK[rows].float() + added_NK
             if low_rank.magnitude is not None:
-                size_N = low_rank.magnitude.read((start, stop)).double()
+                size_N = low_rank.magnitude.read((start, stop)).float()
                 merged_NK *= (size_N / merged_NK.norm(dim=1)).unsqueeze(1)
             _store(part_NK[rows], merged_NK, low_rank.up)
 
@@ -117,8 +116,8 @@ class AddedBias:
 
     def apply(self, out: Tensor) -> None:
         part_N, first = _rows(out, self.span), self.span.first
-        added_N = self.stored.read((first, first + self.span.count)).double()
-        _store(part_N, part_N.double() + self.scale * added_N, self.stored)
+        added_N = self.stored.read((first, first + self.span.count)).float()
+        _store(part_N, part_N.float() + self.scale * added_N, self.stored)
 
 
 def _rows(out: Tensor, span: Span) -> Tensor:
@@ -131,7 +130,7 @@ def _oriented(tensor: Tensor, transposed: bool) -> Tensor:
 
 def _store(out: Tensor, values: Tensor, stored: StoredTensor) -> None:
     out.copy_(values)
-    if not torch.isfinite(out).all():
+    if not is_finite(out):
         raise CheckpointError(
             f"merged with {shown(stored.name)}, a weight does not fit {out.dtype}",
             where=stored.path,

@@ -9,7 +9,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 
-LONGEST_PATTERN: Final = 1000
+LONGEST: Final = 1000
 MOST_SECONDS: Final = 5.0
 """Of matching in all. A thousand honest patterns over as many names take one."""
 
@@ -42,10 +42,8 @@ def first_matches(patterns: Mapping[str, float], names: Collection[str], where: 
 
 
 def _matcher(pattern: str, where: str) -> SchemaValidator:
-    if len(pattern) > LONGEST_PATTERN:
-        raise CheckpointError(
-            f"a pattern of {len(pattern)} characters", where=where, expected=f"{LONGEST_PATTERN} at most"
-        )
+    if len(pattern) > LONGEST:
+        raise CheckpointError(f"a pattern of {len(pattern)} characters", where=where, expected=f"up to {LONGEST}")
     try:
         return SchemaValidator(core_schema.str_schema(pattern=rf"^(?:.*\.)?(?:{pattern})$"))
     except SchemaError as error:

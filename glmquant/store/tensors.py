@@ -99,7 +99,7 @@ class StoredTensor:
             view, at = view[count:], at + count
 
     def _check_finite(self, chunk: Tensor) -> None:
-        if chunk.dtype.is_floating_point and not all(map(_is_finite, chunk.split(SERIAL_ELEMENTS))):
+        if chunk.dtype.is_floating_point and not all(map(is_finite, chunk.split(SERIAL_ELEMENTS))):
             raise CheckpointError(
                 f"the tensor {shown(self.name)} holds NaN or Inf",
                 where=self.path,
@@ -108,7 +108,8 @@ class StoredTensor:
             )
 
 
-def _is_finite(values: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
+    """No value is NaN or Inf."""
     if math.isfinite(values.sum().item()):  # the quickest pass; no NaN or Inf leaves a sum finite
         return True
     low, high = torch.aminmax(values)  # but large values may overflow it; NaN shows in both of these
