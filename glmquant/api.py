@@ -46,12 +46,14 @@ __all__ = [
 ]
 
 Files = Sequence[str | Path] | str | Path | None
+Directory = str | Path | None
 
 
 def inspect(
     model: "Checkpoint | str | Path",
     recipe: "Recipe | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -59,6 +61,7 @@ def inspect(
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
     Args:
+        adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
     """
@@ -66,7 +69,7 @@ def inspect(
     from glmquant.recipe.plan import make_plan
 
     loaded = None if recipe is None else _loaded(recipe)
-    checkpoint = _opened(model, loaded)
+    checkpoint = _opened(model, loaded, adapter)
     plan = None if loaded is None else make_plan(loaded, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
@@ -91,6 +94,7 @@ def calibrate(
     recipe: "Recipe | str | Path",
     *,
     data: Files = None,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -102,6 +106,7 @@ def calibrate(
 
     Args:
         data: files to use instead of the recipe's ``calibration.data``.
+        adapter: as in :func:`inspect`.
         out: directory to write.
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
@@ -115,7 +120,7 @@ def calibrate(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -129,6 +134,7 @@ def quantize(
     recipe: "Recipe | str | Path",
     calibration: "Calibration | CalibrationSet | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -138,6 +144,7 @@ def quantize(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.data.calibration import Calibration
@@ -147,7 +154,7 @@ def quantize(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -160,6 +167,7 @@ def export(
     recipe: "Recipe | str | Path | None" = None,
     calibration: "Calibration | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     progress: Progress = silent,
 ) -> "OnnxBundle":
@@ -170,13 +178,14 @@ def export(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.
+        adapter: as in :func:`inspect`.
     """
     from glmquant.pipeline.export import export_directory
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import read_calibration
 
     recipe = _loaded(recipe)
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, adapter)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     ranges = None if calibration is None else calibration.key_values
@@ -187,6 +196,7 @@ def check(
     bundle: "OnnxBundle | str | Path",
     *,
     baseline: "Checkpoint | str | Path",
+    adapter: Directory = None,
     recipe: "Recipe | str | Path | None" = None,
     text: Files = None,
     tasks: Sequence[str | Path] | None = None,
@@ -200,6 +210,7 @@ def check(
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
     Args:
+        adapter: of the baseline; as in :func:`inspect`.
         text: files to use instead of ``check.text``.
         tasks: labeled files to use instead of ``check.tasks``.
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
@@ -217,7 +228,7 @@ def check(
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe),
+        _opened(baseline, recipe, adapter),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
@@ -258,6 +269,7 @@ def run(
     model: "Checkpoint | str | Path",
     recipe: "Recipe | str | Path",
     *,
+    adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
     out: str | Path,
     memory_limit: int | None = None,
@@ -272,6 +284,7 @@ def run(
     again; a whole run that is finished already gives its report.
 
     Args:
+        adapter: as in :func:`inspect`.
         against: as in :func:`check`.
         force: start anew, and replace what ``out`` holds.
         memory_limit, device: as in :func:`calibrate`.
@@ -281,7 +294,8 @@ def run(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe), recipe, Path(out), resources, earlier, progress, force)
+    checkpoint = _opened(model, recipe, adapter)
+    return run_directory(checkpoint, recipe, Path(out), resources, earlier, progress, force)
 
 
 def open_chat(
@@ -329,6 +343,7 @@ def train_classifier(
     data: str | Path,
     recipe: "Recipe | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -341,6 +356,7 @@ def train_classifier(
     Args:
         data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
             label, a text a line.
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
     from glmquant.data.labeled import read_labeled
@@ -349,7 +365,7 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     labeled = read_labeled(Path(assets.resolve(str(data))))
-    return train_directory(_opened(model, recipe), labeled, recipe.train, Path(out), resources, progress)
+    return train_directory(_opened(model, recipe, adapter), labeled, recipe.train, Path(out), resources, progress)
 
 
 def classify(
@@ -373,15 +389,18 @@ def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":
     return load_recipe(recipe) if recipe is None or isinstance(recipe, str | Path) else recipe
 
 
-def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None" = None) -> "Checkpoint":
-    """The checkpoint, its lineage as the recipe says."""
-    from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+def _opened(
+    model: "Checkpoint | str | Path", recipe: "Recipe | None" = None, adapter: Directory = None
+) -> "Checkpoint":
+    """The checkpoint, its lineage as the recipe says, and the adapter merged into it."""
+    from glmquant.store.adapter import open_adapter
+    from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 
-    if isinstance(model, Checkpoint):
-        return model
-    if not isinstance(model, str | Path):
+    if not isinstance(model, Checkpoint | str | Path):
         raise CheckpointError(f"{model!r} is no checkpoint", expected="a checkpoint, or the path of its directory")
-    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+    if not isinstance(model, Checkpoint):
+        model = open_checkpoint(model, family=recipe.model.family if recipe else None)
+    return model if adapter is None else with_adapter(model, open_adapter(adapter))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:

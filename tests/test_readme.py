@@ -12,6 +12,7 @@ import pytest
 from glmquant import assets
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.packaged import packaged_recipes
+from tests.support.adapters import packaged_adapter
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,7 @@ ACCEPTED = {False: {0}, True: {0, 3}}  # sixty examples may be too few for a ver
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that holds what the README's commands name."""
     shutil.copytree(assets.DEMO_MODEL, tmp_path / "chatglm2-6b")
+    packaged_adapter(tmp_path / "my-lora", alpha=0.5)
     shutil.copy(assets.CALIBRATION_TEXT, tmp_path / "zh_en.txt")
     shutil.copy(assets.DIRECTORY / "held-out-en.txt", tmp_path / "held_out.txt")
     reviews = (assets.DIRECTORY / "reviews.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

@@ -15,6 +15,7 @@ import typer
 
 import glmquant as gq
 from glmquant.cli.options import (
+    AdapterOption,
     Against,
     BundleArgument,
     CalibrationOption,
@@ -64,6 +65,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
     out: Out,
+    adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
@@ -78,7 +80,7 @@ def run(
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, force)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
 
 
 def inspect(
@@ -87,6 +89,7 @@ def inspect(
         Path | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     predict: Annotated[
@@ -100,11 +103,13 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
+        if adapter is not None:
+            raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
         comparison = gq.compare(model, compare)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
+    summary = gq.inspect(model, chosen, adapter=adapter, predict=predict, memory_limit=memory_limit, device=device)
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
 
 
@@ -112,6 +117,7 @@ def calibrate(
     model: ModelArgument,
     out: Out,
     data: Data = None,
+    adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
@@ -121,7 +127,16 @@ def calibrate(
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.calibrate(
+            model,
+            chosen,
+            data=data,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -130,6 +145,7 @@ def quantize(
     out: Out,
     recipe: RecipeOption,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
@@ -138,7 +154,16 @@ def quantize(
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.quantize(
+            model,
+            chosen,
+            calibration,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -149,6 +174,7 @@ def export(
     out: Out,
     recipe: OptionalRecipe = None,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -158,7 +184,7 @@ def export(
     """
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        bundle = gq.export(model, chosen, calibration, out=out, progress=progress)
+        bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     print(bundle.path)
 
 
@@ -167,6 +193,7 @@ def check(
     baseline: Annotated[
         Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
     ],
+    adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
@@ -191,6 +218,7 @@ def check(
         result = gq.check(
             bundle,
             baseline=baseline,
+            adapter=adapter,
             recipe=chosen,
             text=text,
             tasks=task,
@@ -263,6 +291,7 @@ def train_classifier(
         typer.Option("--data", help="Train on this: JSONL or CSV with text and label, or a directory of LABEL.txt."),
     ],
     out: Out,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -271,7 +300,7 @@ def train_classifier(
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        trained = gq.train_classifier(model, data, chosen, out=out, progress=progress)
+        trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     print(trained.to_json() if as_json else trained.to_markdown(), end="")
 
 
@@ -340,6 +369,7 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    adapter: Path | None = None,
     force: bool = False,
 ) -> None:
     with _progress(quiet, ci) as progress:
@@ -347,6 +377,7 @@ def _run(
         result = gq.run(
             model,
             chosen,
+            adapter=adapter,
             against=against,
             out=out,
             memory_limit=memory_limit,

@@ -27,6 +27,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
 ]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),
+]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Use this recipe: the name of a packaged one, or a YAML file.")
 ]

@@ -6,6 +6,7 @@ from typing import Final
 from glmquant.errors import GlmQuantError, Parameter, message
 
 OPTIONS: Final = {
+    "adapter": "--adapter",
     "against": "--against",
     "baseline": "--baseline",
     "cache": "--cache",

@@ -31,6 +31,7 @@ from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, qu
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    AdapterRecord,
     GroupRecord,
     Manifest,
     library_versions,
@@ -188,6 +189,7 @@ def manifest_of(
         libraries=library_versions(),
         calibration_texts=calibration.texts if calibration else (),
         limits=limits,
+        adapter=None if source.adapter is None else AdapterRecord(source.adapter.name, source.adapter.sha256),
     )
 
 

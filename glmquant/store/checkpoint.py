@@ -1,9 +1,10 @@
 """A checkpoint or artifact directory, opened: everything about it is checked, no weight is read yet."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -18,6 +19,9 @@ from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.linear import Linear
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.store.adapted import AdaptedTable, adapted
+from glmquant.store.adapter import Adapter
+from glmquant.store.adapter_notes import adapter_notes
 from glmquant.store.canonical import TensorTable
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
@@ -31,6 +35,10 @@ CONFIG: Final = "config.json"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
 
+UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
+
+log = logging.getLogger("glmquant")
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -42,6 +50,8 @@ class Checkpoint:
         path: the directory.
         config: the model's canonical description.
         manifest: ``glmquant.json``, where glmquant wrote the directory.
+        adapter: the LoRA adapter that is merged into what is read; None where there is none.
+        adapter_notes: what about it is worth a look.
     """
 
     path: Path
@@ -49,10 +59,13 @@ class Checkpoint:
     manifest: Manifest | None
     _table: TensorTable
     _shards: Shards
+    adapter: Adapter | None = None
+    adapter_notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
-        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
+        merged = "" if self.adapter is None else f" with adapter {self.adapter.name}"
+        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}{merged}>"
 
     @property
     def name(self) -> str:
@@ -77,7 +90,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`."""
+        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`. And
+        over the adapter, where there is one."""
         stored: dict[Path, list[StoredTensor]] = {}
         for tensor in self._shards.stored.values():
             stored.setdefault(tensor.path, []).append(tensor)
@@ -85,6 +99,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         for path in (*configs, *self._shards.files):
             update_digest(digest, path, stored.get(path, []))
+        if self.adapter is not None:
+            digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
 
     @cached_property
@@ -95,6 +111,11 @@ class Checkpoint:
             CheckpointError: a tokenizer file that is missing, damaged, or does not fit the model.
         """
         return load_tokenizer(self.path, self.config)
+
+    @property
+    def adapted_tensors(self) -> tuple[str, ...]:
+        """Canonical tensors that the adapter changes."""
+        return tuple(self._table.changes) if isinstance(self._table, AdaptedTable) else ()
 
     def stored(self) -> Iterator[StoredTensor]:
         """Every tensor of the model, as it lies in its file."""
@@ -152,6 +173,30 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
     table = TensorTable(layout, shards.stored, gptq)
     table.verify()
     return Checkpoint(path, layout.config, manifest, table, shards)
+
+
+def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint with a LoRA adapter merged into each tensor as it is read; nothing is written.
+
+    Raises:
+        CheckpointError: a quantized checkpoint, one with an adapter already, or an adapter of another model.
+    """
+    if checkpoint.is_quantized or checkpoint.adapter is not None:
+        raise CheckpointError(
+            f"the checkpoint {'is quantized' if checkpoint.is_quantized else 'has an adapter'} already",
+            where=checkpoint.path,
+            expected="a float checkpoint, to merge an adapter into",
+            hint="give the float model that the adapter was trained on, and quantize with the `adapter`",
+        )
+    values = read_json(_config_path(checkpoint.path))
+    table = adapted(checkpoint._table, adapter, values)
+    config = table.layout.config
+    notes = adapter_notes(adapter, checkpoint.path, values)
+    if config.tie_word_embeddings != checkpoint.config.tie_word_embeddings:
+        notes = (*notes, UNTIED)
+    for note in notes:
+        log.info("%s", note)
+    return replace(checkpoint, config=config, _table=table, adapter=adapter, adapter_notes=notes)
 
 
 def _float_name(name: str) -> str:

@@ -50,6 +50,21 @@ class GroupRecord:
 
 
 @dataclass(frozen=True)
+class AdapterRecord:
+    """A LoRA adapter that was merged into the source.
+
+    Attributes:
+        name: its directory's own name.
+        sha256: of its file of weights.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The origin of a quantized artifact.
 
@@ -66,6 +81,7 @@ class Manifest:
         calibration_texts: sha256 of each text calibrated on (:attr:`glmquant.data.windows.TokenStream.sha256`), where
             it was read to its end.
         limits: the recipe's ``check.limits``, by which a check without a recipe judges.
+        adapter: None, and left out of the file, where none was merged.
     """
 
     __pydantic_config__ = _STRICT
@@ -81,6 +97,7 @@ class Manifest:
     libraries: dict[str, str]
     calibration_texts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    adapter: AdapterRecord | None = None
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -94,7 +111,8 @@ def library_versions() -> dict[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
-    return _MANIFEST.dump_json(manifest, indent=1) + b"\n"
+    absent = {"adapter"} if manifest.adapter is None else None
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=absent) + b"\n"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -135,8 +135,8 @@ def test_one_error_in_both_spellings(error: GlmQuantError, python: str, command_
 
 IMPERATIVES = (
     *("Answer", "Calibrate", "Chat", "Check", "Classify", "Compare", "Compute", "Continue", "Divide", "Estimate"),
-    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Override", "Penalize", "Print", "Quantize"),
-    *("Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Train", "Treat", "Use", "Write"),
+    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Merge", "Override", "Penalize", "Print"),
+    *("Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Train", "Treat", "Use", "Write"),
 )
 
 

@@ -20,11 +20,13 @@ from glmquant.recipe.load import load_recipe
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import ExportOptions, Recipe
+from glmquant.store.adapter import open_adapter
 from glmquant.store.calibration import read_calibration, write_calibration
-from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
+from tests.support.adapters import halves, write_adapter
 from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint, write_config
 from tests.support.glm4 import write_tokenizer
 from tests.support.golden import config as golden_config
@@ -44,7 +46,17 @@ class Subject:
 
 
 def read_all(directory: Path, _: Path) -> None:
-    checkpoint = open_checkpoint(directory)
+    read_tensors(open_checkpoint(directory))
+
+
+def read_adapted(base: Path) -> Callable[[Path, Path], None]:
+    def use(directory: Path, _: Path) -> None:
+        read_tensors(with_adapter(open_checkpoint(base), open_adapter(directory)))
+
+    return use
+
+
+def read_tensors(checkpoint: Checkpoint) -> None:
     summarize(checkpoint, make_plan(ROUNDED, checkpoint.config))
     _ = checkpoint.fingerprint
     checkpoint.embedding()
@@ -86,7 +98,7 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_tokenizers(root), *_others(root)]
+    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -116,6 +128,30 @@ def _checkpoints(root: Path) -> list[Subject]:
         Subject("sharded", sharded, read_all),
         Subject("artifact", artifact + pieces, read_all),
         Subject("artifact", artifact + pieces, export_standard),
+    ]
+
+
+def _adapters(root: Path) -> list[Subject]:
+    """Of the checkpoint ``float``: additions in both layouts' names, some of DoRA, and tensors trained as a whole."""
+    at, native = "model.layers.0.self_attn", "transformer.encoder.layers.1.self_attention.query_key_value"
+    tensors = halves(native, 128, 64) | halves(f"{at}.o_proj", 64, 64, rank=2)
+    tensors |= {"lm_head.weight": torch.ones(160, 64), f"{at}.q_proj.bias": torch.ones(64)}
+    tensors |= {"model.embed_tokens.lora_embedding_A": torch.ones(4, 160)}
+    tensors |= {"model.embed_tokens.lora_embedding_B": torch.ones(64, 4)}
+    fields = {
+        "rank_pattern": {r"layers\.0\..*o_proj": 2},
+        "alpha_pattern": {"o_proj": 3},
+        "modules_to_save": ["lm_head"],
+    }
+    write_adapter(root / "adapter", tensors, **fields)
+    dora = halves(f"{at}.q_proj", 64, 64) | {f"{at}.q_proj.lora_magnitude_vector": torch.ones(64)}
+    write_adapter(root / "adapter-dora", {}, use_dora=True, use_rslora=True)
+    (root / "adapter-dora" / "adapter_model.safetensors").unlink()
+    torch.save(dora, root / "adapter-dora" / "adapter_model.bin")
+    use = read_adapted(root / "float")
+    return [
+        Subject("adapter", ("adapter_config.json", "adapter_model.safetensors"), use),
+        Subject("adapter-dora", ("adapter_config.json", "adapter_model.bin"), use),
     ]
 
 
