@@ -1,7 +1,8 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
-A model is given by its directory, or opened already: what a verb gives is what the next one takes. A verb imports what
-it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
+A model is given by its directory, by the id of its repository (``THUDM/chatglm2-6b``, or with ``@REVISION``), or opened
+already: what a verb gives is what the next one takes. A verb imports what it alone needs when it is called: ONNX
+Runtime, onnx and scipy take longer to import than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,17 +55,19 @@ def inspect(
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> "ModelSummary":
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
     Args:
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
+        progress: is told how far the download of a repository is.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, progress)
     plan = None if recipe is None else make_plan(recipe, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
@@ -77,11 +80,13 @@ def inspect(
         return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
 
 
-def compare(first: "Checkpoint | str | Path", second: "Checkpoint | str | Path") -> "Comparison":
+def compare(
+    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress = silent
+) -> "Comparison":
     """Compare two quantizations of one model, group by group, from their manifests: what costs the second one most."""
     from glmquant.quantization.diagnosis import compare_checkpoints
 
-    return compare_checkpoints(_opened(first), _opened(second))
+    return compare_checkpoints(_opened(first, None, progress), _opened(second, None, progress))
 
 
 def calibrate(
@@ -112,7 +117,7 @@ def calibrate(
     from glmquant.store.output import output_directory
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, progress)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -143,7 +148,7 @@ def quantize(
     from glmquant.store.calibration import read_calibration
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, progress)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -173,7 +178,7 @@ def export(
     from glmquant.store.calibration import read_calibration
 
     recipe = recipe or load_recipe(None)
-    checkpoint = _opened(model, recipe)
+    checkpoint = _opened(model, recipe, progress)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     ranges = None if calibration is None else calibration.key_values
@@ -215,7 +220,7 @@ def check(
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe),
+        _opened(baseline, recipe, progress),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
@@ -277,7 +282,7 @@ def run(
 
     resources = Resources.named(device, memory_limit)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe), recipe, Path(out), resources, earlier, progress)
+    return run_directory(_opened(model, recipe, progress), recipe, Path(out), resources, earlier, progress)
 
 
 def open_chat(
@@ -346,7 +351,7 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
     labeled = read_labeled(Path(assets.resolve(str(data))))
-    return train_directory(_opened(model, recipe), labeled, recipe.train, Path(out), resources, progress)
+    return train_directory(_opened(model, recipe, progress), labeled, recipe.train, Path(out), resources, progress)
 
 
 def classify(
@@ -364,13 +369,15 @@ def classify(
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
 
 
-def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None" = None) -> "Checkpoint":
-    """The checkpoint, its lineage as the recipe says."""
+def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None", progress: Progress) -> "Checkpoint":
+    """The checkpoint, its lineage as the recipe says, downloaded where it is nowhere here."""
+    from glmquant.hub.locate import locate
     from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 
     if isinstance(model, Checkpoint):
         return model
-    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+    found = locate(model, progress)
+    return open_checkpoint(found.path, family=recipe.model.family if recipe else None, origin=found.origin)
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:

@@ -89,7 +89,7 @@ def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: st
     origin = path / MANIFEST
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
-        baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
+        baseline=ModelFacts(checkpoint.name, checkpoint.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
         recipe=recipe,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,9 @@ FORMAT_VERSION: Final = 2
 
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
+
+_OF_A_REPOSITORY: Final = ("source_revision", "source_files")
+"""Fields that a source on this machine alone does not have."""
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -52,7 +55,7 @@ class Manifest:
     """The origin of a quantized artifact.
 
     Attributes:
-        source_name: the source directory's own name, without the path to it.
+        source_name: the repository's id where it is known, else the source directory's own name without its path.
         source_fingerprint: see :attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`.
         family: lineage, which the canonical layout does not tell.
         format_version: :data:`FORMAT_VERSION`, also where an earlier version was read.
@@ -61,6 +64,8 @@ class Manifest:
         calibration: sha256 of the calibration tokens; None where none were used.
         groups: in the order of :func:`glmquant.glm.config.linear_groups`.
         libraries: name to version.
+        source_revision: the commit of the source's repository, where that is known.
+        source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,6 +79,8 @@ class Manifest:
     calibration: str | None
     groups: tuple[GroupRecord, ...]
     libraries: dict[str, str]
+    source_revision: str | None = None
+    source_files: dict[str, str] = field(default_factory=dict)
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -87,7 +94,8 @@ def library_versions() -> dict[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
-    return _MANIFEST.dump_json(manifest, indent=1) + b"\n"
+    unknown = {name for name in _OF_A_REPOSITORY if not getattr(manifest, name)}
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=unknown) + b"\n"
 
 
 def read_manifest(path: Path) -> Manifest:
