@@ -76,18 +76,31 @@ def _tell(progress: Progress, repo: RepoId, others: int, total: int, there: int)
 
 
 def _fetch_blob(repo: RepoId, commit: str, file: RemoteFile, root: Path, told: Callable[[int], None]) -> None:
-    """Under the lock that huggingface_hub takes for the same file."""
-    from huggingface_hub.utils import WeakFileLock
-
-    lock, blob = root.parent / ".locks" / root.name / f"{file.hash}.lock", root / "blobs" / file.hash
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
+    blob, begun = root / "blobs" / file.hash, _partial(root, file)
+    with _alone(root, file):
         if not is_whole(blob, file):
-            fetch(
-                repo, f"{endpoint()}/{repo.name}/resolve/{commit}/{quote(file.name)}", file, _partial(root, file), told
-            )
-            os.replace(_partial(root, file), blob)
+            fetch(repo, f"{endpoint()}/{repo.name}/resolve/{commit}/{quote(file.name)}", file, begun, told)
+            os.replace(begun, blob)
     told(file.size)
+
+
+@contextmanager
+def _alone(root: Path, file: RemoteFile) -> Iterator[None]:
+    """Under the lock that huggingface_hub takes for the same file."""
+    from filelock import FileLock, Timeout
+
+    path = root.parent / ".locks" / root.name / f"{file.hash}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process, which is downloading %s", file.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _partial(root: Path, file: RemoteFile) -> Path:
@@ -116,16 +129,20 @@ def _require_room(root: Path, num_bytes: int, repo: RepoId) -> None:
 def _told_as_hub_errors(root: Path) -> Iterator[None]:
     try:
         yield
+    except NotImplementedError as error:
+        raise _not_writable(root, "its file system has no locks") from error
     except OSError as error:
         if error.errno in _FULL:
             raise HubError(
                 "the disk is full", where=root, hint=f"{_elsewhere()}; the same command goes on from what is there"
             ) from error
-        raise HubError(
-            f"the cache cannot be written: {error.strerror}",
-            where=root,
-            hint="set HF_HOME to a directory that you may write",
-        ) from error
+        raise _not_writable(root, error.strerror) from error
+
+
+def _not_writable(root: Path, reason: str | None) -> HubError:
+    return HubError(
+        f"the cache cannot be written: {reason}", where=root, hint="set HF_HOME to a directory that you may write"
+    )
 
 
 def _elsewhere() -> str:

@@ -47,13 +47,10 @@ def get(url: str, *, start: int = 0) -> Iterator[Any]:
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import build_hf_headers
 
     session = get_session()
     client = import_module(type(session).__module__.partition(".")[0])  # httpx, or httpx2 since huggingface_hub 2
-    headers = build_hf_headers(library_name="glmquant", library_version=__version__) | {"Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    headers = _headers() | ({"Range": f"bytes={start}-"} if start else {})
     seconds = max(SECONDS, constants.HF_HUB_DOWNLOAD_TIMEOUT)
     began = False
     try:
@@ -125,6 +122,21 @@ def endpoint() -> str:
     from huggingface_hub import constants
 
     return constants.ENDPOINT
+
+
+def _headers() -> dict[str, str]:
+    """What every request says: who asks, and that nothing is to be packed."""
+    from huggingface_hub import constants, get_token
+
+    headers = {"User-Agent": f"glmquant/{__version__}", "Accept-Encoding": "identity"}
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if token is None:
+        return headers
+    if not (token.isascii() and token.isprintable()):
+        raise HubError(
+            "the token holds characters that no token has", where="HF_TOKEN", hint="run `hf auth login` again"
+        )
+    return headers | {"Authorization": f"Bearer {token}"}
 
 
 def _unknown(status: int, message: str | None, repo: RepoId, page: str) -> HubError:

@@ -151,8 +151,13 @@ def test_two_at_once_fetch_each_file_once(hub: Hub, cache: Path) -> None:
 def test_the_token_goes_to_the_hub_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     locate(ID)
-    tokens = {request.path.startswith("/cdn/"): request.token for request in hub.requests}
-    assert tokens == {False: "Bearer hf_secret", True: None}
+    tokens = {(request.path.startswith("/cdn/"), request.token) for request in hub.requests}
+    assert tokens == {(False, "Bearer hf_secret"), (True, None)}
+
+
+def test_a_token_that_is_none_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_模型")
+    refuse(hub, "characters that no token has", "where: HF_TOKEN")
 
 
 def test_a_gated_repository_opens_with_a_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
