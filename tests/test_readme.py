@@ -44,6 +44,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Path:
     for name, lines in {"reviews": reviews[:40], "test": reviews[:60], "train": reviews[60:260]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

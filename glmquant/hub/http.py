@@ -106,15 +106,20 @@ def require_success(response: Any, repo: RepoId, what: str) -> None:
             hint=f"{page}/commits lists them; without @REVISION, the newest is taken",
         )
     if status == 404 and code == "EntryNotFound":
-        raise HubError(f"{what} is not in {repo.name}", where=response.url, hint=_other_endpoint())
+        raise HubError(f"{what} is not in {repo.name}", where=place(response), hint=_other_endpoint())
     if status in (401, 403, 404):
         raise _unknown(status, response.headers.get("X-Error-Message"), repo, page)
     again = status in _FOR_NOW
     raise (BrokenOffError if again else HubError)(
         f"the hub answers {status}{_FOR_NOW.get(status, '')}",
-        where=response.url,
+        where=place(response),
         hint="run the same command again, a little later" if again else _other_endpoint(),
     )
+
+
+def place(response: Any) -> str:
+    """Where an answer came from, without the signature that a redirect may carry."""
+    return str(response.url).partition("?")[0]
 
 
 def endpoint() -> str:

@@ -15,6 +15,7 @@ from glmquant.hub.names import COMMIT, RepoId
 
 MOST_LISTED: Final = 16 << 20
 MOST_FILES: Final = 10_000
+_WITH_HASHES: Final = "?blobs=true"
 _HASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -41,11 +42,11 @@ def fetch_listing(repo: RepoId, revision: str) -> Listing:
     Raises:
         HubError: no answer, one that is none of a hub's, or a repository without a checkpoint in it.
     """
-    url = f"{endpoint()}/api/models/{repo.name}/revision/{quote(revision, safe='')}?blobs=true"
-    with get(url) as response:
-        require_success(response, repo, "its list of files")
-        raw = _bounded(response, url)
-    return read_listing(raw, repo, url)
+    asked = f"{endpoint()}/api/models/{repo.name}/revision/{quote(revision, safe='')}"
+    raw, answering = _answer(repo, asked)
+    if not answering.endswith(_WITH_HASHES):  # the redirect of a renamed repository may drop it
+        raw, _ = _answer(repo, answering.partition("?")[0])
+    return read_listing(raw, repo, asked)
 
 
 def read_listing(raw: bytes, repo: RepoId, where: str) -> Listing:
@@ -64,6 +65,13 @@ def read_listing(raw: bytes, repo: RepoId, where: str) -> Listing:
     wanted = needed(entries)
     _require_checkpoint(wanted, entries, repo)
     return Listing(commit, tuple(_file(name, entries[name], where) for name in wanted))
+
+
+def _answer(repo: RepoId, url: str) -> tuple[bytes, str]:
+    """The hub's answer, and the address that gave it in the end."""
+    with get(url + _WITH_HASHES) as response:
+        require_success(response, repo, "its list of files")
+        return _bounded(response, url), str(response.url)
 
 
 def _bounded(response: Any, url: str) -> bytes:

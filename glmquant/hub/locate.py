@@ -1,6 +1,7 @@
 """Where a model is that a user names: a directory, or a repository in a cache or on the hub."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +46,12 @@ def locate(model: str | Path, progress: Progress = silent) -> Located:
         HubError: the repository cannot be had.
     """
     path = Path(model)
-    if path.exists():
+    if os.path.exists(path):
         return Located(path, origin_of(path.absolute()))
     repo = parse_id(model) if isinstance(model, str) else None
     if repo is None:
         raise no_directory(model)
-    if path.parent.exists():
+    if os.path.exists(path.parent):
         raise local_organization(repo)
     return _from_caches(repo) or _from_hub(repo, progress)
 

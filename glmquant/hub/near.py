@@ -6,10 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.hub.names import RepoId, parse_id
 
 _MOST_NAMES: Final = 1000
+_LONGEST_NAME: Final = 255
 
 
 def no_directory(given: str | Path) -> CheckpointError:
@@ -25,7 +27,7 @@ def no_directory(given: str | Path) -> CheckpointError:
         hint = f"{stem.absolute()} is there; nothing in it has such a name"
     return CheckpointError(
         "the checkpoint directory does not exist",
-        where=given,
+        where=shown(str(given)) if len(str(given)) > _LONGEST_NAME else given,
         expected="a directory, or the id of a repository on the Hugging Face hub, such as THUDM/chatglm2-6b",
         hint=hint,
     )
@@ -49,12 +51,14 @@ def _as_arguments(repo: RepoId) -> str:
 
 
 def _existing_parent(path: Path) -> Path:
-    return next((parent for parent in path.parents if parent.is_dir()), Path())
+    return next((parent for parent in path.parents if os.path.isdir(parent)), Path())
 
 
 def _near(path: Path, stem: Path) -> list[str]:
     """Directories of ``stem`` whose name is like the path's next one."""
     wanted = path.relative_to(stem).parts[0] if path.is_relative_to(stem) and path != stem else path.name
+    if len(wanted) > _LONGEST_NAME:
+        return []
     try:
         with os.scandir(stem) as entries:
             names = [entry.name for entry in islice(entries, _MOST_NAMES) if entry.is_dir()]

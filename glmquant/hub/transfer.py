@@ -10,7 +10,7 @@ from typing import Any, Final
 from glmquant.core.files import sync_file
 from glmquant.core.units import size
 from glmquant.errors import HubError
-from glmquant.hub.http import BrokenOffError, UnreachableError, get, require_success
+from glmquant.hub.http import BrokenOffError, UnreachableError, get, place, require_success
 from glmquant.hub.listing import RemoteFile
 from glmquant.hub.names import RepoId
 
@@ -31,10 +31,12 @@ def fetch(repo: RepoId, url: str, file: RemoteFile, partial: Path, told: Callabl
         told: gets the bytes that are there.
 
     Raises:
-        HubError: what came is not the file; ``partial`` is gone then. Or the connection is lost for good; ``partial``
-            stays.
+        HubError: what comes is not the file, or the connection is lost for good. ``partial`` stays as far as it may be
+            a beginning of the file.
         OSError: as the operating system says, a full disk included.
     """
+    if partial.is_file() and partial.stat().st_size > file.size:
+        partial.unlink()
     partial.touch()
     vain = 0
     while (before := partial.stat().st_size) < file.size:
@@ -65,30 +67,33 @@ def _append(repo: RepoId, url: str, file: RemoteFile, partial: Path, told: Calla
     start = partial.stat().st_size
     with get(url, start=start) as response:
         if response.status_code == 416:
-            raise _other_file(partial, url, f"the hub has fewer bytes of {file.name} than it said")
+            partial.unlink()
+            raise _other_file(url, f"the hub has fewer bytes of {file.name} than it said")
         require_success(response, repo, file.name)
+        anew = start > 0 and response.status_code != 206
+        start = 0 if anew else start
+        _require_length(response, file, file.size - start)
         with partial.open("r+b") as out:
-            if start and response.status_code != 206:
-                start = 0
+            if anew:
                 out.truncate()
             out.seek(start)
-            _require_length(response, file, file.size - start, partial)
             for chunk in response.iter_raw():  # as it comes: what a buffer of a size holds is lost with the connection
                 start += len(chunk)
                 if start > file.size:
-                    raise _other_file(partial, url, f"more bytes come of {file.name} than the hub said")
+                    partial.unlink()
+                    raise _other_file(url, f"more bytes come of {file.name} than the hub said")
                 out.write(chunk)
                 told(start)
 
 
-def _require_length(response: Any, file: RemoteFile, expected: int, partial: Path) -> None:
+def _require_length(response: Any, file: RemoteFile, expected: int) -> None:
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html"):
-        raise _other_file(partial, response.url, f"a web page comes in place of {file.name}")
+        raise _other_file(place(response), f"a web page comes in place of {file.name}")
     length = response.headers.get("Content-Length", str(expected))
     if response.headers.get("Content-Encoding", "identity") != "identity" or length != str(expected):
         what = f"{file.name} comes in {length[:20]} bytes, where the hub said {expected}"
-        raise _other_file(partial, response.url, what)
+        raise _other_file(place(response), what)
 
 
 def _refuse_end(url: str, file: RemoteFile, partial: Path) -> None:
@@ -99,11 +104,11 @@ def _refuse_end(url: str, file: RemoteFile, partial: Path) -> None:
 def _verify(url: str, file: RemoteFile, partial: Path) -> None:
     sync_file(partial)
     if content_hash(partial, file.hash) != file.hash:
-        raise _other_file(partial, url, f"what came of {file.name} does not have the hash that the hub gives")
+        partial.unlink()
+        raise _other_file(url, f"what came of {file.name} does not have the hash that the hub gives")
 
 
-def _other_file(partial: Path, where: object, what: str) -> HubError:
-    partial.unlink(missing_ok=True)
+def _other_file(where: str, what: str) -> HubError:
     return HubError(
         what,
         where=where,

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from glmquant.errors import GlmQuantError, HubError
 from glmquant.hub import listing, transfer
 from glmquant.hub.locate import locate
-from tests.support.hub import COMMIT, Fault, Handler, Hub, sibling
+from tests.support.hub import COMMIT, Fault, Handler, Hub, sha256, sibling
 from tests.support.paths import CHATGLM2
 
 ID = "THUDM/chatglm2-6b"
@@ -57,7 +57,6 @@ def once(fault: Fault) -> Fault:
 
 def on_content(content: bytes, action: Callable[[Handler], object]) -> dict[str, Fault]:
     """Misbehaves when the content of a large file is asked for."""
-    from tests.support.hub import sha256
 
     def fault(handler: Handler) -> bool:
         action(handler)
@@ -103,6 +102,27 @@ def test_a_server_without_ranges_starts_the_file_anew(hub: Hub, shard: bytes) ->
             handler.send(200, shard, {})
 
     hub.faults |= on_content(shard, serve)
+    assert (locate(ID).path / SHARD).read_bytes() == shard
+
+
+def test_a_web_page_on_the_way_costs_nothing_that_came(hub: Hub, cache: Path, shard: bytes) -> None:
+    (end, cut), *_ = on_content(shard, lambda handler: handler.cut(shard, 700_000)).items()
+    (_, login), *_ = on_content(
+        shard, lambda handler: handler.send(200, b"<html>", {"Content-Type": "text/html"})
+    ).items()
+    first = once(cut)
+    hub.faults[end] = lambda handler: first(handler) or login(handler)
+    refuse(hub, "a web page comes in place of")
+    hub.faults.clear()
+    hub.requests.clear()
+    locate(ID)
+    assert "bytes=700000-" in [request.range for request in hub.requests]
+
+
+def test_what_is_longer_than_the_file_is_no_beginning_of_it(hub: Hub, cache: Path, shard: bytes) -> None:
+    blobs = cache / f"models--{ID.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{sha256(shard)}.incomplete").write_bytes(shard + b"x")
     assert (locate(ID).path / SHARD).read_bytes() == shard
 
 
@@ -208,6 +228,25 @@ def test_a_revision_that_is_not_there_can_be_left_out(hub: Hub) -> None:
     with pytest.raises(HubError, match=r"no revision 'v9'[\s\S]*without @REVISION"):
         locate(f"{ID}@v9")
     assert locate(ID).path.name == COMMIT
+
+
+@pytest.mark.parametrize("query", ["?blobs=true", ""], ids=["with its question", "without"])
+def test_a_renamed_repository_is_found(hub: Hub, query: str) -> None:
+    """THUDM became zai-org."""
+    hub.repositories["zai-org/chatglm2-6b"] = hub.repositories.pop(ID)
+
+    def moved(handler: Handler) -> bool:
+        path, _, asked = handler.path.partition("?")
+        if ID not in path or (asked and "blobs" not in asked):
+            return False
+        target = path.replace("THUDM", "zai-org") + (query if asked else "")
+        handler.send(307, b"", {"Location": target})
+        return True
+
+    hub.faults[""] = moved
+    found = locate(ID)
+    assert found.origin is not None
+    assert (found.origin.name, found.origin.revision) == (ID, COMMIT)
 
 
 def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,8 +411,6 @@ def test_safetensors_come_before_bin(hub: Hub) -> None:
 
 def test_a_full_disk_keeps_what_came(hub: Hub, cache: Path, shard: bytes) -> None:
     """The disk is /dev/full for one file."""
-    from tests.support.hub import sha256
-
     blobs = cache / f"models--{ID.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True)
     link = blobs / f"{sha256(shard)}.incomplete"

@@ -147,6 +147,13 @@ def test_the_suggested_directory_works(hub: Hub) -> None:
     assert locate(near).path == Path("models/chatglm2-6b")
 
 
+@pytest.mark.parametrize("given", ["x" * 5000, "x" * 5000 + "/y", "a\0b", "x/" * 3000 + "x"])
+def test_names_that_no_system_takes(hub: Hub, given: str) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate(given)
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize(
     ("cached", "missing"),
     [

@@ -202,6 +202,8 @@ class Handler(BaseHTTPRequestHandler):
         if found is None:
             return
         siblings = [sibling(*item) for item in found[0].files.items()]
+        if kind == "revision" and "blobs" not in self.path:
+            siblings = [{"rfilename": each["rfilename"]} for each in siblings]
         if kind == "revision":
             self.send_json({"id": name, "modelId": name, "sha": found[1], "siblings": siblings})
             return
