@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from glmquant.core.files import sync_file
 from glmquant.core.units import size
@@ -77,13 +77,18 @@ def _append(repo: RepoId, url: str, file: RemoteFile, partial: Path, told: Calla
             if anew:
                 out.truncate()
             out.seek(start)
-            for chunk in response.iter_raw():  # as it comes: what a buffer of a size holds is lost with the connection
-                start += len(chunk)
-                if start > file.size:
-                    partial.unlink()
-                    raise _other_file(url, f"more bytes come of {file.name} than the hub said")
-                out.write(chunk)
-                told(start)
+            _write(response, file, out, told)
+
+
+def _write(response: Any, file: RemoteFile, out: BinaryIO, told: Callable[[int], None]) -> None:
+    there = out.tell()
+    for chunk in response.iter_raw():  # as it comes: what a buffer of a size holds is lost with the connection
+        there += len(chunk)
+        if there > file.size:
+            out.truncate(0)
+            raise _other_file(place(response), f"more bytes come of {file.name} than the hub said")
+        out.write(chunk)
+        told(there)
 
 
 def _require_length(response: Any, file: RemoteFile, expected: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from glmquant.cli import main
+from glmquant.errors import CheckpointError
+from glmquant.hub.locate import locate
+from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.manifest import read_manifest
 from tests.support.hub import COMMIT, Hub, Repository, running
 from tests.support.paths import CHATGLM2
@@ -95,3 +99,21 @@ def test_a_path_stays_a_path(hub: Hub, model: str, capsys: pytest.CaptureFixture
     assert stopped.value.code == 2
     assert f"where: {model}" in capsys.readouterr().err
     assert hub.requests == []
+
+
+def test_the_way_past_a_directory_of_the_first_name_works(hub: Hub, tmp_path: Path) -> None:
+    Path("THUDM/chatglm3-6b").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"did you mean \./THUDM/chatglm3-6b\?") as caught:
+        locate(f"{ID}@main")
+    command = re.search(r"`(hf download [^`]+)`", str(caught.value))
+    assert command is not None
+    program, *arguments = command[1].split()
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+    hf = [str(Path(sys.executable).with_name(program)), *arguments]
+    done = subprocess.run(hf, env=environment, check=True, capture_output=True, text=True)
+    printed = re.search(r"/\S+/snapshots/\w+", done.stdout)
+    assert printed is not None
+    found = locate(printed[0])
+    assert found.origin is not None
+    assert found.origin.name == ID
+    open_checkpoint(found.path)

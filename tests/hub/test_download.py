@@ -140,7 +140,7 @@ def test_a_killed_download_goes_on_where_it_was(hub: Hub, cache: Path, shard: by
     process = multiprocessing.get_context("spawn").Process(target=_locate_in_a_process, args=(hub.address, cache))
     process.start()
     deadline = time.monotonic() + 60
-    while not [path for path in cache.glob("*/blobs/*.incomplete") if path.stat().st_size >= 500_000]:
+    while not [path for path in cache.glob(f"*/blobs/{sha256(shard)}.incomplete") if path.stat().st_size >= 500_000]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert process.pid is not None
