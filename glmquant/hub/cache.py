@@ -18,7 +18,7 @@ def repository(name: str) -> Path:
     """Where the cache has, or will have, a repository."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
+    return Path(os.path.expanduser(constants.HF_HUB_CACHE)) / f"models--{name.replace('/', '--')}"
 
 
 def cached_snapshot(repo: RepoId) -> Path | None:

@@ -22,8 +22,7 @@ def find(repo: RepoId) -> Path | None:
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    given = os.environ.get("MODELSCOPE_CACHE")
-    root = Path(given).expanduser() if given else Path.home() / ".cache" / "modelscope"
+    root = Path(os.path.expanduser(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"))
     for place in _PLACES:
         for spelled in dict.fromkeys((name, name.replace(".", "___"))):
             yield root / place / spelled

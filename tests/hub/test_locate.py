@@ -230,6 +230,12 @@ def test_an_incomplete_modelscope_directory_is_passed_over(
     assert "lacks pytorch_model-00002-of-00002.bin" in caplog.text
 
 
+def test_a_user_without_a_home_has_caches_all_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a user id that no system file knows."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert locate(ID).path.name == COMMIT
+
+
 def test_a_revision_is_not_taken_from_modelscope(hub: Hub, tmp_path: Path) -> None:
     shutil.copytree(CHATGLM2, tmp_path / "home/.cache/modelscope/hub" / ID)
     assert locate(f"{ID}@main").path.name == COMMIT
