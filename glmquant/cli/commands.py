@@ -17,6 +17,7 @@ import glmquant as gq
 from glmquant.cli.options import (
     AdapterOption,
     Against,
+    Baseline,
     BundleArgument,
     CalibrationOption,
     Ci,
@@ -63,7 +64,9 @@ def demo(
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
+    ],
     out: Out,
     adapter: AdapterOption = None,
     train_data: TrainData = None,
@@ -86,7 +89,7 @@ def run(
 def inspect(
     model: ModelArgument,
     compare: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
     adapter: AdapterOption = None,
@@ -105,11 +108,21 @@ def inspect(
     if compare is not None:
         if adapter is not None:
             raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
-        comparison = gq.compare(model, compare)
+        with _progress(False, took=False) as progress:
+            comparison = gq.compare(model, compare, progress=progress)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, adapter=adapter, predict=predict, memory_limit=memory_limit, device=device)
+    with _progress(False, took=False) as progress:
+        summary = gq.inspect(
+            model,
+            chosen,
+            adapter=adapter,
+            predict=predict,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
 
 
@@ -169,7 +182,8 @@ def quantize(
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="Read a checkpoint from this directory: what quantize wrote, or a float one.")
+        str,
+        typer.Argument(help="Read a checkpoint: a directory that quantize wrote, or a float one, here or on the hub."),
     ],
     out: Out,
     recipe: OptionalRecipe = None,
@@ -190,9 +204,7 @@ def export(
 
 def check(
     bundle: BundleArgument,
-    baseline: Annotated[
-        Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
-    ],
+    baseline: Baseline,
     adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
@@ -359,7 +371,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 
 def _run(
     recipe: str,
-    model: Path,
+    model: str | Path,
     out: Path,
     overrides: list[str] | None,
     as_json: bool,
@@ -390,10 +402,10 @@ def _run(
     _print_report(result, as_json, inconclusive, out / "report" if ci else None)
 
 
-def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
+def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci)
+    return progress_on_stderr(quiet, lines=ci, took=took)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLO
             expected=f"it in {directory}",
             hint=hint,
         ) from error
-    if not path.is_relative_to(root):
+    if not any(path.is_relative_to(home) for home in _homes(root)):
         raise CheckpointError(
             f"{shown(name)} is a link out of the checkpoint directory",
             where=directory / name,
@@ -56,6 +56,14 @@ def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLO
     if not is_file:
         raise CheckpointError(f"{shown(name)} is not a regular file", where=directory / name)
     return path
+
+
+def _homes(root: Path) -> tuple[Path, ...]:
+    """Where a directory's files may lie: in it, or in the blobs of the hub's cache whose snapshot it is."""
+    repository = root.parent.parent
+    if root.parent.name == "snapshots" and repository.name.startswith("models--"):
+        return root, repository / "blobs"
+    return (root,)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Final, Literal
 
 from torch import Tensor
 
+from glmquant.core.origin import Origin
 from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
@@ -32,7 +32,6 @@ Quantization = Literal["gptq", "rows"]
 """``rows``: by the publisher, a scale a row."""
 
 CONFIG: Final = "config.json"
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
 
 UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
@@ -52,11 +51,13 @@ class Checkpoint:
         manifest: ``glmquant.json``, where glmquant wrote the directory.
         adapter: the LoRA adapter that is merged into what is read; None where there is none.
         adapter_notes: what about it is worth a look.
+        origin: the repository it was published in, where that is known.
     """
 
     path: Path
     config: GlmConfig
     manifest: Manifest | None
+    origin: Origin | None
     _table: TensorTable
     _shards: Shards
     adapter: Adapter | None = None
@@ -69,8 +70,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The directory's own name."""
-        return self.path.name
+        """The repository's name, or the directory's, without the path to it."""
+        return self.origin.name if self.origin else self.path.name
 
     @property
     def quantization(self) -> Quantization | None:
@@ -96,12 +97,17 @@ class Checkpoint:
         for tensor in self._shards.stored.values():
             stored.setdefault(tensor.path, []).append(tensor)
         configs = [self.path / name for name in (CONFIG, QUANTIZE_CONFIG) if (self.path / name).exists()]
-        digest = hashlib.sha256()
+        names, digest = self._names(), hashlib.sha256()
         for path in (*configs, *self._shards.files):
-            update_digest(digest, path, stored.get(path, []))
+            update_digest(digest, path, stored.get(path, []), names.get(path, path.name))
         if self.adapter is not None:
             digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
+
+    def _names(self) -> dict[Path, str]:
+        """What the directory calls the files that its links lead to, whose own names say nothing."""
+        links = sorted(path for path in self.path.iterdir() if path.is_symlink())
+        return {link.resolve(): link.name for link in links}
 
     @cached_property
     def tokenizer(self) -> GlmTokenizer:
@@ -146,12 +152,13 @@ class Checkpoint:
         return self._table.classification_head()
 
 
-def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> Checkpoint:
+def open_checkpoint(directory: str | Path, *, family: Family | None = None, origin: Origin | None = None) -> Checkpoint:
     """Opens a checkpoint directory: configuration, names, shapes and file bounds are checked; no code of it runs.
 
     Args:
         directory: ``config.json`` with safetensors or ``.bin`` weights beside it.
         family: lineage of a native checkpoint whose ``config.json`` does not tell it.
+        origin: the repository that the directory is a copy of.
 
     Raises:
         CheckpointError: what is wrong with it, naming file and field.
@@ -172,7 +179,7 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
     )
     table = TensorTable(layout, shards.stored, gptq)
     table.verify()
-    return Checkpoint(path, layout.config, manifest, table, shards)
+    return Checkpoint(path, layout.config, manifest, origin, table, shards)
 
 
 def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
@@ -210,14 +217,6 @@ def _existing(directory: str | Path) -> Path:
         return path.resolve()
     if path.exists():
         raise CheckpointError("a checkpoint is a directory, this is a file", where=path, hint="give its directory")
-    text = str(directory)
-    if _HUB_ID.fullmatch(text) and not text.startswith("."):
-        raise CheckpointError(
-            f"there is no directory {text}; it looks like the id of a checkpoint on the Hugging Face hub",
-            where=text,
-            expected="a directory on this machine: glmquant downloads nothing",
-            hint=f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR",
-        )
     raise CheckpointError("the checkpoint directory does not exist", where=path)
 
 
