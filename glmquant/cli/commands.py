@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -41,6 +41,7 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
 )
+from glmquant.cli.streams import ReaderGoneError, as_typed
 from glmquant.progress import Progress
 
 EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -227,7 +228,7 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    for piece in gq.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
+    for piece in gq.generate(bundle, as_typed(prompt), chat=not raw, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
 
@@ -284,7 +285,7 @@ def classify(
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
     from glmquant.data.sequences import read_texts
 
-    given = [*(texts or ()), *(read_texts(file) if file else ())]
+    given = [*map(as_typed, texts or ()), *(read_texts(file) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:
@@ -371,10 +372,11 @@ def _print_report(
     from glmquant.cli.terminal import print_markdown
     from glmquant.reports.markdown import in_short, to_markdown
 
-    if as_json:
-        print(result.to_json(), end="")
-    elif written is not None:
-        print(in_short(result, written))
-    else:
-        print_markdown(to_markdown(result))
+    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
+        if as_json:
+            print(result.to_json(), end="")
+        elif written is not None:
+            print(in_short(result, written))
+        else:
+            print_markdown(to_markdown(result))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])
