@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import glmquant as gq
+from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
     Against,
     BundleArgument,
@@ -95,7 +96,7 @@ def inspect(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Show architecture and size of a checkpoint; estimate a recipe's size, time, memory and disk."""
+    """Show a checkpoint and what is wrong with it; estimate a recipe's size, time, memory and disk."""
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
@@ -105,6 +106,9 @@ def inspect(
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
     summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
+    if summary.problems:
+        tell_all(problem.as_error() for problem in summary.problems)
+        raise typer.Exit(BAD_INPUT)
 
 
 def calibrate(

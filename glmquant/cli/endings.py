@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -58,6 +58,12 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
         traceback.print_exception(error, file=sys.stderr)
     print(message, file=sys.stderr)
     return code
+
+
+def tell_all(errors: Iterable[GlmQuantError]) -> None:
+    """Says on stderr each of several things that are wrong."""
+    for error in errors:
+        tell(error)
 
 
 def settle(code: int) -> int:
