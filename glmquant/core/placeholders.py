@@ -51,6 +51,13 @@ def refuse_placeholder(start: bytes, path: Path) -> None:
             )
 
 
+def refuse_placeholder_at(path: Path) -> None:
+    """The same for a file that others will open; one that is missing is theirs to tell."""
+    if path.is_file():
+        with path.open("rb") as file:
+            refuse_placeholder(file.read(HEAD), path)
+
+
 def fetch_again(path: Path) -> str:
     """The step that replaces one file of a checkpoint."""
     return (

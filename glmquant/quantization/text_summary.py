@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from glmquant.errors import GlmQuantError
 from glmquant.glm.tokenizers.added_tokens import declared_tokens
+from glmquant.glm.tokenizers.files import read_bytes
 from glmquant.glm.tokenizers.generation import read_generation
 from glmquant.glm.tokenizers.special_names import named_tokens
 from glmquant.glm.tokenizers.templates import checked_templates
+from glmquant.glm.tokenizers.tokenizer import tokenizer_path
 from glmquant.store.checkpoint import Checkpoint
 
 
@@ -87,6 +89,7 @@ def text_problems(checkpoint: Checkpoint) -> tuple[Problem, ...]:
 def _checks(checkpoint: Checkpoint) -> Iterator[Callable[[], object]]:
     path, vocabulary = checkpoint.path, checkpoint.config.vocab_size
     yield lambda: checkpoint.tokenizer
+    yield lambda: read_bytes(path, tokenizer_path(path, checkpoint.config).name)
     yield lambda: declared_tokens(path)
     yield lambda: named_tokens(path)
     yield lambda: checked_templates(path)

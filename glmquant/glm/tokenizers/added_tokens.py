@@ -76,7 +76,9 @@ def declared_tokens(directory: Path) -> list[DeclaredToken]:
     if len(tokens) + len(named) > MOST_TOKENS:
         raise CheckpointError(f"{len(tokens) + len(named)} added tokens", where=directory, expected=f"{MOST_TOKENS}")
     _refuse_contradictions(tokens)
-    unique = {token.content: token for token in reversed([*tokens, *named])}
+    unique: dict[str, DeclaredToken] = {}
+    for token in (*tokens, *named):
+        unique.setdefault(token.content, token)
     found = [replace(token, special=token.special or token.content in names) for token in unique.values()]
     return sorted(found, key=lambda token: (token.index is None, token.index or 0))
 

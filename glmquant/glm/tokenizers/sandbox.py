@@ -4,6 +4,7 @@ Jinja's sandbox keeps a template from Python's internals, but not from ``'x' * 1
 value that is made is weighed, and every turn of a loop counted, against one budget for the whole rendering.
 """
 
+import io
 import json
 import re
 import time
@@ -22,17 +23,21 @@ from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-LARGEST_VALUE: Final = 2**23
-"""Characters and elements in one value; a context of a million tokens has 4 million characters."""
+LARGEST_VALUE: Final = 2**22
+"""Of one value, in characters; a context of a million tokens has so many."""
+
+AN_ELEMENT: Final = 16
+A_TURN: Final = 256
+"""What an element of a list and a turn of a loop weigh, in characters: about the time and memory they take."""
 
 WORK: Final = 2**27
-SECONDS: Final = 30.0
+SECONDS: Final = 10.0
 LARGEST_NUMBER: Final = 100_000
 """As an argument of a method or filter: a width, a count, an indent."""
 
 MOST_BITS: Final = 2**16
-A_TURN: Final = 64
 WIDTH: Final = re.compile(r"\d{4}|\*|\{[^{}]*\{")
+ITERATING: Final = ("list", "sort", "unique", "groupby", "map", "select", "reject", "batch", "slice")
 REMOVED: Final = ("wordwrap", "urlize")
 """Filters whose work is no measure of what they make; no chat template formats web pages."""
 
@@ -64,7 +69,7 @@ def budgeted() -> Iterator[None]:
 
 
 def weight(value: Any) -> int:
-    """Characters and elements of ``value``, counted as often as they would be printed; no further than the limit."""
+    """Of ``value``, its parts counted as often as they would be printed; no further than the limit."""
     total, waiting = 0, [value]
     while waiting and total <= LARGEST_VALUE:
         item = waiting.pop()
@@ -72,7 +77,7 @@ def weight(value: Any) -> int:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple | set | frozenset):
             waiting += item
-        total += 1 + (len(item) if isinstance(item, str | bytes | dict | list | tuple | set | frozenset) else 0)
+        total += AN_ELEMENT + (len(item) if isinstance(item, str | bytes) else 0)
     return total
 
 
@@ -222,6 +227,8 @@ def _check_arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     elif name in ("indent", "expandtabs") and texts:
         widest = max([8, *numbers, *(len(text) for text in texts[1:])])
         _allow(len(texts[0]) + (1 + texts[0].count("\n") + texts[0].count("\t")) * widest)
+    elif name in ITERATING and texts:
+        _allow(len(texts[0]) * AN_ELEMENT)
     elif name == "translate":
         raise TemplateError("translate is not available to chat templates")
 
@@ -262,10 +269,11 @@ def _to_json(
 ) -> str:
     _allow(weight(value))
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    parts, length = [], 0
+    if indent is not None:
+        _allow(len(str(indent)) if isinstance(indent, str) else AN_ELEMENT * indent)
+    text = io.StringIO()
     for part in encoder.iterencode(value):
-        parts.append(part)
-        length += len(part)
-        _allow(length)
-    _BUDGET.get().spend(length)
-    return "".join(parts)
+        text.write(part)
+        _allow(text.tell())
+    _BUDGET.get().spend(text.tell())
+    return text.getvalue()

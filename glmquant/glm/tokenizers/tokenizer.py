@@ -212,9 +212,8 @@ def load_tokenizer(directory: Path, config: GlmConfig, *, compile_template: bool
         CheckpointError: a tokenizer file that is missing, damaged, of a kind that is not implemented, or that does not
             fit the model's vocabulary or another file; or a chat template that does not compile.
     """
-    converted = has_file(directory, TOKENIZER_JSON) and not has_file(directory, TOKENIZER_MODEL)
-    native = None if converted else _NATIVE.get(config.family)
-    path = directory / (TOKENIZER_MODEL if native else TOKENIZER_JSON)
+    path = tokenizer_path(directory, config)
+    native = _NATIVE[config.family] if path.name == TOKENIZER_MODEL else None
     declared = declared_tokens(directory)
     tokenizer = native(directory, config.family, declared) if native else json_tokenizer(directory)
     tokenizer.encode_special_tokens = True
@@ -242,6 +241,12 @@ def load_tokenizer(directory: Path, config: GlmConfig, *, compile_template: bool
         eos_token=eos.token,
         notes=(*eos.notes, *shipped.notes, *generation.notes),
     )
+
+
+def tokenizer_path(directory: Path, config: GlmConfig) -> Path:
+    """The file that the tokenizer of a checkpoint is read from, whether it is there or not."""
+    converted = has_file(directory, TOKENIZER_JSON) and not has_file(directory, TOKENIZER_MODEL)
+    return directory / (TOKENIZER_JSON if converted or config.family not in _NATIVE else TOKENIZER_MODEL)
 
 
 def _from_sentencepiece(directory: Path, family: Family, declared: Sequence[DeclaredToken]) -> Tokenizer:
