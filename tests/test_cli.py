@@ -227,11 +227,11 @@ def test_usage_errors_have_the_code_of_bad_input(capsys: pytest.CaptureFixture[s
     assert "Usage" in capsys.readouterr().err
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    from glmquant.errors import CheckpointError
-
-    with pytest.raises(CheckpointError):
-        main(["--debug", "inspect", str(tmp_path / "nowhere")])
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant("--debug", "inspect", tmp_path / "nowhere") == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.endswith(f"glmquant: the checkpoint directory does not exist\n  where: {tmp_path / 'nowhere'}\n")
 
 
 def demo_run(tmp_path: Path, *extra: str) -> list[object]:

@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import glmquant as gq
+from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
     AdapterOption,
     Against,
@@ -44,6 +45,7 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
 )
+from glmquant.cli.streams import ReaderGoneError, as_typed
 from glmquant.progress import Progress
 
 EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
@@ -102,7 +104,7 @@ def inspect(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Show architecture and size of a checkpoint; estimate a recipe's size, time, memory and disk."""
+    """Show a checkpoint and what is wrong with it; estimate a recipe's size, time, memory and disk."""
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
@@ -124,6 +126,9 @@ def inspect(
             progress=progress,
         )
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
+    if summary.problems:
+        tell_all(problem.as_error() for problem in summary.problems)
+        raise typer.Exit(BAD_INPUT)
 
 
 def calibrate(
@@ -270,7 +275,7 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    for piece in gq.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
+    for piece in gq.generate(bundle, as_typed(prompt), chat=not raw, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
 
@@ -328,7 +333,7 @@ def classify(
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
     from glmquant.data.sequences import read_texts
 
-    given = [*(texts or ()), *(read_texts(file) if file else ())]
+    given = [*map(as_typed, texts or ()), *(read_texts(file) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:
@@ -425,10 +430,11 @@ def _print_report(
     from glmquant.cli.terminal import print_markdown
     from glmquant.reports.markdown import in_short, to_markdown
 
-    if as_json:
-        print(result.to_json(), end="")
-    elif written is not None:
-        print(in_short(result, written))
-    else:
-        print_markdown(to_markdown(result))
+    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
+        if as_json:
+            print(result.to_json(), end="")
+        elif written is not None:
+            print(in_short(result, written))
+        else:
+            print_markdown(to_markdown(result))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])

@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from glmquant.cli.streams import as_typed
 from glmquant.core.machine import peak_memory
 from glmquant.core.units import duration
 from glmquant.progress import Progress, silent
@@ -68,7 +69,7 @@ def turns() -> Iterator[str]:
         if not line:
             return
         if line.strip():
-            yield line.strip()
+            yield as_typed(line.strip(), sys.stdin.encoding)
 
 
 @contextmanager

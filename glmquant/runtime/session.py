@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
+from glmquant.core.placeholders import refuse_placeholder_at
 from glmquant.core.untrusted import read_json
 from glmquant.errors import CheckpointError, ExportError, Parameter
 
 GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
 SETTINGS_FILE = "genai_config.json"
 INPUTS = ("input_ids", "attention_mask")
 Provider = Literal["cpu", "cuda"]
@@ -107,6 +109,7 @@ def require_bundle(directory: Path) -> None:
 
     Raises:
         ExportError: it has no ``model.onnx``.
+        CheckpointError: what a failed download left lies in place of the graph or its weights.
     """
     if not (directory / GRAPH_FILE).is_file():
         raise ExportError(
@@ -115,6 +118,8 @@ def require_bundle(directory: Path) -> None:
             expected="a directory that `export` or `run` wrote",
             hint="give the path of such a directory; bundles are not downloaded",
         )
+    for name in (GRAPH_FILE, WEIGHTS_FILE):
+        refuse_placeholder_at(directory / name)
 
 
 def read_settings(directory: Path) -> Settings:
