@@ -411,13 +411,14 @@ def _opened(
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:
+    from glmquant.core.hub_cache import snapshot
     from glmquant.onnx_export.bundle import OnnxBundle
 
     if isinstance(bundle, OnnxBundle):
         return bundle.path
     if not isinstance(bundle, str | Path):
         raise ExportError(f"{bundle!r} is no ONNX bundle", expected="a bundle, or the path of its directory")
-    return Path(bundle)
+    return snapshot(Path(bundle))
 
 
 def _names(files: Files) -> tuple[str, ...]:

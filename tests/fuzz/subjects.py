@@ -36,6 +36,7 @@ from tests.support.glm4 import write_tokenizer
 from tests.support.golden import config as golden_config
 from tests.support.golden import directory as golden
 from tests.support.golden import tokenizer as golden_tokenizer
+from tests.support.handed import cached, saved
 from tests.support.hub import COMMIT, Hub, Repository, running, sibling
 
 ROUNDED = Recipe.model_validate({"version": 1, "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
@@ -133,6 +134,33 @@ def _checkpoints(root: Path) -> list[Subject]:
         Subject("sharded", sharded, read_all),
         Subject("artifact", artifact + pieces, read_all),
         Subject("artifact", artifact + pieces, export_standard),
+        *_as_handed(root),
+    ]
+
+
+def _as_handed(root: Path) -> list[Subject]:
+    """Checkpoints in a trainer's form and in the hub's cache."""
+    wrapped = {f"module.{name}": tensor for name, tensor in published().items()}
+    beside = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
+    saved(root / "nested", {"module": wrapped, **beside}, "model.pt", pickle_protocol=4)
+    step = "global_step3/mp_rank_00_model_states.pt"
+    (saved(root / "deepspeed", {"module": published(), **beside}, step) / "latest").write_text("global_step3")
+    names = list(published())
+    saved(root / "no-index", {name: published()[name] for name in names[:9]}, "pytorch_model-00001-of-00002.bin")
+    rest = {name: published()[name] for name in names[9:]}
+    torch.save(rest, root / "no-index" / "pytorch_model-00002-of-00002.bin")
+    both = write_checkpoint(root / "both-heads", replace(tiny_config(), tie_word_embeddings=True))
+    cached(write_checkpoint(root / "source", tiny_config()), root, "models--a--b", "abc")
+    (root / "models--a--b" / "refs").mkdir()
+    (root / "models--a--b" / "refs" / "main").write_text("abc")
+    snapshot = ("snapshots/abc/config.json", "snapshots/abc/model.safetensors", "refs/main")
+    shards = tuple(path.name for path in (root / "no-index").glob("*.bin"))
+    return [
+        Subject("nested", ("config.json", "model.pt", "model.pt", "tokenizer_config.json"), read_all),
+        Subject("deepspeed", ("config.json", step, "latest"), read_all),
+        Subject("no-index", ("config.json", *shards), read_all),
+        Subject(both.name, ("config.json", "model.safetensors"), read_all),
+        Subject("models--a--b", snapshot, read_all),
     ]
 
 
