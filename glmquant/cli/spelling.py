@@ -12,6 +12,7 @@ OPTIONS: Final = {
     "calibration": "--calibration",
     "data": "--data",
     "device": "--device",
+    "encoding": "--encoding",
     "max_new_tokens": "--max-new-tokens",
     "memory_limit": "--memory-limit",
     "out": "--out",
@@ -24,6 +25,7 @@ OPTIONS: Final = {
     "tasks": "--task",
     "temperature": "--temperature",
     "text": "--text",
+    "text_field": "--text-field",
     "top_k": "--top-k",
     "top_p": "--top-p",
 }

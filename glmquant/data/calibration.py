@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.data.reading import USUAL, Reading
 from glmquant.data.sequences import Ids
 from glmquant.data.windows import TokenStream
 from glmquant.errors import CalibrationError
@@ -89,6 +90,7 @@ def sample_calibration(
     seq_len: int,
     seed: int = 0,
     sampling: Sampling = "random",
+    reading: Reading = USUAL,
 ) -> CalibrationSet:
     """Draws samples of ``seq_len`` tokens, prefix included, from text files, without overlap.
 
@@ -98,14 +100,16 @@ def sample_calibration(
     memory.
 
     Args:
-        files: UTF-8 text or JSONL.
+        files: of text, of records with a text, or of conversations (docs/data.md).
         weights: each file's share of the samples, rounded by largest remainder; empty for equal shares.
         num_samples: over all files.
         seq_len: tokens per sample.
         seed: of ``random`` sampling.
+        reading: what the files' owner says about them.
 
     Raises:
         DataError: a file that cannot be read.
+        CheckpointError: conversations, and a tokenizer without a chat template.
         CalibrationError: no file; a ``seq_len`` that the tokenizer's prefix fills; a file whose share is no sample; or
             too little text (it says how many tokens there are and how many are needed).
     """
@@ -120,7 +124,7 @@ def sample_calibration(
     shares = _shares(weights or [1.0] * len(files), num_samples)
     keyed = []
     for index, (path, share) in enumerate(zip(files, shares, strict=True)):
-        keyed += _choose(TokenStream(Path(path), tokenizer), share, body, f"{seed}/{index}", sampling)
+        keyed += _choose(TokenStream(Path(path), tokenizer, reading), share, body, f"{seed}/{index}", sampling)
     if sampling == "random":
         keyed.sort(key=lambda pair: pair[0])
     prefix_S = np.tile(np.asarray(tokenizer.prefix_ids, dtype=np.int64), (num_samples, 1))

@@ -9,6 +9,7 @@ import numpy as np
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import read_labeled
+from glmquant.data.reading import Reading
 from glmquant.data.sequences import encode_texts
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import judge, overall
@@ -73,9 +74,10 @@ def _measure(
             "a classifier names its labels itself", where=task.data, expected="a classification task without `labels`"
         )
     labels = candidate.labels
-    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels})
+    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
+    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels}, reading)
     texts = [(task.prompt or "{text}").replace("{text}", example.text) for example in labeled.examples]
-    places = [f"{task.data}, line {example.line}" for example in labeled.examples]
+    places = [f"{task.data}, {example.place}" for example in labeled.examples]
     encoded = encode_texts(texts, tokenizer, candidate.max_length, places)
     truth = Truth(
         task.name or labeled.name,

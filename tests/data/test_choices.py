@@ -55,8 +55,12 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
         ("q.csv", "question,A,B\nx,a,b\n", ["a row of 3 fields"]),
         ("q.csv", 'x,"a"b,c,A\n', ["line 1", "not CSV"]),
         ("q.csv", b"x,\xff,c,A\n", ["byte offset 2", "UTF-8"]),
-        ("q.csv", "", ["0 questions"]),
-        ("q.txt", "x", ["format", ".jsonl or .csv"]),
+        ("q.csv", "", ["the file is empty"]),
+        ("q.csv", "\n", ["nothing but blanks"]),
+        ("q.csv", "question,A,B,answer\n", ["0 questions"]),
+        ("q.csv", "question,A,B,answer\nx,a,b,A,\n", ["line 2", "5 cells under a header of 4"]),
+        ("q.jsonl", '{"question": null, "choices": ["a", "b"], "answer": 0}', ["line 1", "no question"]),
+        ("q.txt", "x", ["plain text", '"question"']),
     ],
 )
 def test_bad_input_is_named_by_file_and_line(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
