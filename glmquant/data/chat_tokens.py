@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True)
 class _Ending:
     """How an answer ends: tokens the template writes behind it, how many of them are the answer's own, and the token
-    that ends the last one where the template writes none."""
+    that ends the last one in their place, where none of them ends it."""
 
     closing: int
     own: int
@@ -42,8 +42,8 @@ class ChatEncoder:
             DataError: turns that the template refuses.
         """
         ids = self._render(turns, where)
-        if turns[-1].role == "assistant" and self._end().end is not None:
-            ids = [*ids, int(self._end().end or 0)]
+        if turns[-1].role == "assistant" and (ending := self._end()).end is not None:
+            ids = [*ids[: len(ids) - ending.closing], ending.end]
         return np.asarray(ids, dtype=np.int64)
 
     def answers(self, turns: Sequence[Turn], ids_T: Ids, where: str, limit: int) -> Mask:
@@ -70,16 +70,15 @@ class ChatEncoder:
     def _stop(self, turns: Sequence[Turn], ids_T: Ids, missing: int, where: str) -> int:
         """Behind the last token of the answer that ends ``turns``."""
         ending, upto = self._end(), self._render(turns, where)
-        stop = _common(upto, ids_T)
+        end = len(upto) - ending.closing
+        stop = min(_common(upto, ids_T), end + ending.own)
         # A token may reach over the edge of two turns; more than that is another text.
-        if max(missing, len(upto) - stop) > 2:
+        if max(missing, end - stop) > 2:
             raise DataError(
                 "the chat template writes a turn otherwise once others follow, so that its tokens cannot be told",
                 where=where,
                 hint="set check.scored=all",
             )
-        if stop == len(upto):
-            stop += ending.own - ending.closing
         follows = int(ids_T[stop]) if stop < len(ids_T) else None
         return stop + (not ending.own and follows in self._tokenizer.eos_ids)
 

@@ -76,7 +76,7 @@ def _questions(path: Path, reading: Reading) -> Iterator[Question]:
 def _from_record(record: Record, reading: Reading, path: Path) -> Question:
     where = f"{path}, {record.place}"
     names = list(record.fields)
-    asked = resolved(reading.text_field or "question", names, path, where)
+    asked = resolved(reading.text_field or "question", names, where)
     answers = (reading.label_field,) if reading.label_field else ANSWERS
     answer = next((record.fields[name] for name in answers if name in record.fields), None)
     choices, answer = _choices(record.fields, answer)

@@ -24,6 +24,7 @@ FAMILIES: Final = {
     "utf-16-be": ("utf_16_be",),
 }
 """What reads a family of encodings, one a superset of the others where there is one."""
+WESTERN: Final = frozenset("àâäæçéèêëîïôöœùûüÿñáíóúßåøãõÀÂÄÆÇÉÈÊËÎÏÔÖŒÙÛÜÑÁÍÓÚÅØÃÕ¿¡«»“”‘’–—…€£°§·\xa0")
 MOST_NULS: Final = 0.01
 BYTES_AT_ONCE: Final = 1 << 20
 
@@ -131,7 +132,18 @@ def _guess(sample: bytes) -> str | None:
     best = from_bytes(sample).best()
     if best is None:
         return None
+    if not best.multi_byte_usage and _is_western(sample):
+        return "cp1252"
     return next((reads for reads, family in FAMILIES.items() if best.encoding in family), best.encoding)
+
+
+def _is_western(sample: bytes) -> bool:
+    """Whether all that is not ASCII are letters and marks of western European languages, read as Windows-1252."""
+    try:
+        text = sample.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    return all(each in WESTERN for each in text if each > "\x7f")
 
 
 def _is_chinese(sample: bytes) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glmquant.data.reading import Reading, did_you_mean
+from glmquant.data.reading import Reading, nearest
 from glmquant.data.record import Record
 from glmquant.errors import DataError
 
@@ -75,7 +75,7 @@ def label_field(names: Sequence[str], reading: Reading, path: Path, place: str) 
     """The field that holds a record's label; see :func:`meant_fields`."""
     where = f"{path}, {place}"
     if reading.label_field is not None:
-        return resolved(reading.label_field, names, path, where)
+        return resolved(reading.label_field, names, where)
     found = _usual(names, LABELS)
     if len(found) > 1:
         raise DataError(
@@ -89,7 +89,7 @@ def label_field(names: Sequence[str], reading: Reading, path: Path, place: str) 
     return found[0]
 
 
-def resolved(name: str, names: Sequence[str], path: Path, where: str) -> str:
+def resolved(name: str, names: Sequence[str], where: str) -> str:
     """The field called ``name``, whatever its case where that is clear.
 
     Raises:
@@ -100,11 +100,12 @@ def resolved(name: str, names: Sequence[str], path: Path, where: str) -> str:
     alike = _usual(names, (name.casefold(),))
     if len(alike) == 1:
         return alike[0]
+    near = nearest(name, names)
     raise DataError(
         f"a record has no field {name!r}",
         where=where,
-        expected=_listed(names),
-        hint=did_you_mean(name, list(names)) or f"name one of its fields, for {path.name}",
+        expected=f"one of its fields: {_listed(names)}",
+        hint=f"did you mean {near!r}?" if near else None,
     )
 
 
@@ -139,11 +140,9 @@ def checked(text: str, name: str, where: str) -> str:
 def _named(names: Sequence[str], reading: Reading, path: Path, where: str) -> Meant:
     name = reading.text_field or ""
     if name in names or "+" not in name:
-        return _with_company(Meant(resolved(name, names, path, where)), names)
+        return _with_company(Meant(resolved(name, names, where)), names)
     question, _, answer = name.partition("+")
-    return _with_company(
-        Meant(resolved(question.strip(), names, path, where), resolved(answer.strip(), names, path, where)), names
-    )
+    return _with_company(Meant(resolved(question.strip(), names, where), resolved(answer.strip(), names, where)), names)
 
 
 def _chats(names: Sequence[str]) -> list[Meant]:
@@ -169,13 +168,14 @@ def _no_field(
     name: str, names: Sequence[str], reading: Reading, path: Path, where: str, key: str = "text_field"
 ) -> DataError:
     shown = list(names)
-    meant = did_you_mean(name, shown) or (f"its fields are: {_listed(shown)}")
-    example = next((each for each in shown if each), name)
+    near = nearest(name, shown)
+    example = near or next((each for each in shown if each), name)
+    meant = f"did you mean {near!r}?" if near else f"its fields are: {_listed(shown)};"
     return DataError(
         f"a record has no field {name!r}",
         where=where,
         expected=f"{name!r}, another usual name (docs/data.md), or the name of yours",
-        hint=f"{meant}; {reading.advice(key, example, path)}",
+        hint=f"{meant} {reading.advice(key, example, path)}",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from glmquant.data.fields import label_field, text_value
 from glmquant.data.labeled_directory import directory_texts
-from glmquant.data.reading import USUAL, Reading, did_you_mean
+from glmquant.data.reading import USUAL, Reading, nearest
 from glmquant.data.record import Record
 from glmquant.data.records import kind_of
 from glmquant.data.streams import open_data
@@ -110,11 +110,12 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
 
 def _unknown(example: Example, known: Mapping[str, str], path: Path) -> DataError:
     place = path / example.file if example.file else path
+    near = nearest(example.label, known)
     return DataError(
         f"unknown label {example.label!r}",
         where=f"{place}, {example.unit} {example.line}",
         expected=f"one of: {', '.join(known)}",
-        hint=did_you_mean(example.label, list(known)) or None,
+        hint=f"did you mean {near!r}?" if near else None,
     )
 
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+LONGEST_NAME: Final = 200
 SIMPLE: Final = re.compile(r"[\w.+\-]+")
 
 
@@ -41,7 +43,8 @@ USUAL: Final = Reading()
 """What is read where its owner says nothing."""
 
 
-def did_you_mean(name: str, names: list[str]) -> str:
-    """`` did you mean 'text'?``, or nothing where nothing is like it."""
-    near = get_close_matches(name.casefold()[:200], [each.casefold() for each in names], n=1)
-    return f"did you mean {next(each for each in names if each.casefold() == near[0])!r}?" if near else ""
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that is most like ``name``, if one is."""
+    by_folded = {each.casefold()[:LONGEST_NAME]: each for each in names}
+    near = get_close_matches(name.casefold()[:LONGEST_NAME], by_folded, n=1)
+    return by_folded[near[0]] if near else None

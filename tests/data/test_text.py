@@ -50,7 +50,7 @@ def test_jsonl_records_end_in_a_line_end(tmp_path: Path) -> None:
         ("a.jsonl", b'{"texts": "a"}', ["line 1", "no field 'text'", "texts"]),
         ("a.jsonl", b'{"text": 5}', ["line 1", "int, not text"]),
         ("a.jsonl", b'{"text": "a"}\n["text"]', ["line 2", "list, not an object"]),
-        ("a.jsonl", b'[1, 2]', ["not JSON"]),
+        ("a.jsonl", b"[1, 2]", ["not JSON"]),
         ("a.jsonl", b'{"text": "\\ud83d"}', ["line 1", "surrogate"]),
         ("a.jsonl", b"[" * 100_000, ["line 1", "cannot read this JSON"]),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", ["line 1", "cannot read this JSON"]),
