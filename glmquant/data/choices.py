@@ -11,7 +11,7 @@ from glmquant.data.reading import USUAL, Reading
 from glmquant.data.record import Record
 from glmquant.data.records import kind_of, read_records, table_separator
 from glmquant.data.streams import DataFile, open_data
-from glmquant.data.tables import known, require_row, table_rows
+from glmquant.data.tables import column_name, known, require_row, table_rows
 from glmquant.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"
@@ -107,7 +107,7 @@ def _from_table(data: DataFile, reading: Reading) -> Iterator[Question]:
         with open_text(data, reading, newline="") as file:
             for place, (line, row) in enumerate(table_rows(file, separator, path)):
                 if place == 0 and known(row, (asked.casefold(),)):
-                    header = [cell.strip().strip("\ufeff") for cell in row]
+                    header = [column_name(cell) for cell in row]
                     continue
                 if header is not None and len(row) > len(header):
                     require_row(row, header, separator, path, line)

@@ -26,6 +26,9 @@ FAMILIES: Final = {
 """What reads a family of encodings, one a superset of the others where there is one."""
 WESTERN: Final = frozenset("àâäæçéèêëîïôöœùûüÿñáíóúßåøãõÀÂÄÆÇÉÈÊËÎÏÔÖŒÙÛÜÑÁÍÓÚÅØÃÕ¿¡«»“”‘’–—…€£°§·\xa0")
 MOST_NULS: Final = 0.01
+RARELY: Final = 0.05
+SHORT: Final = 24
+"""Bytes too few for statistics."""
 BYTES_AT_ONCE: Final = 1 << 20
 
 
@@ -71,9 +74,9 @@ def _unmarked(data: DataFile, reading: Reading) -> str:
     nuls = data.head.count(0)
     if nuls <= MOST_NULS * len(data.head):
         return "utf-8-sig"
-    at_odd = data.head[1::2].count(0)
-    if 2 * len(data.head[::2]) * 0.9 > 2 * nuls and min(at_odd, nuls - at_odd) * 20 < nuls:
-        guess = "utf-16-le" if at_odd * 2 > nuls else "utf-16-be"
+    second = data.head[1::2].count(0) / nuls
+    if nuls <= len(data.head) / 2 and (second < RARELY or second > 1 - RARELY):
+        guess = "utf-16-be" if second < RARELY else "utf-16-le"
         raise DataError(
             f"the file looks like {guess.upper()} without a mark",
             where=data.path,
@@ -125,7 +128,7 @@ def _is_damaged_utf8(sample: bytes) -> bool:
 
 
 def _guess(sample: bytes) -> str | None:
-    if len(sample) < 64 and _is_chinese(sample):
+    if len(sample) < SHORT and _is_chinese(sample):
         return "gb18030"
     from charset_normalizer import from_bytes
 

@@ -33,27 +33,33 @@ def json_records(file: TextIO, path: Path) -> Iterator[Record]:
     Raises:
         DataError: text that is not JSON, a record that is no object, or a single object with several lists of records.
     """
-    first = _first_line(file, path)
-    if first is None:
+    number, start = _first_piece(file)
+    if start.lstrip().startswith("["):
+        yield from _numbered(_Values(file, start, number, path).of_array(), path)
         return
-    number, line = first
-    if line.lstrip().startswith("["):
-        yield from _numbered(_Values(file, line, number, path).of_array(), path)
-    elif (value := _whole(line)) is None:
+    line = start if start.endswith("\n") else start + file.readline(LARGEST_RECORD)
+    if len(line) >= LARGEST_RECORD:
+        raise _too_large(path, f"line {number}")
+    if (value := _whole(line)) is None:
         yield from _unwrapped(_numbered(_Values(file, line, number, path).one_by_one(), path), path)
     else:
         yield from _unwrapped(_lines(file, number, value, path), path)
 
 
-def _first_line(file: TextIO, path: Path) -> tuple[int, str] | None:
-    return next(((number, line) for number, line in _numbered_lines(file, path) if line.strip()), None)
+def _first_piece(file: TextIO) -> tuple[int, str]:
+    """The beginning of the first line that is not blank, and its number: a whole array may stand in one line."""
+    number, start = 1, ""
+    while not start.strip() and (piece := file.readline(CHARACTERS_AT_ONCE)):
+        number += start.endswith("\n")
+        start = piece
+    return number, start.removeprefix("\ufeff")
 
 
-def _numbered_lines(file: TextIO, path: Path, before: int = 0) -> Iterator[tuple[int, str]]:
+def _numbered_lines(file: TextIO, path: Path, before: int) -> Iterator[tuple[int, str]]:
     number = before
     while line := file.readline(LARGEST_RECORD):
         number += 1
-        if len(line) == LARGEST_RECORD:
+        if len(line) >= LARGEST_RECORD:
             raise _too_large(path, f"line {number}")
         yield number, line.removeprefix("\ufeff")
 

@@ -33,7 +33,12 @@ def separator_of(text: str, names: Collection[str] = ()) -> str:
 
 def known(header: Sequence[str], names: Collection[str]) -> bool:
     """Whether one of the columns ``names`` is in a header, in any case."""
-    return any(cell.strip().strip("\ufeff").casefold() in names for cell in header)
+    return any(column_name(cell).casefold() in names for cell in header)
+
+
+def column_name(cell: str) -> str:
+    """A cell of the header without blanks and marks around it."""
+    return cell.strip("\ufeff").strip()
 
 
 def looks_like_table(text: str, names: Collection[str]) -> bool:
@@ -73,7 +78,7 @@ def table_records(file: TextIO, separator: str, path: Path) -> Iterator[Record]:
     """
     rows = table_rows(file, separator, path)
     _, header = next(rows, (1, []))
-    names = [name.strip().strip("\ufeff") for name in header]
+    names = [column_name(cell) for cell in header]
     _refuse_repeated(names, path)
     for line, row in rows:
         require_row(row, header, separator, path, line)
