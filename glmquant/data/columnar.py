@@ -93,11 +93,9 @@ def workbook_records(data: DataFile) -> Iterator[Record]:
         raise missing_reader("openpyxl", "Excel workbooks") from None
     _require_small(data)
     try:
-        book = openpyxl.load_workbook(data.seekable(), read_only=True, data_only=True, keep_links=False)
-        try:
+        with data.seekable().open("rb") as file:  # openpyxl would look at the name's ending
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             yield from _sheet_records(book, data.path)
-        finally:
-            book.close()
     except DataError:
         raise
     except Exception as error:  # openpyxl lets through what its XML, its zip and its own checks raise
@@ -144,6 +142,8 @@ def _first_row(sheet: Any) -> Any:
 
 def _header(cells: Sequence[Any], path: Path, number: int) -> list[str]:
     names = ["" if cell is None else str(cell).strip() for cell in cells]
+    while not names[-1]:
+        names.pop()
     repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if repeated:
         raise DataError(f"two columns are called {repeated[0]!r}", where=f"{path}, row {number}", hint="rename one")
