@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
-from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.errors import CheckpointError
 
 MAX_CONFIG_BYTES: Final = 4 << 20
@@ -121,10 +121,10 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 
     Raises:
         CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity;
-            or what only stands for the file (:func:`glmquant.core.stand_ins.refuse_stand_in`).
+            or what only stands for the file (:func:`glmquant.core.placeholders.refuse_placeholder`).
     """
     raw = read_bytes(path, limit)
-    refuse_stand_in(path, raw[:SNIFFED_BYTES])
+    refuse_placeholder(raw[:HEAD], path)
     return parse_json(raw, path)
 
 

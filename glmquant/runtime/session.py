@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
+from glmquant.core.placeholders import refuse_placeholder_at
 from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
 from glmquant.store.recognize import without_graph
 
 GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
 SETTINGS_FILE = "genai_config.json"
 FILES = (GRAPH_FILE, "model.onnx.data", SETTINGS_FILE, "config.json")
 INPUTS = ("input_ids", "attention_mask")
@@ -117,17 +118,9 @@ def require_bundle(directory: Path) -> None:
     try:
         for name in FILES:
             if os.path.lexists(directory / name):
-                _look_at(file_inside(directory, name, where=directory))
+                refuse_placeholder_at(file_inside(directory, name, where=directory))
     except CheckpointError as error:
         raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
-
-
-def _look_at(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            refuse_stand_in(path, file.read(SNIFFED_BYTES))
-    except OSError as error:
-        raise ExportError(f"cannot read: {error.strerror}", where=path) from error
 
 
 def read_settings(directory: Path) -> Settings:

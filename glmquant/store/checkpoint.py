@@ -5,13 +5,14 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from torch import Tensor
 
+from glmquant.core.origin import Origin
 from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
@@ -22,6 +23,9 @@ from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING
 from glmquant.glm.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_MODEL
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from glmquant.store.adapted import AdaptedTable, adapted
+from glmquant.store.adapter import Adapter
+from glmquant.store.adapter_notes import adapter_notes
 from glmquant.store.canonical import TensorTable
 from glmquant.store.diagnosis import refuse_what_is_no_model
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
@@ -41,6 +45,8 @@ TIKTOKEN_LINE: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 SENTENCEPIECE: Final = b"\n"
 """The first field of a SentencePiece model, its list of pieces, as protobuf writes it."""
 
+UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -52,17 +58,29 @@ class Checkpoint:
         path: the directory.
         config: the model's canonical description.
         manifest: ``glmquant.json``, where glmquant wrote the directory.
+        adapter: the LoRA adapter that is merged into what is read; None where there is none.
+        adapter_notes: what about it is worth a look.
+        origin: the repository it was published in, where that is known.
     """
 
     path: Path
     config: GlmConfig
     manifest: Manifest | None
+    origin: Origin | None
     _table: TensorTable
     _shards: Shards
+    adapter: Adapter | None = None
+    adapter_notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
-        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
+        merged = "" if self.adapter is None else f" with adapter {self.adapter.name}"
+        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}{merged}>"
+
+    @property
+    def name(self) -> str:
+        """The repository's name, or the directory's, without the path to it."""
+        return self.origin.name if self.origin else self.path.name
 
     @property
     def quantization(self) -> Quantization | None:
@@ -82,7 +100,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`."""
+        """sha256 over the configuration, the index and the weight files; how much of those: :func:`update_digest`. And
+        over the adapter, where there is one."""
         stored: dict[Path, list[StoredTensor]] = {}
         for tensor in self._shards.stored.values():
             stored.setdefault(tensor.path, []).append(tensor)
@@ -90,6 +109,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         for path, name in (*configs, *zip(self._shards.files, self._shards.names, strict=True)):
             update_digest(digest, path, stored.get(path, []), name)
+        if self.adapter is not None:
+            digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
 
     @cached_property
@@ -100,6 +121,11 @@ class Checkpoint:
             CheckpointError: a tokenizer file that is missing, damaged, or does not fit the model.
         """
         return load_tokenizer(self.path, self.config)
+
+    @property
+    def adapted_tensors(self) -> tuple[str, ...]:
+        """Canonical tensors that the adapter changes."""
+        return tuple(self._table.changes) if isinstance(self._table, AdaptedTable) else ()
 
     def stored(self) -> Iterator[StoredTensor]:
         """Every tensor of the model, as it lies in its file."""
@@ -130,7 +156,7 @@ class Checkpoint:
         return self._table.classification_head()
 
 
-def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> Checkpoint:
+def open_checkpoint(directory: str | Path, *, family: Family | None = None, origin: Origin | None = None) -> Checkpoint:
     """Opens a checkpoint directory: configuration, names, shapes and file bounds are checked; no code of it runs.
 
     Names that a training framework wrapped are unwrapped, and where a field of ``config.json`` and the tensors disagree
@@ -140,6 +166,7 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
         directory: ``config.json`` with weights beside it, in safetensors or as ``torch.save`` writes them; or the
             ``models--ORG--NAME`` of the hub's cache.
         family: lineage of a native checkpoint whose own files do not tell it.
+        origin: the repository that the directory is a copy of.
 
     Raises:
         CheckpointError: what is wrong with it, naming file and field.
@@ -156,7 +183,31 @@ def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> C
     table = TensorTable(layout, stored, read_gptq_format(path, values, stored))
     table.verify()
     _tell_of_adapter(path)
-    return Checkpoint(path, layout.config, manifest, table, shards)
+    return Checkpoint(path, layout.config, manifest, origin, table, shards)
+
+
+def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The checkpoint with a LoRA adapter merged into each tensor as it is read; nothing is written.
+
+    Raises:
+        CheckpointError: a quantized checkpoint, one with an adapter already, or an adapter of another model.
+    """
+    if checkpoint.is_quantized or checkpoint.adapter is not None:
+        raise CheckpointError(
+            f"the checkpoint {'is quantized' if checkpoint.is_quantized else 'has an adapter'} already",
+            where=checkpoint.path,
+            expected="a float checkpoint, to merge an adapter into",
+            hint="give the float model that the adapter was trained on, and quantize with the `adapter`",
+        )
+    values = read_json(_config_path(checkpoint.path))
+    table = adapted(checkpoint._table, adapter, values)
+    config = table.layout.config
+    notes = adapter_notes(adapter, checkpoint.path, values)
+    if config.tie_word_embeddings != checkpoint.config.tie_word_embeddings:
+        notes = (*notes, UNTIED)
+    for note in notes:
+        log.info("%s", note)
+    return replace(checkpoint, config=config, _table=table, adapter=adapter, adapter_notes=notes)
 
 
 def _config_path(directory: Path) -> Path:

@@ -19,7 +19,6 @@ EXPECTED: Final = "a checkpoint: config.json and weights"
 MOST_FILES: Final = 10_000
 MOST_NAMED: Final = 5
 
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 Names = Sequence[str]
 
 
@@ -64,19 +63,10 @@ def existing_directory(directory: str | Path) -> Path:
     path = Path(directory)
     if path.is_dir():
         return snapshot(path).resolve()
-    text = str(directory)
     if path.exists():
         raise _not_a_directory(path)
     near = nearest(path)
     hint = f"did you mean {near}?" if near else None
-    if _HUB_ID.fullmatch(text) and not text.startswith("."):
-        fetch = f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR"
-        raise CheckpointError(
-            f"there is no directory {text}; it looks like the id of a checkpoint on the Hugging Face hub",
-            where=text,
-            expected="a directory on this machine: glmquant downloads nothing",
-            hint=f"{hint} Else {fetch}" if hint else fetch,
-        )
     raise CheckpointError("the checkpoint directory does not exist", where=path, hint=hint)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.direct_io import DirectWriter
-from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
@@ -72,7 +72,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     prefix = file.read(LENGTH.size)
-    refuse_stand_in(path, prefix + file.read(SNIFFED_BYTES))
+    refuse_placeholder(prefix + file.read(HEAD), path)
     size = file_size(path)
     length = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - LENGTH.size):

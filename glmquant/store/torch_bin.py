@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from glmquant.core.stand_ins import SNIFFED_BYTES, refuse_stand_in
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
@@ -57,10 +57,10 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 def _refuse_other_formats(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(SNIFFED_BYTES)
+            start = file.read(HEAD)
     except OSError as error:
         raise CheckpointError(f"cannot open the file: {error.strerror}", where=path) from error
-    refuse_stand_in(path, start)
+    refuse_placeholder(start, path)
     if start.startswith(LEGACY_MAGIC):
         raise CheckpointError(
             "the file is in PyTorch's old format, from before 1.6, which cannot be read tensor by tensor",

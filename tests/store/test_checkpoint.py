@@ -158,14 +158,6 @@ def test_the_family_may_have_to_be_said(tmp_path: Path) -> None:
     assert open_checkpoint(directory, family="chatglm3").config.family == "chatglm3"
 
 
-@pytest.mark.parametrize("given", ["THUDM/chatglm2-6b", Path("THUDM/chatglm2-6b")])
-def test_a_hub_id(given: str | Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"id of a checkpoint on the Hugging Face hub[\s\S]*hf download THUDM/chatglm2-6b"
-    ):
-        open_checkpoint(given)
-
-
 def test_no_directory(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="directory does not exist"):
         open_checkpoint(tmp_path / "absent")

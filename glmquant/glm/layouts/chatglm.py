@@ -43,6 +43,11 @@ def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str]
     return Layout(config, _sources(config, bits), frozenset(ignored))
 
 
+def native_sources(config: GlmConfig) -> dict[str, TensorSource]:
+    """Where canonical tensors lie in the publisher's layout of a float model, whichever layout it came in."""
+    return _sources(config, None)
+
+
 def _quantization_bits(fields: Fields, config: GlmConfig) -> Literal[4, 8] | None:
     """Bits of the publisher's own row-wise quantization of the blocks' linear layers; None for float weights."""
     if not fields.raw("quantization_bit"):

@@ -49,10 +49,10 @@ def resolve_layout(
         raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), "glmquant reads GLM-family checkpoints only")
     layout = resolver(fields, family, tensor_names, traces or Traces())
     labels = read_labels(fields, tensor_names)
-    return _as_classifier(layout, labels, tensor_names) if labels else layout
+    return as_classifier(layout, labels, tensor_names) if labels else layout
 
 
-def _as_classifier(layout: Layout, labels: tuple[str, ...], tensor_names: Collection[str] | None) -> Layout:
+def as_classifier(layout: Layout, labels: tuple[str, ...], tensor_names: Collection[str] | None) -> Layout:
     """The layout of a checkpoint with a classification head; its language-model head, if any, is not read."""
     names = tensor_names or ()
     hidden = layout.config.hidden_size
