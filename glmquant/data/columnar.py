@@ -41,10 +41,12 @@ def parquet_records(data: DataFile, wanted: Wanted) -> Iterator[Record]:
             number = size = 0
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
                 size += batch.nbytes
-                if size > limit:
-                    raise _inflates(limit, data.path)
                 for fields in batch.to_pylist():
                     number += 1
+                    # Beside its bytes: a batch holds a text that is repeated once.
+                    size += sum(len(value) for value in fields.values() if isinstance(value, str))
+                    if size > limit:
+                        raise _inflates(limit, data.path)
                     yield Record(fields, number, "record")
     except DataError:
         raise

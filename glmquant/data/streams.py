@@ -172,14 +172,14 @@ class _Inflated(io.RawIOBase):
     def __init__(self, outer: BinaryIO, layer: str, limit: int, path: Path) -> None:
         self._outer, self._layer, self._limit, self._path = outer, layer, limit, path
         self._chunks = _chunks_of(outer, layer)
-        self._rest, self._size = b"", 0
+        self._rest, self._size = memoryview(b""), 0  # a view: cutting it copies nothing
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._rest:
-            self._rest = self._next()
+            self._rest = memoryview(self._next())
             self._size += len(self._rest)
             if self._size > self._limit:
                 raise self._too_large()

@@ -22,7 +22,9 @@ def glm4(tmp_path_factory: pytest.TempPathFactory) -> GlmTokenizer:
 @pytest.fixture
 def tokenizers(glm4: GlmTokenizer) -> dict[str, GlmTokenizer]:
     own = golden("chatglm3-tiny")
-    ended = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}<|user|>\n\n{% endif %}"
+    ended = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}<|user|>\n\n{% endif %}"
+    )
     ended += "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
     return {
         "chatglm2": golden("chatglm2-tiny"),

@@ -42,7 +42,13 @@ def test_every_form_gives_the_same_turns(fields: dict[str, Any]) -> None:
 
 def test_alpaca_with_input_history_and_system() -> None:
     fields = {"instruction": "a", "input": "b", "output": "c", "history": [["d", "e"]], "system": "s"}
-    roles = [("system", "s", ""), ("user", "d", ""), ("assistant", "e", ""), ("user", "a\nb", ""), ("assistant", "c", "")]
+    roles = [
+        ("system", "s", ""),
+        ("user", "d", ""),
+        ("assistant", "e", ""),
+        ("user", "a\nb", ""),
+        ("assistant", "c", ""),
+    ]
     assert turns(fields) == roles
 
 
@@ -77,7 +83,9 @@ def test_a_tool_call_is_written_as_glm_writes_it(fields: dict[str, Any]) -> None
     ]
 
 
-@pytest.mark.parametrize("fields", [{"messages": None}, {"messages": []}, {"prompt": "a", "response": ""}, chat(("user", "a"))])
+@pytest.mark.parametrize(
+    "fields", [{"messages": None}, {"messages": []}, {"prompt": "a", "response": ""}, chat(("user", "a"))]
+)
 def test_a_record_without_an_answer_is_empty(fields: dict[str, Any]) -> None:
     assert turns(fields) is None
 
@@ -95,7 +103,10 @@ def test_a_record_without_an_answer_is_empty(fields: dict[str, Any]) -> None:
         (chat(("user", [{"type": "image_url"}]), ("assistant", "a")), ["turn 1", "'image_url'", "text alone"]),
         (chat(("user", 5), ("assistant", "a")), ["turn 1", "int, not text"]),
         (chat(("user", "\ud83d"), ("assistant", "a")), ["turn 1", "unpaired surrogate"]),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{}]}]}, ["without a name"]),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{}]}]},
+            ["without a name"],
+        ),
         ({"instruction": "a", "output": "b", "history": [["c"]]}, ["history is no list of questions and answers"]),
     ],
 )

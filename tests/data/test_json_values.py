@@ -13,7 +13,9 @@ from glmquant.errors import DataError
 
 RECORDS: list[dict[str, Any]] = [{"text": "一"}, {"text": 'two "so"', "n": [1, {"a": None}]}, {"text": "三\n"}]
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda each: st.lists(each, max_size=3), max_leaves=6
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda each: st.lists(each, max_size=3),
+    max_leaves=6,
 )
 
 
@@ -72,7 +74,10 @@ def test_strings_of_an_array_are_texts() -> None:
         ('[{"a": 1}]\n[{"a": 2}]', ["something follows the array"]),
         ('[{"a": 1}, 5]', ["record 2", "int, not an object"]),
         ('{"a": ' + "[" * 100_000, ["line 1", "cannot read this JSON"]),
-        ('{"train": [{"a": 1}], "test": [{"a": 2}]}', ["several lists of records: 'train', 'test'", "jq -c '.train[]'"]),
+        (
+            '{"train": [{"a": 1}], "test": [{"a": 2}]}',
+            ["several lists of records: 'train', 'test'", "jq -c '.train[]'"],
+        ),
     ],
 )
 def test_bad_json_is_named_by_its_place(text: str, words: list[str]) -> None:

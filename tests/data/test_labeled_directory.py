@@ -50,7 +50,9 @@ def test_what_is_no_labels_is_refused_by_name(tmp_path: Path, files: dict[str, s
 def test_files_of_a_package_and_hidden_ones_are_left_out_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(tmp_path, {"pos.txt": "a", "neg.txt": "b", "__init__.py": "", "sentiment.marshal.3": b"\0", ".DS_Store": b"\0"})
+    fill(
+        tmp_path, {"pos.txt": "a", "neg.txt": "b", "__init__.py": "", "sentiment.marshal.3": b"\0", ".DS_Store": b"\0"}
+    )
     with caplog.at_level(logging.INFO, "glmquant"):
         assert len(read_labeled(tmp_path).examples) == 2
     assert "not read: __init__.py, sentiment.marshal.3" in caplog.text

@@ -9,7 +9,9 @@ from glmquant.errors import DataError
 
 def records(text: str) -> list[tuple[int, dict[str, str]]]:
     separator = separator_of(text, {"text", "label"})
-    return [(each.number, each.fields) for each in table_records(io.StringIO(text, newline=""), separator, Path("a.csv"))]
+    return [
+        (each.number, each.fields) for each in table_records(io.StringIO(text, newline=""), separator, Path("a.csv"))
+    ]
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|"])

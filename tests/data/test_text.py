@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmquant.data import text as text_module
 from glmquant.data import encodings
+from glmquant.data import text as text_module
 from glmquant.data.text import read_documents
 from glmquant.errors import DataError
 

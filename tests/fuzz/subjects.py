@@ -22,6 +22,7 @@ from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import open_checkpoint
+from tests.fuzz import data_files
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
@@ -86,7 +87,7 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_tokenizers(root), *_others(root)]
+    return [*_checkpoints(root), *_tokenizers(root), *_others(root), *_data(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -158,6 +159,12 @@ def _others(root: Path) -> list[Subject]:
     write_calibration(calibration(), root / "calibration")
     files = ("calibration.json", "calibration.safetensors")
     return [*subjects[:4], Subject("calibration", files, lambda directory, _: read_calibration(directory))]
+
+
+def _data(root: Path) -> list[Subject]:
+    (root / "data").mkdir()
+    names = data_files.write(root / "data")
+    return [Subject("data", (name,), data_files.reader(name)) for name in names]
 
 
 torch.set_num_threads(1)
