@@ -93,8 +93,8 @@ def workbook_records(data: DataFile) -> Iterator[Record]:
         import openpyxl
     except ImportError:
         raise missing_reader("openpyxl", "Excel workbooks") from None
-    _require_small(data)
     try:
+        _require_small(data)
         with data.seekable().open("rb") as file:  # openpyxl would look at the name's ending
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             yield from _sheet_records(book, data.path)

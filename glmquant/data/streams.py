@@ -25,8 +25,8 @@ MOST_RATIO: Final = 200
 """A container may inflate to ``FREE_BYTES``, or to so many times its own size, whichever is more."""
 XZ_MEMORY: Final = 256 << 20
 HEAD: Final = 1 << 16
-INPUT_AT_ONCE: Final = 1 << 10
-"""Compressed bytes: zstandard makes at most 32 MiB of them."""
+INPUT_AT_ONCE: Final = 1 << 9
+"""Compressed bytes: zstandard makes at most 16 MiB of them."""
 CHUNK: Final = 1 << 16
 MOST_LAYERS: Final = 2
 
