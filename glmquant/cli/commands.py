@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -14,13 +14,17 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import glmquant as gq
+from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
+    AdapterOption,
     Against,
+    Baseline,
     BundleArgument,
     CalibrationOption,
     Ci,
     Data,
     Device,
+    Force,
     Inconclusive,
     Json,
     MaxNewTokens,
@@ -41,9 +45,10 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
 )
+from glmquant.cli.streams import ReaderGoneError, as_typed
 from glmquant.progress import Progress
 
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -61,8 +66,11 @@ def demo(
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
+    ],
     out: Out,
+    adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
@@ -71,20 +79,22 @@ def run(
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
 
 
 def inspect(
     model: ModelArgument,
     compare: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     predict: Annotated[
@@ -94,22 +104,38 @@ def inspect(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Show architecture and size of a checkpoint; estimate a recipe's size, time, memory and disk."""
+    """Show a checkpoint and what is wrong with it; estimate a recipe's size, time, memory and disk."""
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
-        comparison = gq.compare(model, compare)
+        if adapter is not None:
+            raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
+        with _progress(False, took=False) as progress:
+            comparison = gq.compare(model, compare, progress=progress)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
+    with _progress(False, took=False) as progress:
+        summary = gq.inspect(
+            model,
+            chosen,
+            adapter=adapter,
+            predict=predict,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
+    if summary.problems:
+        tell_all(problem.as_error() for problem in summary.problems)
+        raise typer.Exit(BAD_INPUT)
 
 
 def calibrate(
     model: ModelArgument,
     out: Out,
     data: Data = None,
+    adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
@@ -119,7 +145,16 @@ def calibrate(
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.calibrate(
+            model,
+            chosen,
+            data=data,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -128,6 +163,7 @@ def quantize(
     out: Out,
     recipe: RecipeOption,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
@@ -136,17 +172,28 @@ def quantize(
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.quantize(
+            model,
+            chosen,
+            calibration,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="Read a checkpoint from this directory: what quantize wrote, or a float one.")
+        str,
+        typer.Argument(help="Read a checkpoint: a directory that quantize wrote, or a float one, here or on the hub."),
     ],
     out: Out,
     recipe: OptionalRecipe = None,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -156,15 +203,14 @@ def export(
     """
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        bundle = gq.export(model, chosen, calibration, out=out, progress=progress)
+        bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     print(bundle.path)
 
 
 def check(
     bundle: BundleArgument,
-    baseline: Annotated[
-        Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
-    ],
+    baseline: Baseline,
+    adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
@@ -182,12 +228,14 @@ def check(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
+    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
+    decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
             bundle,
             baseline=baseline,
+            adapter=adapter,
             recipe=chosen,
             text=text,
             tasks=task,
@@ -227,7 +275,7 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    for piece in gq.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
+    for piece in gq.generate(bundle, as_typed(prompt), chat=not raw, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
 
@@ -262,6 +310,7 @@ def train_classifier(
         ),
     ],
     out: Out,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -270,7 +319,7 @@ def train_classifier(
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        trained = gq.train_classifier(model, data, chosen, out=out, progress=progress)
+        trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     print(trained.to_json() if as_json else trained.to_markdown(), end="")
 
 
@@ -294,7 +343,7 @@ def classify(
     from glmquant.data.sequences import read_texts
 
     reading = Reading(encoding=encoding, text_field=text_field)
-    given = [*(texts or ()), *(read_texts(file, reading) if file else ())]
+    given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:
@@ -337,7 +386,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 
 def _run(
     recipe: str,
-    model: Path,
+    model: str | Path,
     out: Path,
     overrides: list[str] | None,
     as_json: bool,
@@ -347,21 +396,31 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    adapter: Path | None = None,
+    force: bool = False,
 ) -> None:
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
-            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+            model,
+            chosen,
+            adapter=adapter,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            force=force,
+            progress=progress,
         )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
     _print_report(result, as_json, inconclusive, out / "report" if ci else None)
 
 
-def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
+def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci)
+    return progress_on_stderr(quiet, lines=ci, took=took)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
@@ -381,10 +440,11 @@ def _print_report(
     from glmquant.cli.terminal import print_markdown
     from glmquant.reports.markdown import in_short, to_markdown
 
-    if as_json:
-        print(result.to_json(), end="")
-    elif written is not None:
-        print(in_short(result, written))
-    else:
-        print_markdown(to_markdown(result))
+    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
+        if as_json:
+            print(result.to_json(), end="")
+        elif written is not None:
+            print(in_short(result, written))
+        else:
+            print_markdown(to_markdown(result))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])

@@ -20,12 +20,25 @@ def bytes_from(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; give one such as 4GB, 512MB or 3.5GiB") from None
 
 
-ModelArgument = Annotated[Path, typer.Argument(help="Read a GLM checkpoint from this directory.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="Read a GLM checkpoint from this directory, or from the hub: ORG/NAME or ORG/NAME@REVISION."),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        "--baseline", "-b", help="Compare with the float checkpoint in this directory, or ORG/NAME of the hub."
+    ),
+]
 BundleArgument = Annotated[Path, typer.Argument(help="Run the ONNX bundle in this directory.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Write to this directory; it must not exist, or be empty.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
+]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),
 ]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Use this recipe: the name of a packaged one, or a YAML file.")
@@ -63,6 +76,7 @@ Inconclusive = Annotated[
     Literal["pass", "fail"] | None,
     typer.Option("--inconclusive", help="Treat an inconclusive result as pass or fail (default: exit with 3)."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Start anew, and replace what --out holds.")]
 Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),

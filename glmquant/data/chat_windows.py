@@ -33,7 +33,7 @@ class EvaluationChats:
         scored: for each window bool ``[R]``: which of its last tokens are scored; the first of them is.
         num_bytes: UTF-8 bytes of each window's scored tokens.
         num_tokens: of all conversations, as they are cut.
-        sha256: of all their tokens, as little-endian int32.
+        sha256: of all their tokens, whole, as of a :class:`glmquant.data.windows.TokenStream`.
     """
 
     name: str
@@ -78,7 +78,8 @@ def read_chats(
         CheckError: too few tokens, or none that is scored.
     """
     encoder = ChatEncoder(tokenizer)
-    chosen, total, digest = _choose(_encoded(path, encoder, tokenizer, seq_len, reading), num_tokens)
+    digest = hashlib.sha256()
+    chosen, total = _choose(_encoded(path, encoder, tokenizer, seq_len, reading, digest), num_tokens)
     if total < num_tokens:
         raise CheckError(
             f"too few conversations to evaluate on: {path.name} has {total:,} tokens; {num_tokens:,} are needed",
@@ -98,33 +99,33 @@ def read_chats(
         raise CheckError(
             "no token of the conversations is scored", where=path, hint="raise check.seq_len, or set check.scored=all"
         )
-    return EvaluationChats(path.name, tuple(windows), tuple(masks), tuple(sizes), total, digest)
+    return EvaluationChats(path.name, tuple(windows), tuple(masks), tuple(sizes), total, digest.hexdigest())
 
 
 def _encoded(
-    path: Path, encoder: ChatEncoder, tokenizer: Tokenizer, seq_len: int, reading: Reading
+    path: Path, encoder: ChatEncoder, tokenizer: Tokenizer, seq_len: int, reading: Reading, digest: "hashlib._Hash"
 ) -> Iterator[tuple[Conversation, Ids]]:
     for document in read_documents(path, reading):
         if not isinstance(document, Conversation):
             raise DataError("a text among conversations", where=path, expected="conversations alone")
         ids_T = encoder.ids(document.turns, document.where)
-        yield document, ids_T[: _prefix(ids_T, tokenizer) + seq_len].copy()
+        prefix = _prefix(ids_T, tokenizer)
+        digest.update(ids_T[prefix:].astype("<i4").tobytes())
+        yield document, ids_T[: prefix + seq_len].copy()
 
 
-def _choose(chats: Iterator[tuple[Conversation, Ids]], num_tokens: int) -> tuple[list[_Chosen], int, str]:
-    """The conversations of the smallest keys that hold ``num_tokens``; the tokens of all, and their hash."""
+def _choose(chats: Iterator[tuple[Conversation, Ids]], num_tokens: int) -> tuple[list[_Chosen], int]:
+    """The conversations of the smallest keys that hold ``num_tokens``, and the tokens of all."""
     heap: list[_Chosen] = []
     held = total = 0
-    digest = hashlib.sha256()
     for number, (chat, ids_T) in enumerate(chats):
-        digest.update(ids_T.astype("<i4").tobytes())
         total += len(ids_T)
         held += len(ids_T)
         key = hashlib.blake2b(str(number).encode(), digest_size=16).digest()
         heapq.heappush(heap, _Chosen(key, number, chat, ids_T))
         while held - len(heap[0].ids) >= num_tokens:
             held -= len(heapq.heappop(heap).ids)
-    return sorted(heap, key=lambda each: each.number), total, digest.hexdigest()
+    return sorted(heap, key=lambda each: each.number), total
 
 
 def _scored(chosen: _Chosen, encoder: ChatEncoder, tokenizer: Tokenizer, scored: Scored) -> Mask:
