@@ -121,12 +121,13 @@ def test_tool_calls_are_read_where_the_template_has_them(tmp_path: Path) -> None
     assert '<|assistant|> rate {"from": "USD"}<|observation|>' in text
 
 
+USER = {"role": "user", "content": "a"}
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:1e0833\nsize 886\n"
 REFUSED: dict[str, tuple[str, str | bytes, tuple[str, ...]]] = {
     "C axolotl-ai-cloud/axolotl#723 the assistant first": (
         "a.jsonl", chats("gpt"), ("turn 1 is 'assistant', at the beginning", "a.jsonl, line 1")),
     "C unslothai/unsloth#334 roles that do not alternate": (
-        "a.jsonl", json.dumps({"messages": [{"role": "user", "content": "a"}] * 2}) + "\n",
+        "a.jsonl", json.dumps({"messages": [USER, USER, {"role": "assistant", "content": "b"}]}),
         ("turn 2 is 'user', behind 'user'",)),
     "D xxw1995/chatglm3-finetune#11 another encoding": (
         "samples.json", json.dumps([{"text": LINES}], ensure_ascii=False).encode("gb18030"),
