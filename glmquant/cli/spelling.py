@@ -21,6 +21,7 @@ OPTIONS: Final = {
     "predict": "--predict",
     "provider": "--provider",
     "recipe": "--recipe",
+    "save_baseline": "--save-baseline",
     "repetition_penalty": "--repetition-penalty",
     "seed": "--seed",
     "tasks": "--task",
