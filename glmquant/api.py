@@ -1,7 +1,8 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
-A model is given by its directory, or opened already: what a verb gives is what the next one takes. A verb imports what
-it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
+A model is given by its directory, by the id of its repository (``THUDM/chatglm2-6b``, or with ``@REVISION``), or opened
+already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. A verb imports what it
+alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmquant import assets
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, CheckpointError, ExportError, Parameter
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.evaluation.results import AccuracyReport
+    from glmquant.evaluation.stored_baseline import StoredBaseline
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -45,27 +46,33 @@ __all__ = [
 ]
 
 Files = Sequence[str | Path] | str | Path | None
+Directory = str | Path | None
 
 
 def inspect(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> "ModelSummary":
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
     Args:
+        adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
+        progress: is told how far the download of a repository is.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
-    checkpoint = _opened(model, recipe)
-    plan = None if recipe is None else make_plan(recipe, checkpoint.config)
+    loaded = None if recipe is None else _loaded(recipe)
+    checkpoint = _opened(model, loaded, adapter, progress)
+    plan = None if loaded is None else make_plan(loaded, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
         return summary
@@ -77,18 +84,21 @@ def inspect(
         return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
 
 
-def compare(first: "Checkpoint | str | Path", second: "Checkpoint | str | Path") -> "Comparison":
+def compare(
+    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress = silent
+) -> "Comparison":
     """Compare two quantizations of one model, group by group, from their manifests: what costs the second one most."""
     from glmquant.quantization.diagnosis import compare_checkpoints
 
-    return compare_checkpoints(_opened(first), _opened(second))
+    return compare_checkpoints(_opened(first, None, None, progress), _opened(second, None, None, progress))
 
 
 def calibrate(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     *,
     data: Files = None,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -100,6 +110,7 @@ def calibrate(
 
     Args:
         data: files to use instead of the recipe's ``calibration.data``.
+        adapter: as in :func:`inspect`.
         out: directory to write.
         memory_limit: bytes the process may hold; activations that would exceed it lie on the disk. Default: three
             quarters of the machine's memory. It changes no result.
@@ -112,7 +123,8 @@ def calibrate(
     from glmquant.store.output import output_directory
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
+    checkpoint = _opened(model, recipe, adapter, progress)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -123,9 +135,10 @@ def calibrate(
 
 def quantize(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     calibration: "Calibration | CalibrationSet | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -135,6 +148,7 @@ def quantize(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; methods that need no data need none.
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.data.calibration import Calibration
@@ -143,7 +157,8 @@ def quantize(
     from glmquant.store.calibration import read_calibration
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
+    checkpoint = _opened(model, recipe, adapter, progress)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -153,9 +168,10 @@ def quantize(
 
 def export(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     calibration: "Calibration | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     progress: Progress = silent,
 ) -> "OnnxBundle":
@@ -166,14 +182,14 @@ def export(
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.
+        adapter: as in :func:`inspect`.
     """
     from glmquant.pipeline.export import export_directory
-    from glmquant.recipe.load import load_recipe
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import read_calibration
 
-    recipe = recipe or load_recipe(None)
-    checkpoint = _opened(model, recipe)
+    recipe = _loaded(recipe)
+    checkpoint = _opened(model, recipe, adapter, progress)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     ranges = None if calibration is None else calibration.key_values
@@ -184,11 +200,13 @@ def check(
     bundle: "OnnxBundle | str | Path",
     *,
     baseline: "Checkpoint | str | Path",
-    recipe: "Recipe | None" = None,
+    adapter: Directory = None,
+    recipe: "Recipe | str | Path | None" = None,
     text: Files = None,
     tasks: Sequence[str | Path] | None = None,
     against: "AccuracyReport | str | Path | None" = None,
     cache: str | Path | None = None,
+    save_baseline: str | Path | None = None,
     out: str | Path | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -197,10 +215,13 @@ def check(
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
     Args:
+        baseline: the float checkpoint, or a file that an earlier check on the same data wrote to ``save_baseline``.
+        adapter: of the baseline; as in :func:`inspect`.
         text: files to use instead of ``check.text``.
         tasks: labeled files to use instead of ``check.tasks``.
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
+        save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
         out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
             nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
@@ -208,18 +229,18 @@ def check(
     """
     from glmquant.evaluation.bundle import with_files
     from glmquant.pipeline.check import check_directory
-    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
 
-    resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe),
+        _baseline(baseline, recipe, adapter, save_baseline, progress),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
         cache=None if cache is None else Path(cache),
+        save_baseline=None if save_baseline is None else Path(save_baseline),
         out=None if out is None else Path(out),
         resources=resources,
         progress=progress,
@@ -254,30 +275,35 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
 
 def run(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     *,
+    adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
+    force: bool = False,
     progress: Progress = silent,
 ) -> "AccuracyReport":
     """Calibrate, quantize, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
     With ``train.data`` a classifier is trained first: ``out`` gets ``classifier/`` too, and ``test.jsonl``, what it is
-    checked on, where the recipe names no ``check.tasks``. What an earlier, unfinished run with the same inputs finished
-    is not done again.
+    checked on, where the recipe names no ``check.tasks``. What an earlier run with the same inputs finished is not done
+    again; a whole run that is finished already gives its report.
 
     Args:
+        adapter: as in :func:`inspect`.
         against: as in :func:`check`.
+        force: start anew, and replace what ``out`` holds.
         memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.pipeline.run import run_directory
     from glmquant.streaming.resources import Resources
 
-    resources = Resources.named(device, memory_limit)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe), recipe, Path(out), resources, earlier, progress)
+    checkpoint = _opened(model, recipe, adapter, progress)
+    return run_directory(checkpoint, recipe, Path(out), resources, earlier, progress, force)
 
 
 def open_chat(
@@ -323,8 +349,9 @@ def generate(
 def train_classifier(
     model: "Checkpoint | str | Path",
     data: str | Path,
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     *,
+    adapter: Directory = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -335,18 +362,18 @@ def train_classifier(
     An unfinished run with the same inputs is taken up.
 
     Args:
-        data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
-            label, a text a line.
+        data: records with a text and a label, or a directory with a file or a directory for each label
+            (docs/data.md).
+        adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
-    from glmquant.data.labeled import read_labeled
-    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
-    from glmquant.train.directory import train_directory
+    from glmquant.train.directory import read_training_data, train_directory
 
-    resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
-    labeled = read_labeled(Path(assets.resolve(str(data))))
-    return train_directory(_opened(model, recipe), labeled, recipe.train, Path(out), resources, progress)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
+    labeled = read_training_data(str(data), recipe.train)
+    checkpoint = _opened(model, recipe, adapter, progress)
+    return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, progress)
 
 
 def classify(
@@ -364,17 +391,54 @@ def classify(
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
 
 
-def _opened(model: "Checkpoint | str | Path", recipe: "Recipe | None" = None) -> "Checkpoint":
-    """The checkpoint, its lineage as the recipe says."""
-    from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":
+    from glmquant.recipe.load import load_recipe
 
-    if isinstance(model, Checkpoint):
-        return model
-    return open_checkpoint(model, family=recipe.model.family if recipe else None)
+    return load_recipe(recipe) if recipe is None or isinstance(recipe, str | Path) else recipe
+
+
+def _opened(
+    model: "Checkpoint | str | Path", recipe: "Recipe | None", adapter: Directory, progress: Progress
+) -> "Checkpoint":
+    """The checkpoint, downloaded where it is nowhere here, its lineage as the recipe says, the adapter merged."""
+    from glmquant.hub.locate import locate
+    from glmquant.store.adapter import open_adapter
+    from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
+
+    if not isinstance(model, Checkpoint | str | Path):
+        raise CheckpointError(f"{model!r} is no checkpoint", expected="a checkpoint, or the path of its directory")
+    if not isinstance(model, Checkpoint):
+        found = locate(model, progress)
+        model = open_checkpoint(found.path, family=recipe.model.family if recipe else None, origin=found.origin)
+    return model if adapter is None else with_adapter(model, open_adapter(adapter))
+
+
+def _baseline(
+    baseline: "Checkpoint | str | Path", recipe: "Recipe", adapter: Directory, save: Directory, progress: Progress
+) -> "Checkpoint | StoredBaseline":
+    """The float side of a check: a checkpoint, or what one said on an earlier occasion."""
+    from glmquant.evaluation.stored_baseline import open_stored_baseline
+
+    if not isinstance(baseline, str | Path) or not Path(baseline).is_file():
+        return _opened(baseline, recipe, adapter, progress)
+    if adapter is not None or save is not None:
+        raise CheckError(
+            "a stored baseline takes no adapter and is not stored again",
+            where=Parameter("adapter" if adapter is not None else "save_baseline"),
+            expected="a float checkpoint as the baseline",
+        )
+    return open_stored_baseline(Path(baseline))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:
-    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
+    from glmquant.core.hub_cache import snapshot
+    from glmquant.onnx_export.bundle import OnnxBundle
+
+    if isinstance(bundle, OnnxBundle):
+        return bundle.path
+    if not isinstance(bundle, str | Path):
+        raise ExportError(f"{bundle!r} is no ONNX bundle", expected="a bundle, or the path of its directory")
+    return snapshot(Path(bundle))
 
 
 def _names(files: Files) -> tuple[str, ...]:

@@ -16,12 +16,15 @@ import typer
 import glmquant as gq
 from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
+    AdapterOption,
     Against,
+    Baseline,
     BundleArgument,
     CalibrationOption,
     Ci,
     Data,
     Device,
+    Force,
     Inconclusive,
     Json,
     MaxNewTokens,
@@ -45,7 +48,7 @@ from glmquant.cli.options import (
 from glmquant.cli.streams import ReaderGoneError, as_typed
 from glmquant.progress import Progress
 
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -63,8 +66,11 @@ def demo(
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
+    ],
     out: Out,
+    adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
@@ -73,20 +79,22 @@ def run(
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
 
 
 def inspect(
     model: ModelArgument,
     compare: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     predict: Annotated[
@@ -100,11 +108,23 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
-        comparison = gq.compare(model, compare)
+        if adapter is not None:
+            raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
+        with _progress(False, took=False) as progress:
+            comparison = gq.compare(model, compare, progress=progress)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, predict=predict, memory_limit=memory_limit, device=device)
+    with _progress(False, took=False) as progress:
+        summary = gq.inspect(
+            model,
+            chosen,
+            adapter=adapter,
+            predict=predict,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
     if summary.problems:
         tell_all(problem.as_error() for problem in summary.problems)
@@ -115,6 +135,7 @@ def calibrate(
     model: ModelArgument,
     out: Out,
     data: Data = None,
+    adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
@@ -124,7 +145,16 @@ def calibrate(
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.calibrate(model, chosen, data=data, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.calibrate(
+            model,
+            chosen,
+            data=data,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
@@ -133,6 +163,7 @@ def quantize(
     out: Out,
     recipe: RecipeOption,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
@@ -141,17 +172,28 @@ def quantize(
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        gq.quantize(model, chosen, calibration, out=out, memory_limit=memory_limit, device=device, progress=progress)
+        gq.quantize(
+            model,
+            chosen,
+            calibration,
+            adapter=adapter,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(out)
 
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="Read a checkpoint from this directory: what quantize wrote, or a float one.")
+        str,
+        typer.Argument(help="Read a checkpoint: a directory that quantize wrote, or a float one, here or on the hub."),
     ],
     out: Out,
     recipe: OptionalRecipe = None,
     calibration: CalibrationOption = None,
+    adapter: AdapterOption = None,
     overrides: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -161,15 +203,14 @@ def export(
     """
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        bundle = gq.export(model, chosen, calibration, out=out, progress=progress)
+        bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     print(bundle.path)
 
 
 def check(
     bundle: BundleArgument,
-    baseline: Annotated[
-        Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
-    ],
+    baseline: Baseline,
+    adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
@@ -180,6 +221,12 @@ def check(
         Path | None,
         typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
     ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-baseline", help="Write what the baseline says to this file, for --baseline where it is not at hand."
+        ),
+    ] = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
@@ -187,17 +234,20 @@ def check(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
+    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
+    decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
             bundle,
             baseline=baseline,
+            adapter=adapter,
             recipe=chosen,
             text=text,
             tasks=task,
             against=against,
             cache=cache,
+            save_baseline=save_baseline,
             out=report,
             memory_limit=memory_limit,
             device=device,
@@ -262,9 +312,12 @@ def train_classifier(
     model: ModelArgument,
     data: Annotated[
         Path,
-        typer.Option("--data", help="Train on this: JSONL or CSV with text and label, or a directory of LABEL.txt."),
+        typer.Option(
+            "--data", help="Train on this: records with text and label, or a directory of LABEL.txt or LABEL/"
+        ),
     ],
     out: Out,
+    adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -273,7 +326,7 @@ def train_classifier(
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
-        trained = gq.train_classifier(model, data, chosen, out=out, progress=progress)
+        trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     print(trained.to_json() if as_json else trained.to_markdown(), end="")
 
 
@@ -281,15 +334,23 @@ def classify(
     bundle: BundleArgument,
     texts: Annotated[list[str] | None, typer.Argument(help="Classify these texts.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Classify the texts of a file: one a line, or JSONL with text.")
+        Path | None, typer.Option("--file", help="Classify the texts of a file: one a line, or one a record.")
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option("--text-field", help="Read this field of each record (default: the usual ones).")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Read the file in this encoding (default: UTF-8).")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
+    from glmquant.data.reading import Reading
     from glmquant.data.sequences import read_texts
 
-    given = [*map(as_typed, texts or ()), *(read_texts(file) if file else ())]
+    reading = Reading(encoding=encoding, text_field=text_field)
+    given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:
@@ -332,7 +393,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 
 def _run(
     recipe: str,
-    model: Path,
+    model: str | Path,
     out: Path,
     overrides: list[str] | None,
     as_json: bool,
@@ -342,21 +403,31 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    adapter: Path | None = None,
+    force: bool = False,
 ) -> None:
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
-            model, chosen, against=against, out=out, memory_limit=memory_limit, device=device, progress=progress
+            model,
+            chosen,
+            adapter=adapter,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            force=force,
+            progress=progress,
         )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
     _print_report(result, as_json, inconclusive, out / "report" if ci else None)
 
 
-def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
+def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci)
+    return progress_on_stderr(quiet, lines=ci, took=took)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

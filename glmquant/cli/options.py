@@ -20,12 +20,27 @@ def bytes_from(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; give one such as 4GB, 512MB or 3.5GiB") from None
 
 
-ModelArgument = Annotated[Path, typer.Argument(help="Read a GLM checkpoint from this directory.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="Read a GLM checkpoint from this directory, or from the hub: ORG/NAME or ORG/NAME@REVISION."),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        "--baseline",
+        "-b",
+        help="Compare with the float checkpoint in this directory, ORG/NAME of the hub, or a file of --save-baseline.",
+    ),
+]
 BundleArgument = Annotated[Path, typer.Argument(help="Run the ONNX bundle in this directory.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Write to this directory; it must not exist, or be empty.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
+]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),
 ]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Use this recipe: the name of a packaged one, or a YAML file.")
@@ -47,20 +62,23 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Compute
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[
-    list[Path] | None, typer.Option("--text", help="Measure perplexity on this file, UTF-8 text or JSONL.")
+    list[Path] | None, typer.Option("--text", help="Measure perplexity on this file of text, records or conversations.")
 ]
-Data = Annotated[list[Path] | None, typer.Option("--data", help="Calibrate on this file, UTF-8 text or JSONL.")]
+Data = Annotated[
+    list[Path] | None, typer.Option("--data", help="Calibrate on this file of text, records or conversations.")
+]
 TrainData = Annotated[
     Path | None,
     typer.Option(
         "--train-data",
-        help="Train a classifier first, on JSONL or CSV with text and label, or a directory of LABEL.txt files.",
+        help="Train a classifier first, on records with text and label, or a directory of LABEL.txt or LABEL/.",
     ),
 ]
 Inconclusive = Annotated[
     Literal["pass", "fail"] | None,
     typer.Option("--inconclusive", help="Treat an inconclusive result as pass or fail (default: exit with 3)."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Start anew, and replace what --out holds.")]
 Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),
@@ -70,7 +88,7 @@ CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]
 TaskOption = Annotated[
-    list[Path] | None, typer.Option("--task", help="Measure accuracy on these labeled texts, JSONL or CSV.")
+    list[Path] | None, typer.Option("--task", help="Measure accuracy on this file of labeled texts.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divide logits by this before sampling; 0 is greedy.")]

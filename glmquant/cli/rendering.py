@@ -7,7 +7,7 @@ from glmquant.core.units import duration, size
 if TYPE_CHECKING:
     from glmquant.quantization.diagnosis import Comparison, GroupComparison
     from glmquant.quantization.forecast import Forecast
-    from glmquant.quantization.summary import GroupSummary, ModelSummary
+    from glmquant.quantization.summary import AdapterSummary, GroupSummary, ModelSummary
     from glmquant.quantization.text_summary import TextSummary
 
 QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
@@ -26,6 +26,8 @@ def summary_text(summary: "ModelSummary") -> str:
         f"heads and {config.num_key_value_heads} key/value heads of {config.head_dim}, vocabulary {config.vocab_size}",
         f"  {weights}, {size(summary.num_bytes)}",
     ]
+    if summary.adapter is not None:
+        lines += _adapter(summary.adapter, config.num_hidden_layers)
     if summary.readers:
         lines.append(f"  can be loaded by {', '.join(summary.readers)}")
     if summary.text is not None:
@@ -37,6 +39,16 @@ def summary_text(summary: "ModelSummary") -> str:
     if summary.forecast is not None:
         lines += _forecast(summary.forecast)
     return "\n".join(lines)
+
+
+def _adapter(adapter: "AdapterSummary", layers: int) -> list[str]:
+    ranks = "rank " + " and ".join(map(str, adapter.ranks)) if adapter.ranks else "no additions"
+    line = f"  with the LoRA adapter {adapter.name}: {ranks}"
+    if adapter.targets:
+        line += f", {adapter.num_modules} linear layers ({', '.join(adapter.targets)})"
+    line += f" in {adapter.num_layers} of {layers} blocks"
+    saved = [f"    trained as a whole: {', '.join(adapter.saved)}"] if adapter.saved else []
+    return [line, *saved, *(f"    note: {note}" for note in adapter.notes)]
 
 
 def _text(text: "TextSummary", vocabulary: int, family: str) -> list[str]:

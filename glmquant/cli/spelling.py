@@ -6,12 +6,15 @@ from typing import Final
 from glmquant.errors import GlmQuantError, Parameter, message
 
 OPTIONS: Final = {
+    "adapter": "--adapter",
     "against": "--against",
     "baseline": "--baseline",
     "cache": "--cache",
     "calibration": "--calibration",
     "data": "--data",
     "device": "--device",
+    "encoding": "--encoding",
+    "force": "--force",
     "max_new_tokens": "--max-new-tokens",
     "memory_limit": "--memory-limit",
     "out": "--out",
@@ -19,11 +22,13 @@ OPTIONS: Final = {
     "predict": "--predict",
     "provider": "--provider",
     "recipe": "--recipe",
+    "save_baseline": "--save-baseline",
     "repetition_penalty": "--repetition-penalty",
     "seed": "--seed",
     "tasks": "--task",
     "temperature": "--temperature",
     "text": "--text",
+    "text_field": "--text-field",
     "top_k": "--top-k",
     "top_p": "--top-p",
 }
@@ -44,6 +49,8 @@ VERBS: Final = (
 """Public functions that are commands of the same name, with ``-`` for ``_``."""
 
 NAME = re.compile(r"`(\w+)`")
+SETTING = re.compile(r"\bset (\w+(?:\.\w+)+=)")
+"""A recipe's key with a value: ``set calibration.num_samples=26``."""
 
 
 def as_told(error: GlmQuantError) -> str:
@@ -58,7 +65,9 @@ def _place(where: object) -> object:
 
 
 def _respelled(text: str | None) -> str | None:
-    return None if text is None else NAME.sub(lambda found: f"`{_spelling(found[1])}`", text)
+    if text is None:
+        return None
+    return SETTING.sub(r"give --set \1", NAME.sub(lambda found: f"`{_spelling(found[1])}`", text))
 
 
 def _spelling(name: str) -> str:

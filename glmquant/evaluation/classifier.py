@@ -3,23 +3,59 @@
 Shape suffixes: E examples, D hidden, L labels.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import read_labeled
-from glmquant.data.sequences import encode_texts
+from glmquant.data.reading import Reading
+from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import CheckError
+from glmquant.evaluation.baseline_cache import Rows
 from glmquant.evaluation.gate import judge, overall
+from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.source import Query
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
+from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions, Task
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.streaming.activations import ActivationStore
 from glmquant.streaming.features import pooled_features
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierTask:
+    """The labeled texts of a task, tokenized."""
+
+    truth: Truth
+    encoded: EncodedTexts
+
+
+def read_classifier_tasks(
+    options: CheckOptions, labels: Sequence[str], tokenizer: Tokenizer, max_length: int
+) -> tuple[ClassifierTask, ...]:
+    """Read and tokenize what a classifier of ``labels`` is checked on; a text longer than ``max_length`` loses its end.
+
+    Raises:
+        DataError: data that cannot be read, an empty text, or a label that the classifier does not know.
+        CheckError: no task, or a text or a kind of task that only a language model can be measured on.
+    """
+    if options.text or not options.tasks:
+        raise CheckError(
+            "a classifier is checked on labeled texts" + (", and there is no task" if not options.tasks else " only"),
+            where="check.text" if options.text else "check.tasks",
+            expected="tasks whose data are lines of text and label",
+            hint="give `tasks` and no `text`",
+        )
+    return tuple(_read(task, tuple(labels), tokenizer, max_length) for task in options.tasks)
 
 
 def evaluate_classifier(
@@ -30,61 +66,77 @@ def evaluate_classifier(
     setting: Setting,
     progress: Progress = silent,
     store: ActivationStore | None = None,
+    against: AccuracyReport | None = None,
+    kept: Rows | None = None,
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
 
     Both read the same tokens; a text longer than the candidate takes loses its end, and the report counts it.
 
+    Args:
+        kept: has, or takes, what the baseline pools of all texts.
+        against: an earlier report that this one is to be compared with.
+
     Raises:
-        DataError: data that cannot be read, an empty text, or a label that the classifier does not know.
-        CheckError: no task, a text or a kind of task that only a language model can be measured on, or two classifiers
-            of different labels.
+        DataError, CheckError: see :func:`read_classifier_tasks`; CheckError also for two classifiers of different
+            labels, and where ``against`` was measured on other data.
     """
-    if options.text or not options.tasks:
-        raise CheckError(
-            "a classifier is checked on labeled texts" + (", and there is no task" if not options.tasks else " only"),
-            where="check.text" if options.text else "check.tasks",
-            expected="tasks whose data are lines of text and label",
-            hint="give `tasks` and no `text`",
-        )
     if candidate.labels != baseline.config.labels:
         raise CheckError(
             f"the bundle's labels are {list(candidate.labels)}",
             expected=f"those of the baseline, in its order: {list(baseline.config.labels)}",
             hint="give the checkpoint that the bundle was exported from",
         )
-    tasks = tuple(_measure(candidate, baseline, tokenizer, task, progress, store) for task in options.tasks)
+    material = read_classifier_tasks(options, candidate.labels, tokenizer, candidate.max_length)
+    if against is not None:
+        require_pairable(against, [], [task.truth for task in material])
+    pooled, head = _pooled(baseline, material, kept, progress, store), baseline.head()
+    tasks = tuple(
+        _measure(candidate, head, task, pooled_ED, progress) for task, pooled_ED in zip(material, pooled, strict=True)
+    )
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
         schema=SCHEMA, verdict=overall(limits), setting=setting, limits=limits, language=None, texts=(), tasks=tasks
     )
 
 
-def _measure(
-    candidate: OnnxClassifier,
-    baseline: ModelSource,
-    tokenizer: Tokenizer,
-    task: Task,
-    progress: Progress,
-    store: ActivationStore | None,
-) -> TaskResult:
+def _read(task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, max_length: int) -> ClassifierTask:
     if task.kind != "classification" or task.labels:
         raise CheckError(
             "a classifier names its labels itself", where=task.data, expected="a classification task without `labels`"
         )
-    labels = candidate.labels
-    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels})
+    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
+    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels}, reading)
     texts = [(task.prompt or "{text}").replace("{text}", example.text) for example in labeled.examples]
-    places = [f"{task.data}, line {example.line}" for example in labeled.examples]
-    encoded = encode_texts(texts, tokenizer, candidate.max_length, places)
-    truth = Truth(
-        task.name or labeled.name,
-        labels,
-        tuple(labels.index(example.label) for example in labeled.examples),
-        tuple(texts),
-        encoded.num_truncated,
-    )
-    pooled_ED = pooled_features(baseline, encoded.ids, store=store, progress=progress)
-    baseline_EL = baseline.head()(pooled_ED).numpy()
-    candidate_EL = candidate.logits(encoded.ids, progress)
-    return compare(truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))
+    places = [f"{task.data}, {example.place}" for example in labeled.examples]
+    encoded = encode_texts(texts, tokenizer, max_length, places)
+    answers = tuple(labels.index(example.label) for example in labeled.examples)
+    truth = Truth(task.name or labeled.name, labels, answers, tuple(texts), encoded.num_truncated)
+    return ClassifierTask(truth, encoded)
+
+
+def _pooled(
+    baseline: ModelSource,
+    tasks: Sequence[ClassifierTask],
+    kept: Rows | None,
+    progress: Progress,
+    store: ActivationStore | None,
+) -> Sequence[Tensor]:
+    """What the baseline pools of each task's texts: float32 ``[E, D]``."""
+    queries = [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
+    rows = None if kept is None else kept.read(queries)
+    if rows is not None:
+        counts = [len(task.encoded.ids) for task in tasks]
+        return list(torch.split(torch.cat(rows), counts))
+    pooled = [pooled_features(baseline, task.encoded.ids, store=store, progress=progress) for task in tasks]
+    if kept is not None:
+        kept.write(queries, list(torch.cat(pooled).split(1)))
+    return pooled
+
+
+def _measure(
+    candidate: OnnxClassifier, head: Linear, task: ClassifierTask, pooled_ED: Tensor, progress: Progress
+) -> TaskResult:
+    baseline_EL = head(pooled_ED).numpy()
+    candidate_EL = candidate.logits(task.encoded.ids, progress)
+    return compare(task.truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))

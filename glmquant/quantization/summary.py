@@ -31,6 +31,28 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class AdapterSummary:
+    """A LoRA adapter at a glance.
+
+    Attributes:
+        ranks: of its additions, each once.
+        targets: last words of the adapted modules' names, as the adapter has them.
+        num_modules: how many modules it adds to.
+        num_layers: blocks of the model in which it changes something.
+        saved: tensors that were trained as a whole.
+        notes: what is worth a look.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    targets: tuple[str, ...]
+    num_modules: int
+    num_layers: int
+    saved: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ModelSummary:
     """A checkpoint at a glance.
 
@@ -42,6 +64,7 @@ class ModelSummary:
         groups: what the recipe makes of each linear group; empty without a recipe.
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
         forecast: time, memory and disk that the recipe will take on this machine; None where nobody asked.
+        adapter: the LoRA adapter that is merged; None where there is none.
         text: its tokenizer, chat template and generation settings; None where one of them cannot be used.
         problems: why the checkpoint cannot be used as it is; empty where it can.
     """
@@ -55,6 +78,7 @@ class ModelSummary:
     groups: tuple[GroupSummary, ...]
     average_bits: float | None
     forecast: Forecast | None = None
+    adapter: AdapterSummary | None = None
     text: TextSummary | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -83,6 +107,23 @@ def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
         average_bits=8 * sum(group.num_bytes for group in groups) / weights if groups else None,
         text=None if problems else describe_text(checkpoint),
         problems=problems,
+        adapter=_adapter(checkpoint),
+    )
+
+
+def _adapter(checkpoint: Checkpoint) -> AdapterSummary | None:
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return None
+    layers = {name.split(".")[2] for name in checkpoint.adapted_tensors if name.startswith("model.layers.")}
+    return AdapterSummary(
+        name=adapter.name,
+        ranks=tuple(sorted({addition.rank for addition in adapter.additions.values()})),
+        targets=tuple(sorted({module.rpartition(".")[2] for module in adapter.additions})),
+        num_modules=len(adapter.additions),
+        num_layers=len(layers),
+        saved=tuple(sorted(adapter.copies)),
+        notes=checkpoint.adapter_notes,
     )
 
 

@@ -8,7 +8,16 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from glmquant.recipe.section import NATS, SHARE, TOKENS, Section
+from glmquant.recipe.section import (
+    NATS,
+    SHARE,
+    TOKENS,
+    Encoding,
+    Section,
+    encoding_key,
+    label_field_key,
+    text_field_key,
+)
 
 
 class FewShot(Section):
@@ -27,9 +36,12 @@ class Task(Section):
     """A labeled set, scored by the likelihood of each answer after the prompt."""
 
     data: str = Field(
-        description="JSONL or CSV, relative to the recipe. Records of `classification` have `text` and `label`; those "
-        "of `multiple_choice` have `question`, choices and `answer`."
+        description="Records as JSON, a table, Parquet or Excel (docs/data.md), relative to the recipe. Those of "
+        "`classification` have a text and a label; those of `multiple_choice` have `question`, choices and `answer`."
     )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
+    label_field: str | None = label_field_key()
     kind: Literal["classification", "multiple_choice"] = Field("classification", description="What the records are.")
     name: str | None = Field(None, description="Name in reports; null: that of the file.")
     prompt: str | None = Field(
@@ -160,15 +172,29 @@ class CheckOptions(Section):
     """What the exported model is measured on, against the FP16 checkpoint, and what decides the verdict."""
 
     text: tuple[str, ...] = Field(
-        (), description="Held-out text files for perplexity and KL divergence, relative to the recipe."
+        (),
+        description="Held-out files for perplexity and KL divergence, relative to the recipe: text, or records with a "
+        "text or a conversation (docs/data.md).",
+    )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
+    scored: Literal["all", "answers"] = Field(
+        "all",
+        description="Which tokens of conversations are scored: `all`, or those of the assistant's `answers`, the end "
+        "of each included.",
     )
     num_tokens: int = Field(
         8192,
         ge=2,
-        description="How many of the last tokens of each text are used, rounded down to whole windows of `seq_len`.",
+        description="How many tokens of each text are used, rounded down to whole windows of `seq_len`.",
         json_schema_extra=TOKENS,
     )
     seq_len: int = Field(512, ge=2, description="Length of each window.", json_schema_extra=TOKENS)
+    windows: Literal["even", "last"] = Field(
+        "even",
+        description="Where in a text its windows lie. `even`: spread evenly over all of it. `last`: one after the "
+        "other at its end, where the beginning was calibrated on, or to compare with perplexities measured so.",
+    )
     tasks: tuple[Task, ...] = Field((), description="Labeled sets to measure accuracy on.")
     limits: Limits = Field(Limits(), description="What the quantized model may lose against the FP16 checkpoint.")
     against: RegressionLimits = Field(

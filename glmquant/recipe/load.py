@@ -1,6 +1,7 @@
 """Finding a recipe by name or path, applying overrides, and saying precisely what is wrong with it."""
 
 import logging
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from glmquant import assets
 from glmquant.core.untrusted import shown
+from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.methods import METHODS
 from glmquant.recipe.packaged import packaged_recipes
@@ -155,7 +157,20 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    raise RecipeError(f"no recipe {name!r}", expected=f"a YAML file, or one of: {', '.join(packaged)}")
+    raise RecipeError(
+        f"no recipe {shown(name)}",
+        expected=f"a YAML file, or one of: {', '.join(packaged)}",
+        hint=_recipe_meant(path, packaged),
+    )
+
+
+def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
+    if path.is_dir():
+        return f"{path} is a directory: were recipe and model swapped?"
+    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    names = {name: name for name in packaged} | {name: str(path.parent / name) for name in beside}
+    near = get_close_matches(path.name[:200], names, n=1)
+    return f"did you mean {names[near[0]]}?" if near else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -198,7 +213,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _anchor_files(values: dict[str, Any], directory: Path) -> None:
     def anchored(name: Any) -> Any:
-        named = isinstance(name, str) and not name.startswith(assets.SCHEME)
+        named = isinstance(name, str) and name != STDIN and not name.startswith(assets.SCHEME)
         return str(directory / name) if named else name
 
     for key in FILES:
@@ -241,7 +256,7 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     problems = [_problem(one) for one in details[:MOST_PROBLEMS]]
     if len(details) > MOST_PROBLEMS:
         problems.append(f"and {len(details) - MOST_PROBLEMS} more")
-    meant = [key for one in details[:MOST_PROBLEMS] if _is_unknown(one) and (key := _nearest(_key(one["loc"])))]
+    meant = [near for one in details[:MOST_PROBLEMS] if (near := _meant(one))]
     hint = f"did you mean {', '.join(dict.fromkeys(meant))}? {REFERENCE}" if meant else REFERENCE
     return RecipeError("; ".join(problems), where=where, hint=hint)
 
@@ -262,6 +277,18 @@ def _problem(details: Any) -> str:
         return f"{key} is {_described(details['input'])}; expected {expected}"
     message = details["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def _meant(details: Any) -> str | None:
+    """The key, or the value of a key that takes a few, that is most like what is given."""
+    key = _key(details["loc"])
+    if _is_unknown(details):
+        return _nearest(key)
+    if details["type"] != "literal_error" or not isinstance(details["input"], str):
+        return None
+    allowed = re.findall(r"'([^']*)'", details["ctx"]["expected"])
+    near = get_close_matches(details["input"][:200].lower(), allowed, n=1)
+    return f"{key}={near[0]}" if near else None
 
 
 def _is_unknown(details: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,14 +13,19 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json, shown
 from glmquant.errors import CheckpointError, RecipeError
 from glmquant.glm.config import Family
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import use_current_names
 
 MANIFEST: Final = "glmquant.json"
-FORMAT_VERSION: Final = 2
-"""Version 1, read as well, has a recipe whose keys had other names (:data:`glmquant.recipe.load.RENAMED`)."""
+FORMAT_VERSION: Final = 3
+"""Earlier ones are read as well. Version 2 has no limits and does not name the texts calibrated on; nor does version
+1, whose recipe has keys of other names (:data:`glmquant.recipe.load.RENAMED`)."""
 
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
+
+_OPTIONAL: Final = ("source_revision", "source_files", "adapter")
+"""Fields of a source on the hub, and of one with an adapter: left out of the file elsewhere."""
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -48,11 +53,26 @@ class GroupRecord:
 
 
 @dataclass(frozen=True)
+class AdapterRecord:
+    """A LoRA adapter that was merged into the source.
+
+    Attributes:
+        name: its directory's own name.
+        sha256: of its file of weights.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The origin of a quantized artifact.
 
     Attributes:
-        source_name: the source directory's own name, without the path to it.
+        source_name: the repository's id where it is known, else the source directory's own name without its path.
         source_fingerprint: see :attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`.
         family: lineage, which the canonical layout does not tell.
         format_version: :data:`FORMAT_VERSION`, also where an earlier version was read.
@@ -61,6 +81,12 @@ class Manifest:
         calibration: sha256 of the calibration tokens; None where none were used.
         groups: in the order of :func:`glmquant.glm.config.linear_groups`.
         libraries: name to version.
+        calibration_texts: sha256 of each text calibrated on (:attr:`glmquant.data.windows.TokenStream.sha256`), where
+            it was read to its end.
+        limits: the recipe's ``check.limits``, by which a check without a recipe judges.
+        adapter: None, and left out of the file, where none was merged.
+        source_revision: the commit of the source's repository, where that is known.
+        source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,6 +100,11 @@ class Manifest:
     calibration: str | None
     groups: tuple[GroupRecord, ...]
     libraries: dict[str, str]
+    calibration_texts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    adapter: AdapterRecord | None = None
+    source_revision: str | None = None
+    source_files: dict[str, str] = field(default_factory=dict)
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -87,7 +118,8 @@ def library_versions() -> dict[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
-    return _MANIFEST.dump_json(manifest, indent=1) + b"\n"
+    unknown = {name for name in _OPTIONAL if not getattr(manifest, name)}
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=unknown) + b"\n"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -98,20 +130,20 @@ def read_manifest(path: Path) -> Manifest:
     """
     values = read_json(path, MAX_INDEX_BYTES)
     version = values.get("format_version")
-    if version not in (1, FORMAT_VERSION) or isinstance(version, bool | float):
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
             f"format_version is {shown(version)}",
             where=f"{path}, format_version",
-            expected=f"1 or {FORMAT_VERSION}",
+            expected=f"1 to {FORMAT_VERSION}",
             hint="a later release of glmquant writes later versions; else quantize the model again",
         )
-    if version == 1:
+    if version < FORMAT_VERSION:
         values = _migrated(values, path)
     return _validated(_MANIFEST, json.dumps(values), path)
 
 
 def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A manifest of version 1 as one of version 2."""
+    """A manifest of an earlier version as one of this."""
     recipe = values.get("recipe")
     if isinstance(recipe, dict):
         try:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.direct_io import DirectReader
+from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 
@@ -99,20 +100,13 @@ class StoredTensor:
             view, at = view[count:], at + count
 
     def _check_finite(self, chunk: Tensor) -> None:
-        if chunk.dtype.is_floating_point and not all(map(_is_finite, chunk.split(SERIAL_ELEMENTS))):
+        if chunk.dtype.is_floating_point and not all(map(is_finite, chunk.split(SERIAL_ELEMENTS))):
             raise CheckpointError(
                 f"the tensor {shown(self.name)} holds NaN or Inf",
                 where=self.path,
                 expected="finite weights",
                 hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
-
-
-def _is_finite(values: Tensor) -> bool:
-    if math.isfinite(values.sum().item()):  # the quickest pass; no NaN or Inf leaves a sum finite
-        return True
-    low, high = torch.aminmax(values)  # but large values may overflow it; NaN shows in both of these
-    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def byte_view(tensor: Tensor) -> memoryview:
@@ -122,15 +116,15 @@ def byte_view(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor]) -> None:
-    """Adds what a weight file holds to a hash.
+def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor], name: str) -> None:
+    """Adds what a weight file holds, and its ``name``, to a hash.
 
     A file of up to 256 MiB is hashed whole. Of a larger one: its size, its first and last MiB (which hold the headers
     of safetensors, and the checksum of every tensor of a ``.bin``) and three samples of 4 KiB from each tensor. So a
     large safetensors file that was edited in a few bytes only may keep its hash; one trained further does not.
     """
     size = path.stat().st_size
-    digest.update(f"{path.name}\0{size}\0".encode())
+    digest.update(f"{name}\0{size}\0".encode())
     with path.open("rb", buffering=0) as file:
         if size <= WHOLE_FILE_BYTES:
             _hash_range(digest, file, 0, size)

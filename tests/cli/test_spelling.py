@@ -34,8 +34,8 @@ COMMAND_LINE_ONLY = {
     "--train-data": "the recipe's train.data",
     "--version": "gq.__version__",
 }
-LITERAL = {"labels", "prompt", "classifier_head"}
-"""Backquoted in errors and no public name: keys of a task, a tensor's name."""
+LITERAL = {"labels", "prompt", "classifier_head", "adapter"}
+"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be."""
 
 NAMED_AFTER_A_COMMAND = {
     "recipe/reference.py",  # writes a document for both readers
@@ -119,6 +119,11 @@ def test_every_name_in_the_table_is_public() -> None:
         (GlmQuantError("no", expected="what `run` wrote"), "what `run` wrote", "what `glmquant run` wrote"),
         (GlmQuantError("no", hint="run `cp -rL`"), "hint: run `cp -rL`", "hint: run `cp -rL`"),
         (GlmQuantError("no", where="check.text"), "where: check.text", "where: check.text"),
+        (
+            GlmQuantError("no", hint="give more text, or set calibration.num_samples=26"),
+            "or set calibration.num_samples=26",
+            "or give --set calibration.num_samples=26",
+        ),
         (GlmQuantError("a `run` of 3"), "a `run` of 3", "a `run` of 3"),
     ],
 )
@@ -130,8 +135,8 @@ def test_one_error_in_both_spellings(error: GlmQuantError, python: str, command_
 
 IMPERATIVES = (
     *("Answer", "Calibrate", "Chat", "Check", "Classify", "Compare", "Compute", "Continue", "Divide", "Estimate"),
-    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Override", "Penalize", "Print", "Quantize"),
-    *("Read", "Render", "Run", "Sample", "Seed", "Show", "Stop", "Train", "Treat", "Use", "Write"),
+    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Merge", "Override", "Penalize", "Print"),
+    *("Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Train", "Treat", "Use", "Write"),
 )
 
 

@@ -104,7 +104,7 @@ def test_too_little_text_says_how_much_there_is(tmp_path: Path, sampling: str) -
 
 
 def test_empty_text(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="has 0 tokens"):
+    with pytest.raises(DataError, match="the file is empty"):
         sample_calibration([write(tmp_path, "e.txt", "")], [], Letters(), num_samples=1, seq_len=8)
 
 
@@ -133,4 +133,4 @@ def test_samples_and_ranges_are_printed_without_their_tensors(tmp_path: Path) ->
     samples = sample_calibration([write(tmp_path, "a.txt", DIGITS)], [], Letters(), num_samples=2, seq_len=4)
     text = repr((samples, KeyValueRange(torch.ones(2, 4), torch.ones(2, 4))))
     assert "tensor(" not in text
-    assert "TextSource(name='a.txt', num_samples=2)" in text
+    assert "TextSource(name='a.txt', num_samples=2, sha256=" in text

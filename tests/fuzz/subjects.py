@@ -2,17 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.tokenizers.chat import TEMPLATES, Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.hub import transfer
+from glmquant.hub.locate import locate
 from glmquant.onnx_export.save import export_bundle
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.summary import summarize
@@ -20,16 +24,20 @@ from glmquant.recipe.load import load_recipe
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import ExportOptions, Recipe
+from glmquant.store.adapter import open_adapter
 from glmquant.store.calibration import read_calibration, write_calibration
-from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
+from tests.support.adapters import halves, write_adapter
 from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint, write_config
 from tests.support.glm4 import write_tokenizer
 from tests.support.golden import config as golden_config
 from tests.support.golden import directory as golden
 from tests.support.golden import tokenizer as golden_tokenizer
+from tests.support.handed import cached, saved
+from tests.support.hub import COMMIT, Hub, Repository, running, sibling
 
 ROUNDED = Recipe.model_validate({"version": 1, "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
 
@@ -44,7 +52,17 @@ class Subject:
 
 
 def read_all(directory: Path, _: Path) -> None:
-    checkpoint = open_checkpoint(directory)
+    read_tensors(open_checkpoint(directory))
+
+
+def read_adapted(base: Path) -> Callable[[Path, Path], None]:
+    def use(directory: Path, _: Path) -> None:
+        read_tensors(with_adapter(open_checkpoint(base), open_adapter(directory)))
+
+    return use
+
+
+def read_tensors(checkpoint: Checkpoint) -> None:
     summarize(checkpoint, make_plan(ROUNDED, checkpoint.config))
     _ = checkpoint.fingerprint
     checkpoint.embedding()
@@ -86,7 +104,7 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_tokenizers(root), *_others(root)]
+    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root), *_hub(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -116,6 +134,57 @@ def _checkpoints(root: Path) -> list[Subject]:
         Subject("sharded", sharded, read_all),
         Subject("artifact", artifact + pieces, read_all),
         Subject("artifact", artifact + pieces, export_standard),
+        *_as_handed(root),
+    ]
+
+
+def _as_handed(root: Path) -> list[Subject]:
+    """Checkpoints in a trainer's form and in the hub's cache."""
+    wrapped = {f"module.{name}": tensor for name, tensor in published().items()}
+    beside = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
+    saved(root / "nested", {"module": wrapped, **beside}, "model.pt", pickle_protocol=4)
+    step = "global_step3/mp_rank_00_model_states.pt"
+    (saved(root / "deepspeed", {"module": published(), **beside}, step) / "latest").write_text("global_step3")
+    names = list(published())
+    saved(root / "no-index", {name: published()[name] for name in names[:9]}, "pytorch_model-00001-of-00002.bin")
+    rest = {name: published()[name] for name in names[9:]}
+    torch.save(rest, root / "no-index" / "pytorch_model-00002-of-00002.bin")
+    both = write_checkpoint(root / "both-heads", replace(tiny_config(), tie_word_embeddings=True))
+    cached(write_checkpoint(root / "source", tiny_config()), root, "models--a--b", "abc")
+    (root / "models--a--b" / "refs").mkdir()
+    (root / "models--a--b" / "refs" / "main").write_text("abc")
+    snapshot = ("snapshots/abc/config.json", "snapshots/abc/model.safetensors", "refs/main")
+    shards = tuple(path.name for path in (root / "no-index").glob("*.bin"))
+    return [
+        Subject("nested", ("config.json", "model.pt", "model.pt", "tokenizer_config.json"), read_all),
+        Subject("deepspeed", ("config.json", step, "latest"), read_all),
+        Subject("no-index", ("config.json", *shards), read_all),
+        Subject(both.name, ("config.json", "model.safetensors"), read_all),
+        Subject("models--a--b", snapshot, read_all),
+    ]
+
+
+def _adapters(root: Path) -> list[Subject]:
+    """Of the checkpoint ``float``: additions in both layouts' names, some of DoRA, and tensors trained as a whole."""
+    at, native = "model.layers.0.self_attn", "transformer.encoder.layers.1.self_attention.query_key_value"
+    tensors = halves(native, 128, 64) | halves(f"{at}.o_proj", 64, 64, rank=2)
+    tensors |= {"lm_head.weight": torch.ones(160, 64), f"{at}.q_proj.bias": torch.ones(64)}
+    tensors |= {"model.embed_tokens.lora_embedding_A": torch.ones(4, 160)}
+    tensors |= {"model.embed_tokens.lora_embedding_B": torch.ones(64, 4)}
+    fields = {
+        "rank_pattern": {r"layers\.0\..*o_proj": 2},
+        "alpha_pattern": {"o_proj": 3},
+        "modules_to_save": ["lm_head"],
+    }
+    write_adapter(root / "adapter", tensors, **fields)
+    dora = halves(f"{at}.q_proj", 64, 64) | {f"{at}.q_proj.lora_magnitude_vector": torch.ones(64)}
+    write_adapter(root / "adapter-dora", {}, use_dora=True, use_rslora=True)
+    (root / "adapter-dora" / "adapter_model.safetensors").unlink()
+    torch.save(dora, root / "adapter-dora" / "adapter_model.bin")
+    use = read_adapted(root / "float")
+    return [
+        Subject("adapter", ("adapter_config.json", "adapter_model.safetensors"), use),
+        Subject("adapter-dora", ("adapter_config.json", "adapter_model.bin"), use),
     ]
 
 
@@ -186,6 +255,53 @@ def _others(root: Path) -> list[Subject]:
     write_calibration(calibration(), root / "calibration")
     files = ("calibration.json", "calibration.safetensors")
     return [*subjects[:4], Subject("calibration", files, lambda directory, _: read_calibration(directory))]
+
+
+HUB_ID = "THUDM/chatglm2-6b"
+
+
+def download_from(directory: Path, scratch: Path) -> None:
+    """From a hub that lists what answer.json says and sends what lies beside it."""
+    listed = (directory / "answer.json").read_bytes()
+    with on_the_hub(Repository.of(directory / "model"), scratch) as hub:
+        hub.faults[f"/api/models/{HUB_ID}/revision/main"] = lambda handler: handler.send(200, listed, {}) or True
+        locate(HUB_ID)
+
+
+def read_cached(directory: Path, scratch: Path) -> None:
+    """A cache that others wrote, and a hub to complete it from."""
+    shutil.copytree(directory, scratch / "cache", symlinks=True)
+    with on_the_hub(Repository.of(golden("chatglm2-tiny")), scratch):
+        found = locate(HUB_ID)
+        open_checkpoint(found.path, origin=found.origin)
+
+
+@contextmanager
+def on_the_hub(repository: Repository, scratch: Path) -> Iterator[Hub]:
+    transfer.PAUSE = 0.0  # type: ignore[misc]
+    with running() as hub:
+        hub.repositories[HUB_ID] = repository
+        constants.ENDPOINT, constants.HF_HUB_CACHE = hub.address, str(scratch / "cache")
+        yield hub
+
+
+def _hub(root: Path) -> list[Subject]:
+    model = root / "hub-answer" / "model"
+    shutil.copytree(golden("chatglm2-tiny"), model)
+    files = Repository.of(model).files
+    listed = {"sha": COMMIT, "siblings": [sibling(*item) for item in files.items()]}
+    (root / "hub-answer" / "answer.json").write_text(json.dumps(listed))
+    with on_the_hub(Repository.of(model), root / "hub-cache-made"):
+        locate(HUB_ID)
+    shutil.move(root / "hub-cache-made" / "cache", root / "hub-cache")
+    repository = f"models--{HUB_ID.replace('/', '--')}"
+    small = ("config.json", "pytorch_model.bin.index.json", "tokenizer_config.json")
+    snapshot = tuple(f"{repository}/snapshots/{COMMIT}/{name}" for name in small)
+    answers = ("answer.json", "answer.json", "model/config.json", "model/tokenizer.model")
+    return [
+        Subject("hub-answer", answers, download_from),
+        Subject("hub-cache", (f"{repository}/refs/main", *snapshot), read_cached),
+    ]
 
 
 torch.set_num_threads(1)

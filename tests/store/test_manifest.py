@@ -9,6 +9,7 @@ import pytest
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import Recipe
 from glmquant.store.manifest import (
@@ -36,6 +37,8 @@ MANIFEST = Manifest(
     calibration=None,
     groups=RECORDS,
     libraries={"torch": "2.13.0"},
+    calibration_texts=("ef" * 32,),
+    limits=Limits.model_validate({"perplexity_ratio": 1.05, "accuracy_drop": {"value": 0.01, "on": "estimate"}}),
 )
 
 
@@ -49,6 +52,22 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path)) == MANIFEST
     assert read_manifest(written(tmp_path, replace(MANIFEST, calibration="cd" * 32))).calibration == "cd" * 32
     assert records_from_json(records_to_json(RECORDS), tmp_path) == RECORDS
+
+
+def test_a_repository_is_recorded_with_commit_and_hashes(tmp_path: Path) -> None:
+    manifest = replace(
+        MANIFEST, source_name="THUDM/chatglm2-6b", source_revision="d2" * 20, source_files={"config.json": "ab" * 20}
+    )
+    assert read_manifest(written(tmp_path, manifest)) == manifest
+    assert json.loads(manifest_bytes(manifest))["source_revision"] == "d2" * 20
+
+
+def test_a_source_on_this_machine_alone_has_neither(tmp_path: Path) -> None:
+    assert not {"source_revision", "source_files"} & set(json.loads(manifest_bytes(MANIFEST)))
+    assert (read_manifest(written(tmp_path)).source_revision, read_manifest(written(tmp_path)).source_files) == (
+        None,
+        {},
+    )
 
 
 def test_it_is_for_people_too() -> None:
@@ -68,7 +87,7 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"format_version": 3}, "format_version is 3"),
+        ({"format_version": 4}, "format_version is 4"),
         ({"format_version": 0}, "format_version is 0"),
         ({"format_version": True}, "format_version is True"),
         ({"format_version": None}, "format_version is None"),
@@ -76,6 +95,8 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
         ({"source_fingerprint": 1}, "source_fingerprint: "),
         ({"family": "llama"}, "family: "),
         ({"extra": 1}, "extra: "),
+        ({"limits": {"perplexity_ratio": -1}}, "limits: "),
+        ({"limits": {"perplexty_ratio": 1}}, r"limits\.perplexty_ratio: "),
         ({"groups": [GROUP | {"spec": {"bits": 3}}]}, r"groups\.0\.spec: .*bits is 3"),
         ({"groups": [GROUP | {"weight_error": "small"}]}, r"groups\.0\.weight_error: "),
         ({"recipe": []}, "recipe: "),

@@ -7,12 +7,13 @@ knows tensors.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from glmquant.core.untrusted import read_json
 from glmquant.glm.config import Architecture, Family, GlmConfig
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields, float_dtype
 from glmquant.glm.layouts.labels import read_labels
+from glmquant.glm.layouts.lineage import published_names
 
 ARCHITECTURES: Final = get_args(Architecture)
 DEFAULT_EOS = (151329, 151336, 151338)
@@ -24,7 +25,12 @@ def read_bundle_config(path: Path) -> GlmConfig:
     Raises:
         CheckpointError: a file that is missing or damaged.
     """
-    fields = Fields(read_json(path), path)
+    return parse_bundle_config(read_json(path), path)
+
+
+def parse_bundle_config(values: dict[str, Any], path: Path) -> GlmConfig:
+    """The model of a ``config.json`` that was read; see :func:`read_bundle_config`."""
+    fields = Fields(values, path)
     return replace(parse_hf_config(fields), labels=read_labels(fields, None))
 
 
@@ -72,7 +78,8 @@ def parse_hf_config(fields: Fields, family: Family | None = None) -> GlmConfig:
 def _family(fields: Fields, architecture: str) -> Family:
     if architecture == "glm4":
         return "glm-4-0414"
-    return "glm-edge" if "glm-edge" in str(fields.raw("_name_or_path") or "").lower() else "glm"
+    named = any("glm-edge" in name.lower() for name in published_names(fields.values, {}))
+    return "glm-edge" if named else "glm"
 
 
 def _rope_section(fields: Fields) -> Fields | None:

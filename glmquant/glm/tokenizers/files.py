@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from glmquant.core import untrusted
 from glmquant.core.files import write_json, write_text
-from glmquant.core.placeholders import HEAD, fetch_again, refuse_placeholder
+from glmquant.core.placeholders import HEAD, fetch_again, refuse_packed, refuse_placeholder
 from glmquant.errors import CheckpointError
 
 MOST_BYTES: Final = 64 << 20
@@ -39,6 +39,7 @@ def read_bytes(directory: Path, name: str) -> bytes:
     if not content:
         raise CheckpointError("the tokenizer file is empty", where=path, hint=fetch_again(directory / name))
     refuse_placeholder(content[:HEAD], directory / name)
+    refuse_packed(content, directory / name)
     return content
 
 
