@@ -1,7 +1,8 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
-A model is given by its directory, or opened already: what a verb gives is what the next one takes. A verb imports what
-it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
+A model is given by its directory, a recipe by its name or path, or either opened already: what a verb gives is what the
+next one takes. A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import
+than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmquant import assets
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, CheckpointError, ExportError
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
 
@@ -50,7 +51,7 @@ Directory = str | Path | None
 
 def inspect(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     *,
     adapter: Directory = None,
     predict: bool = False,
@@ -67,8 +68,9 @@ def inspect(
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
-    checkpoint = _opened(model, recipe, adapter)
-    plan = None if recipe is None else make_plan(recipe, checkpoint.config)
+    loaded = None if recipe is None else _loaded(recipe)
+    checkpoint = _opened(model, loaded, adapter)
+    plan = None if loaded is None else make_plan(loaded, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
         return summary
@@ -89,7 +91,7 @@ def compare(first: "Checkpoint | str | Path", second: "Checkpoint | str | Path")
 
 def calibrate(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     *,
     data: Files = None,
     adapter: Directory = None,
@@ -117,7 +119,8 @@ def calibrate(
     from glmquant.store.output import output_directory
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, adapter)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
+    checkpoint = _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -128,7 +131,7 @@ def calibrate(
 
 def quantize(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     calibration: "Calibration | CalibrationSet | str | Path | None" = None,
     *,
     adapter: Directory = None,
@@ -150,7 +153,8 @@ def quantize(
     from glmquant.store.calibration import read_calibration
     from glmquant.streaming.resources import Resources
 
-    resources, checkpoint = Resources.named(device, memory_limit), _opened(model, recipe, adapter)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
+    checkpoint = _opened(model, recipe, adapter)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -160,7 +164,7 @@ def quantize(
 
 def export(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     calibration: "Calibration | str | Path | None" = None,
     *,
     adapter: Directory = None,
@@ -177,11 +181,10 @@ def export(
         adapter: as in :func:`inspect`.
     """
     from glmquant.pipeline.export import export_directory
-    from glmquant.recipe.load import load_recipe
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import read_calibration
 
-    recipe = recipe or load_recipe(None)
+    recipe = _loaded(recipe)
     checkpoint = _opened(model, recipe, adapter)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -194,7 +197,7 @@ def check(
     *,
     baseline: "Checkpoint | str | Path",
     adapter: Directory = None,
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     text: Files = None,
     tasks: Sequence[str | Path] | None = None,
     against: "AccuracyReport | str | Path | None" = None,
@@ -219,10 +222,9 @@ def check(
     """
     from glmquant.evaluation.bundle import with_files
     from glmquant.pipeline.check import check_directory
-    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
 
-    resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
@@ -265,32 +267,34 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
 
 def run(
     model: "Checkpoint | str | Path",
-    recipe: "Recipe",
+    recipe: "Recipe | str | Path",
     *,
     adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
+    force: bool = False,
     progress: Progress = silent,
 ) -> "AccuracyReport":
     """Calibrate, quantize, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
     With ``train.data`` a classifier is trained first: ``out`` gets ``classifier/`` too, and ``test.jsonl``, what it is
-    checked on, where the recipe names no ``check.tasks``. What an earlier, unfinished run with the same inputs finished
-    is not done again.
+    checked on, where the recipe names no ``check.tasks``. What an earlier run with the same inputs finished is not done
+    again; a whole run that is finished already gives its report.
 
     Args:
         adapter: as in :func:`inspect`.
         against: as in :func:`check`.
+        force: start anew, and replace what ``out`` holds.
         memory_limit, device: as in :func:`calibrate`.
     """
     from glmquant.pipeline.run import run_directory
     from glmquant.streaming.resources import Resources
 
-    resources = Resources.named(device, memory_limit)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe, adapter), recipe, Path(out), resources, earlier, progress)
+    return run_directory(_opened(model, recipe, adapter), recipe, Path(out), resources, earlier, progress, force)
 
 
 def open_chat(
@@ -336,7 +340,7 @@ def generate(
 def train_classifier(
     model: "Checkpoint | str | Path",
     data: str | Path,
-    recipe: "Recipe | None" = None,
+    recipe: "Recipe | str | Path | None" = None,
     *,
     adapter: Directory = None,
     out: str | Path,
@@ -355,11 +359,10 @@ def train_classifier(
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
     from glmquant.data.labeled import read_labeled
-    from glmquant.recipe.load import load_recipe
     from glmquant.streaming.resources import Resources
     from glmquant.train.directory import train_directory
 
-    resources, recipe = Resources.named(device, memory_limit), recipe or load_recipe(None)
+    resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     labeled = read_labeled(Path(assets.resolve(str(data))))
     return train_directory(_opened(model, recipe, adapter), labeled, recipe.train, Path(out), resources, progress)
 
@@ -379,6 +382,12 @@ def classify(
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
 
 
+def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":
+    from glmquant.recipe.load import load_recipe
+
+    return load_recipe(recipe) if recipe is None or isinstance(recipe, str | Path) else recipe
+
+
 def _opened(
     model: "Checkpoint | str | Path", recipe: "Recipe | None" = None, adapter: Directory = None
 ) -> "Checkpoint":
@@ -386,13 +395,21 @@ def _opened(
     from glmquant.store.adapter import open_adapter
     from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 
+    if not isinstance(model, Checkpoint | str | Path):
+        raise CheckpointError(f"{model!r} is no checkpoint", expected="a checkpoint, or the path of its directory")
     if not isinstance(model, Checkpoint):
         model = open_checkpoint(model, family=recipe.model.family if recipe else None)
     return model if adapter is None else with_adapter(model, open_adapter(adapter))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:
-    return Path(bundle) if isinstance(bundle, str | Path) else bundle.path
+    from glmquant.onnx_export.bundle import OnnxBundle
+
+    if isinstance(bundle, OnnxBundle):
+        return bundle.path
+    if not isinstance(bundle, str | Path):
+        raise ExportError(f"{bundle!r} is no ONNX bundle", expected="a bundle, or the path of its directory")
+    return Path(bundle)
 
 
 def _names(files: Files) -> tuple[str, ...]:

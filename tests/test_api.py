@@ -157,11 +157,30 @@ def test_what_verbs_take_and_give_is_shown_in_a_line(tmp_path: Path) -> None:
     quantized = gq.quantize(assets.DEMO_MODEL, recipe, out=tmp_path / "int4")
     other = gq.quantize(assets.DEMO_MODEL, gq.load_recipe("int8-rtn"), out=tmp_path / "int8")
     summary, compared = gq.inspect(assets.DEMO_MODEL, recipe), gq.compare(quantized, other)
-    for value in (recipe, quantized, summary, compared):
-        assert re.fullmatch(rf"<{type(value).__name__} .{{20,250}}>", repr(value)), repr(value)
+    few = {"calibration.num_samples": 4, "calibration.seq_len": 64}
+    samples = gq.calibrate(assets.DEMO_MODEL, gq.load_recipe("int8-rtn", few), out=tmp_path / "samples")
+    bundle = gq.export(other, out=tmp_path / "onnx")
+    for value in (recipe, quantized, summary, compared, samples, bundle, gq.open_chat(bundle)):
+        assert re.fullmatch(rf"<{type(value).__name__} .{{10,250}}>", repr(value)), repr(value)
     assert "6 layers, quantized (gptq)" in repr(quantized)
     assert "bits a weight" in repr(summary)
     assert "costs most" in repr(compared)
+    assert "4 samples of 64 tokens" in repr(samples)
+
+
+def test_a_recipe_is_given_by_name_too(tmp_path: Path) -> None:
+    by_name = gq.export(assets.DEMO_MODEL, "int8-rtn", out=tmp_path / "by-name")
+    loaded = gq.export(assets.DEMO_MODEL, gq.load_recipe("int8-rtn"), out=tmp_path / "loaded")
+    assert by_name.sha256 == loaded.sha256
+    assert "bits a weight" in repr(gq.inspect(assets.DEMO_MODEL, "int8-rtn"))
+
+
+def test_a_value_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
+    bundle = gq.export(assets.DEMO_MODEL, "int8-rtn", out=tmp_path / "onnx")
+    with pytest.raises(gq.CheckpointError, match=r"<OnnxBundle .* is no checkpoint"):
+        gq.check(bundle, baseline=bundle)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=r"<Recipe .* is no ONNX bundle"):
+        gq.open_chat(gq.load_recipe("int8-rtn"))  # type: ignore[arg-type]
 
 
 def test_a_run_whose_check_cannot_be_made_stops_before_any_work(tmp_path: Path) -> None:

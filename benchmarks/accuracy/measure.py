@@ -41,7 +41,9 @@ class Meter:
         return min(WINDOWS, sum(1 for _ in TokenStream(text, self._tokenizer).windows(LENGTH)))
 
     def measure(self, candidate: Candidate, text: Path) -> LanguageMetrics:
-        options = CheckOptions(text=(str(text),), num_tokens=self.windows(text) * LENGTH, seq_len=LENGTH)
+        options = CheckOptions(
+            text=(str(text),), num_tokens=self.windows(text) * LENGTH, seq_len=LENGTH, windows="last"
+        )
         unnamed = ModelFacts("", 0)
         setting = Setting(unnamed, unnamed, None, ())
         report = evaluate(BaselineSource(candidate.source), self._baseline, self._tokenizer, options, setting)

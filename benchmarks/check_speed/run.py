@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     checkpoint = open_checkpoint(arguments.model)
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
-    options = CheckOptions(text=(arguments.text,), num_tokens=512 * arguments.windows, seq_len=512)
+    options = CheckOptions(text=(arguments.text,), num_tokens=512 * arguments.windows, seq_len=512, windows="last")
     material = read_material(tokenizer, options)
     queries, (text,) = material.queries, material.texts
     candidate = OnnxSource(OnnxModel.open(arguments.bundle))

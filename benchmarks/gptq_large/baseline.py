@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glmquant.data.windows import last_windows
+from glmquant.data.windows import read_windows
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
@@ -20,7 +20,9 @@ if __name__ == "__main__":
     parser.add_argument("text", type=Path)
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.model)
-    text = last_windows(args.text, load_tokenizer(args.model, checkpoint.config), num_tokens=4 * 512, seq_len=512)
+    text = read_windows(
+        args.text, load_tokenizer(args.model, checkpoint.config), num_tokens=4 * 512, seq_len=512, place="last"
+    )
     queries = [Query(window[:-1], text.num_scored) for window in text.windows]
     finite = [bool(np.isfinite(logits).all()) for logits in BaselineSource(checkpoint).logits(queries)]
     print(f"Logits of {len(finite)} windows, {sum(finite)} of them finite throughout.")

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from benchmarks.common.machine import describe_machine
 from glmquant.data.calibration import sample_calibration
-from glmquant.data.windows import last_windows
+from glmquant.data.windows import read_windows
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.save import export_bundle
 from glmquant.quantization.calibrate import key_value_ranges
@@ -82,9 +82,9 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.model)
     tokenizer = load_tokenizer(args.model, checkpoint.config)
-    samples = sample_calibration([args.calibration_text], [], tokenizer, num_samples=16, seq_len=512)
+    samples = sample_calibration([args.calibration_text], [], tokenizer, num_samples=16, seq_len=512, place="last")
     ranges = key_value_ranges(checkpoint, samples)
-    text = last_windows(args.text, tokenizer, num_tokens=16 * 512, seq_len=512)
+    text = read_windows(args.text, tokenizer, num_tokens=16 * 512, seq_len=512, place="last")
     models, rows = [], []
     for kind in CACHES:
         out = args.work / kind

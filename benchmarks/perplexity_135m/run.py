@@ -97,7 +97,7 @@ def build(variant: Variant, args: argparse.Namespace, number: int) -> tuple[Path
 
 def measure(bundle: Path, baseline: Kept, args: argparse.Namespace) -> AccuracyReport:
     checkpoint = open_checkpoint(args.model)
-    options = CheckOptions(text=(str(args.text),), num_tokens=16 * 512, seq_len=512)
+    options = CheckOptions(text=(str(args.text),), num_tokens=16 * 512, seq_len=512, windows="last")
     size = sum(path.stat().st_size for path in bundle.glob("model.onnx*"))
     facts = ModelFacts(bundle.name, size), ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes)
     model = OnnxModel.open(bundle)

@@ -1,6 +1,7 @@
 """The command line's frame: options of every command, errors, exit codes, and the entry point.
 
-Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, 3 the check was inconclusive, 130 interrupted.
+Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, 3 the check was inconclusive, 4 no limit
+was judged, 130 interrupted.
 """
 
 import gc

@@ -22,6 +22,7 @@ from glmquant.cli.options import (
     Ci,
     Data,
     Device,
+    Force,
     Inconclusive,
     Json,
     MaxNewTokens,
@@ -44,7 +45,7 @@ from glmquant.cli.options import (
 )
 from glmquant.progress import Progress
 
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
+EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -73,12 +74,13 @@ def run(
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, force, adapter)
 
 
 def inspect(
@@ -209,7 +211,8 @@ def check(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if inconclusive."""
+    """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
+    decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
@@ -366,6 +369,7 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
+    force: bool = False,
     adapter: Path | None = None,
 ) -> None:
     with _progress(quiet, ci) as progress:
@@ -378,6 +382,7 @@ def _run(
             out=out,
             memory_limit=memory_limit,
             device=device,
+            force=force,
             progress=progress,
         )
     if not quiet:

@@ -65,6 +65,7 @@ Inconclusive = Annotated[
     Literal["pass", "fail"] | None,
     typer.Option("--inconclusive", help="Treat an inconclusive result as pass or fail (default: exit with 3)."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Start anew, and replace what --out holds.")]
 Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),

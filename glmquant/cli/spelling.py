@@ -13,6 +13,7 @@ OPTIONS: Final = {
     "calibration": "--calibration",
     "data": "--data",
     "device": "--device",
+    "force": "--force",
     "max_new_tokens": "--max-new-tokens",
     "memory_limit": "--memory-limit",
     "out": "--out",
@@ -45,6 +46,8 @@ VERBS: Final = (
 """Public functions that are commands of the same name, with ``-`` for ``_``."""
 
 NAME = re.compile(r"`(\w+)`")
+SETTING = re.compile(r"\bset (\w+(?:\.\w+)+=)")
+"""A recipe's key with a value: ``set calibration.num_samples=26``."""
 
 
 def as_told(error: GlmQuantError) -> str:
@@ -59,7 +62,9 @@ def _place(where: object) -> object:
 
 
 def _respelled(text: str | None) -> str | None:
-    return None if text is None else NAME.sub(lambda found: f"`{_spelling(found[1])}`", text)
+    if text is None:
+        return None
+    return SETTING.sub(r"give --set \1", NAME.sub(lambda found: f"`{_spelling(found[1])}`", text))
 
 
 def _spelling(name: str) -> str:

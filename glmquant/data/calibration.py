@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,23 @@ from glmquant.data.windows import TokenStream
 from glmquant.errors import CalibrationError
 
 Sampling = Literal["random", "sequential"]
+FEWEST: Final = 32
+"""A text too short by a larger factor is not worth calibrating on."""
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text file that samples were drawn from: its name without directories, and how many samples it gave."""
+    """A text file that samples were drawn from.
+
+    Attributes:
+        name: without directories.
+        num_samples: that it gave.
+        sha256: of its tokens, all of them; None where it was not read to its end, or by an earlier release.
+    """
 
     name: str
     num_samples: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,11 @@ class CalibrationSet:
     tokenizer: str
     seed: int
     sampling: Sampling = "random"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """sha256 of each text that was read to its end."""
+        return tuple(source.sha256 for source in self.sources if source.sha256 is not None)
 
     @cached_property
     def sha256(self) -> str:
@@ -77,7 +91,12 @@ class Calibration:
     """
 
     samples: CalibrationSet
-    key_values: tuple[KeyValueRange, ...] = field(default=(), repr=False)
+    key_values: tuple[KeyValueRange, ...] = ()
+
+    def __repr__(self) -> str:
+        samples, length = self.samples.tokens_SL.shape
+        ranges = f", {len(self.key_values)} layers' key and value ranges" if self.key_values else ""
+        return f"<Calibration of {samples} samples of {length} tokens{ranges}>"
 
 
 def sample_calibration(
@@ -118,15 +137,16 @@ def sample_calibration(
             where="calibration.seq_len",
         )
     shares = _shares(weights or [1.0] * len(files), num_samples)
-    keyed = []
+    keyed, sources = [], []
     for index, (path, share) in enumerate(zip(files, shares, strict=True)):
-        keyed += _choose(TokenStream(Path(path), tokenizer), share, body, f"{seed}/{index}", sampling)
+        stream = TokenStream(Path(path), tokenizer)
+        keyed += _choose(stream, share, body, f"{seed}/{index}", sampling, num_samples)
+        sources.append(TextSource(Path(path).name, share, stream.sha256 if sampling == "random" else None))
     if sampling == "random":
         keyed.sort(key=lambda pair: pair[0])
     prefix_S = np.tile(np.asarray(tokenizer.prefix_ids, dtype=np.int64), (num_samples, 1))
     tokens_SL = np.concatenate([prefix_S, np.stack([window for _, window in keyed])], axis=1)
-    sources = tuple(TextSource(Path(path).name, share) for path, share in zip(files, shares, strict=True))
-    return CalibrationSet(torch.from_numpy(tokens_SL), sources, tokenizer.sha256, seed, sampling)
+    return CalibrationSet(torch.from_numpy(tokens_SL), tuple(sources), tokenizer.sha256, seed, sampling)
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:
@@ -145,7 +165,10 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
     return shares
 
 
-def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: Sampling) -> list[tuple[bytes, Ids]]:
+def _choose(
+    stream: TokenStream, count: int, length: int, name: str, sampling: Sampling, total: int
+) -> list[tuple[bytes, Ids]]:
+    """``count`` windows of ``length`` tokens, of the ``total`` of all files, with their keys."""
     windows = ((_key(name, index), window_L) for index, window_L in enumerate(stream.windows(length)))
     if sampling == "sequential":
         chosen = list(islice(windows, count))
@@ -156,9 +179,16 @@ def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: S
             f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
             f"{count} samples of {length} text tokens need {count * length:,}",
             where=stream.path,
-            hint="give more text, or lower calibration.num_samples or calibration.seq_len",
+            hint=_how_to_lower(stream.num_tokens // length, count, total),
         )
     return chosen
+
+
+def _how_to_lower(possible: int, count: int, total: int) -> str:
+    """How many samples in all there can be where ``possible`` are in a file that gives ``count`` of ``total``."""
+    if possible * FEWEST < count:
+        return "give more text, or lower calibration.num_samples and calibration.seq_len"
+    return f"give more text, or set calibration.num_samples={possible * total // count}"
 
 
 def _key(name: str, window: int) -> bytes:

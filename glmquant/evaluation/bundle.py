@@ -1,5 +1,6 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,18 +10,20 @@ from glmquant import assets
 from glmquant.evaluation.baseline_cache import BaselineCache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
+from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
 from glmquant.progress import Progress
-from glmquant.recipe.check_options import CheckOptions, Task
+from glmquant.recipe.check_options import CheckOptions, Limits, Task
 from glmquant.runtime.classify import OnnxClassifier, is_classifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.manifest import MANIFEST, read_manifest
+from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
 
+log = logging.getLogger("glmquant")
 MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
 
 
@@ -33,27 +36,52 @@ def check_bundle(
     cache: Path | None,
     store: ActivationStore,
     progress: Progress,
+    against: AccuracyReport | None = None,
 ) -> AccuracyReport:
-    """The report on the bundle in ``path``.
+    """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
     Args:
         recipe: its name or description, for the report.
         cache: where the baseline's answers are kept; a classifier's are never.
         store: for the baseline's activations; its device computes.
+        against: an earlier report that this one is to be compared with.
 
     Raises:
-        GlmQuantError: a bundle that cannot be opened, data that cannot be read, or nothing to compare.
+        GlmQuantError: a bundle that cannot be opened, data that cannot be read, nothing to compare, or a baseline of
+            another model.
     """
-    if is_classifier(path):
+    classifies = is_classifier(path)
+    manifest = read_manifest(path / MANIFEST) if (path / MANIFEST).is_file() else None
+    require_same_model(path, checkpoint, manifest)
+    options = _with_limits(options, manifest)
+    if classifies:
         classifier = OnnxClassifier.open(path)
-        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe)
-        return evaluate_classifier(classifier, checkpoint, checkpoint.tokenizer, options, setting, progress, store)
+        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe, manifest)
+        tokenizer = checkpoint.tokenizer
+        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress, store, against)
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
-    setting = _setting(path, checkpoint, info.accuracy_level, recipe)
+    setting = _setting(path, checkpoint, info.accuracy_level, recipe, manifest)
     kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint, store.device)
     context = min(info.max_length, checkpoint.config.max_position_embeddings)
     baseline = BaselineSource(checkpoint, progress, kept, store)
-    return evaluate(_OpenedWhenAsked(path), baseline, checkpoint.tokenizer, options, setting, progress, context)
+    return evaluate(
+        _OpenedWhenAsked(path),
+        baseline,
+        checkpoint.tokenizer,
+        options,
+        setting,
+        progress,
+        context,
+        calibration_texts=() if manifest is None else manifest.calibration_texts,
+        against=against,
+    )
+
+
+def _with_limits(options: CheckOptions, manifest: Manifest | None) -> CheckOptions:
+    if options.limits != Limits() or manifest is None or manifest.limits == Limits():
+        return options
+    log.info("no limits are given: judging by those that the bundle was made with")
+    return options.model_copy(update={"limits": manifest.limits})
 
 
 def with_files(options: CheckOptions, text: Sequence[str], tasks: Sequence[str] | None) -> CheckOptions:
@@ -85,15 +113,16 @@ class _OpenedWhenAsked:
         yield from OnnxSource(OnnxModel.open(self.path)).logits(queries)
 
 
-def _setting(path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: str | None) -> Setting:
-    origin = path / MANIFEST
+def _setting(
+    path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: str | None, manifest: Manifest | None
+) -> Setting:
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
         baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
         recipe=recipe,
-        groups=read_manifest(origin).groups if origin.is_file() else (),
+        groups=() if manifest is None else manifest.groups,
     )
 
 

@@ -3,15 +3,18 @@
 Shape suffixes: E examples, D hidden, L labels.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import read_labeled
-from glmquant.data.sequences import encode_texts
+from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import judge, overall
+from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.glm.model import ModelSource
@@ -22,23 +25,22 @@ from glmquant.streaming.activations import ActivationStore
 from glmquant.streaming.features import pooled_features
 
 
-def evaluate_classifier(
-    candidate: OnnxClassifier,
-    baseline: ModelSource,
-    tokenizer: Tokenizer,
-    options: CheckOptions,
-    setting: Setting,
-    progress: Progress = silent,
-    store: ActivationStore | None = None,
-) -> AccuracyReport:
-    """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
+@dataclass(frozen=True, eq=False)
+class ClassifierTask:
+    """The labeled texts of a task, tokenized."""
 
-    Both read the same tokens; a text longer than the candidate takes loses its end, and the report counts it.
+    truth: Truth
+    encoded: EncodedTexts
+
+
+def read_classifier_tasks(
+    options: CheckOptions, labels: Sequence[str], tokenizer: Tokenizer, max_length: int
+) -> tuple[ClassifierTask, ...]:
+    """Read and tokenize what a classifier of ``labels`` is checked on; a text longer than ``max_length`` loses its end.
 
     Raises:
         DataError: data that cannot be read, an empty text, or a label that the classifier does not know.
-        CheckError: no task, a text or a kind of task that only a language model can be measured on, or two classifiers
-            of different labels.
+        CheckError: no task, or a text or a kind of task that only a language model can be measured on.
     """
     if options.text or not options.tasks:
         raise CheckError(
@@ -47,44 +49,68 @@ def evaluate_classifier(
             expected="tasks whose data are lines of text and label",
             hint="give `tasks` and no `text`",
         )
+    return tuple(_read(task, tuple(labels), tokenizer, max_length) for task in options.tasks)
+
+
+def evaluate_classifier(
+    candidate: OnnxClassifier,
+    baseline: ModelSource,
+    tokenizer: Tokenizer,
+    options: CheckOptions,
+    setting: Setting,
+    progress: Progress = silent,
+    store: ActivationStore | None = None,
+    against: AccuracyReport | None = None,
+) -> AccuracyReport:
+    """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
+
+    Both read the same tokens; a text longer than the candidate takes loses its end, and the report counts it.
+
+    Args:
+        against: an earlier report that this one is to be compared with.
+
+    Raises:
+        DataError, CheckError: see :func:`read_classifier_tasks`; CheckError also for two classifiers of different
+            labels, and where ``against`` was measured on other data.
+    """
     if candidate.labels != baseline.config.labels:
         raise CheckError(
             f"the bundle's labels are {list(candidate.labels)}",
             expected=f"those of the baseline, in its order: {list(baseline.config.labels)}",
             hint="give the checkpoint that the bundle was exported from",
         )
-    tasks = tuple(_measure(candidate, baseline, tokenizer, task, progress, store) for task in options.tasks)
+    material = read_classifier_tasks(options, candidate.labels, tokenizer, candidate.max_length)
+    if against is not None:
+        require_pairable(against, [], [task.truth for task in material])
+    tasks = tuple(_measure(candidate, baseline, task, progress, store) for task in material)
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
         schema=SCHEMA, verdict=overall(limits), setting=setting, limits=limits, language=None, texts=(), tasks=tasks
     )
 
 
-def _measure(
-    candidate: OnnxClassifier,
-    baseline: ModelSource,
-    tokenizer: Tokenizer,
-    task: Task,
-    progress: Progress,
-    store: ActivationStore | None,
-) -> TaskResult:
+def _read(task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, max_length: int) -> ClassifierTask:
     if task.kind != "classification" or task.labels:
         raise CheckError(
             "a classifier names its labels itself", where=task.data, expected="a classification task without `labels`"
         )
-    labels = candidate.labels
     labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels})
     texts = [(task.prompt or "{text}").replace("{text}", example.text) for example in labeled.examples]
     places = [f"{task.data}, line {example.line}" for example in labeled.examples]
-    encoded = encode_texts(texts, tokenizer, candidate.max_length, places)
-    truth = Truth(
-        task.name or labeled.name,
-        labels,
-        tuple(labels.index(example.label) for example in labeled.examples),
-        tuple(texts),
-        encoded.num_truncated,
-    )
-    pooled_ED = pooled_features(baseline, encoded.ids, store=store, progress=progress)
+    encoded = encode_texts(texts, tokenizer, max_length, places)
+    answers = tuple(labels.index(example.label) for example in labeled.examples)
+    truth = Truth(task.name or labeled.name, labels, answers, tuple(texts), encoded.num_truncated)
+    return ClassifierTask(truth, encoded)
+
+
+def _measure(
+    candidate: OnnxClassifier,
+    baseline: ModelSource,
+    task: ClassifierTask,
+    progress: Progress,
+    store: ActivationStore | None,
+) -> TaskResult:
+    pooled_ED = pooled_features(baseline, task.encoded.ids, store=store, progress=progress)
     baseline_EL = baseline.head()(pooled_ED).numpy()
-    candidate_EL = candidate.logits(encoded.ids, progress)
-    return compare(truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))
+    candidate_EL = candidate.logits(task.encoded.ids, progress)
+    return compare(task.truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))

@@ -3,26 +3,29 @@
 Shape suffixes: I examples, L labels.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from glmquant.core.protocols import Tokenizer
-from glmquant.data.windows import EvaluationText, last_windows
+from glmquant.data.windows import EvaluationText, read_windows
 from glmquant.errors import CheckError
 from glmquant.evaluation.examples import worst_token
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarize
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
-from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.regression import require_pairable
+from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting, TextCoverage
 from glmquant.evaluation.source import Logits, LogitsSource, Query
-from glmquant.evaluation.tasks import TaskResult, compare
+from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions
 
+log = logging.getLogger("glmquant")
 Pairs = Iterator[tuple[Logits, Logits]]
 
 
@@ -32,6 +35,15 @@ class Material:
 
     texts: tuple[EvaluationText, ...]
     plans: tuple[TaskPlan, ...]
+
+    @property
+    def truths(self) -> list[Truth]:
+        return [plan.truth for plan in self.plans]
+
+    @property
+    def window_names(self) -> list[str]:
+        """The name of each window's text."""
+        return [text.name for text in self.texts for _ in text.windows]
 
     @property
     def queries(self) -> list[Query]:
@@ -52,7 +64,9 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             scored.
     """
     texts = tuple(
-        last_windows(Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len)
+        read_windows(
+            Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len, place=options.windows
+        )
         for name in options.text
     )
     read = options.seq_len - 1 + len(tokenizer.prefix_ids)
@@ -82,18 +96,34 @@ def evaluate(
     setting: Setting,
     progress: Progress = silent,
     max_length: int | None = None,
+    calibration_texts: Collection[str] = (),
+    against: AccuracyReport | None = None,
 ) -> AccuracyReport:
     """Measure the candidate against the baseline on the texts and tasks of ``options``.
 
+    Args:
+        calibration_texts: sha256 of each text that the candidate was calibrated on.
+        against: an earlier report that this one is to be compared with.
+
     Raises:
-        DataError, CheckError: see :func:`read_material`; CheckError also for different vocabularies and for logits that
-            are not finite.
+        DataError, CheckError: see :func:`read_material`; CheckError also for different vocabularies, for logits that
+            are not finite, and where ``against`` was measured on other data.
     """
     material = read_material(tokenizer, options, max_length)
+    if against is not None:
+        require_pairable(against, material.window_names, material.truths)
     pairs = _paired(baseline, candidate, material.queries, progress)
     by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
     tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
-    return _report(by_text, tasks, options, setting)
+    coverage = tuple(_coverage(text, options.seq_len, calibration_texts) for text in material.texts)
+    return replace(_report(by_text, tasks, options, setting), coverage=coverage)
+
+
+def _coverage(text: EvaluationText, seq_len: int, calibration_texts: Collection[str]) -> TextCoverage:
+    calibrated_on = text.sha256 in calibration_texts
+    if calibrated_on:
+        log.warning("the model was calibrated on %s: what it loses there says little of other text", text.name)
+    return TextCoverage(text.name, len(text.windows) * seq_len, text.num_tokens, calibrated_on)
 
 
 def _report(

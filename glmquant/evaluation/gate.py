@@ -1,7 +1,7 @@
 """The accuracy gate: limits held against confidence intervals.
 
 A limit on a loss is a non-inferiority margin: it passes where the whole interval is within it, fails where the whole
-interval is beyond it, and is inconclusive otherwise.
+interval is beyond it, and is inconclusive otherwise. Where nothing was held against a limit, nothing is judged.
 """
 
 import math
@@ -25,6 +25,7 @@ class Verdict(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    NOT_JUDGED = "not judged"
 
 
 class Direction(StrEnum):
@@ -163,12 +164,13 @@ def judge(limits: Limits, language: LanguageMetrics | None, tasks: Sequence[Task
 
 
 def overall(outcomes: Sequence[LimitOutcome]) -> Verdict:
-    """``fail`` if a limit is missed, else ``inconclusive`` if one is undecided or none of those set was measured."""
-    verdicts = [outcome.verdict for outcome in outcomes]
-    if Verdict.FAIL in verdicts:
-        return Verdict.FAIL
-    undecided = Verdict.INCONCLUSIVE in verdicts or (bool(verdicts) and not any(verdicts))
-    return Verdict.INCONCLUSIVE if undecided else Verdict.PASS
+    """``fail`` if a limit is missed; else ``not judged`` if none was measured, or one only on data that cannot measure
+    quantization; else ``inconclusive`` if one is undecided."""
+    verdicts = {outcome.verdict for outcome in outcomes} - {None}
+    if not verdicts:
+        return Verdict.NOT_JUDGED
+    order = (Verdict.FAIL, Verdict.NOT_JUDGED, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return next(verdict for verdict in order if verdict in verdicts)
 
 
 def judge_interval(subject: Subject, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:
@@ -199,12 +201,12 @@ def not_measured(
 
 
 def _judge_task(name: str, limit: Limit, task: TaskResult) -> LimitOutcome:
-    if not task.near_chance:
+    reason = task.why_not_judged
+    if reason is None:
         return _judge_measured(name, task.name, limit, task)
     metric = _METRICS[name]
-    reason = "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
     subject = Subject(name, task.name, metric.direction, metric.unit)
-    return subject.outcome(limit, metric.of(task), Verdict.INCONCLUSIVE, reason)
+    return subject.outcome(limit, metric.of(task), Verdict.NOT_JUDGED, reason)
 
 
 def _judge_measured(name: str, subject: str, limit: Limit, measured: Any) -> LimitOutcome:

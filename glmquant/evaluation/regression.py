@@ -4,7 +4,8 @@ Shape suffixes: I examples.
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from glmquant.evaluation.gate import (
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, Regression, TaskRegression
 from glmquant.evaluation.statistics import Interval, mean_interval, paired_difference, ratio_interval
-from glmquant.evaluation.tasks import TaskResult, macro_f1_intervals, paired_counts
+from glmquant.evaluation.tasks import TaskResult, Truth, macro_f1_intervals, paired_counts
 from glmquant.recipe.check_options import Limit, RegressionLimits
 
 SAME_BASELINE = 1e-3
@@ -59,6 +60,33 @@ def regression(new: AccuracyReport, earlier: AccuracyReport) -> Regression:
         mean_kl_rise=rise,
         tasks=tuple(_task(task, by_name[task.name]) for task in new.tasks),
     )
+
+
+def require_pairable(earlier: AccuracyReport, windows: Sequence[str], truths: Sequence[Truth]) -> None:
+    """Refuses an earlier report that was measured on other data, before anything is measured.
+
+    Args:
+        windows: the name of each window's text, in order.
+        truths: of the tasks.
+
+    Raises:
+        CheckError: other texts, numbers of windows, tasks, labels or examples.
+    """
+    before = [] if earlier.language is None else [window.text for window in earlier.language.windows]
+    if before != list(windows):
+        raise _not_comparable(f"the reports have different texts: {_counted(before)}, and now {_counted(windows)}")
+    by_name = {task.name: task for task in earlier.tasks}
+    if set(by_name) != {truth.name for truth in truths}:
+        raise _not_comparable("the reports have different tasks")
+    for truth in truths:
+        task = by_name[truth.name]
+        if task.labels != truth.labels or [answer for answer, _, _ in task.answers] != list(truth.answers):
+            raise _not_comparable(f"the reports have different examples of task {truth.name}")
+
+
+def _counted(windows: Sequence[str]) -> str:
+    counts = Counter(windows)
+    return ", ".join(f"{count} windows of {name}" for name, count in counts.items()) or "no text"
 
 
 def judge_regression(limits: RegressionLimits, measured: Regression) -> tuple[LimitOutcome, ...]:

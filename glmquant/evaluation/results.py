@@ -11,7 +11,7 @@ from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.store.manifest import GroupRecord
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Of ``report.json``; see :mod:`glmquant.reports.read` for what another gets."""
 
 NOTEBOOK = """\
@@ -30,7 +30,7 @@ NOTEBOOK = """\
 </tbody>
 </table>
 {%- else %}
-<p>No limits are set.</p>
+<p>No limits are set: nothing is judged.</p>
 {%- endif %}
 </div>
 """
@@ -74,6 +74,22 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class TextCoverage:
+    """How much of a text was read.
+
+    Attributes:
+        name: of its file, without directories.
+        num_tokens: that were read, of ``of_tokens``.
+        calibrated_on: the candidate was calibrated on this very text, so that its losses look smaller than they are.
+    """
+
+    name: str
+    num_tokens: int
+    of_tokens: int
+    calibrated_on: bool
+
+
+@dataclass(frozen=True)
 class TaskRegression:
     """The earlier candidate's accuracy and macro F1 minus the new one's."""
 
@@ -109,6 +125,7 @@ class AccuracyReport:
         texts: the same for each text, where there are several.
         limits: every limit's outcome; :func:`glmquant.evaluation.gate.overall` of them is ``verdict``.
         regression: what the candidate loses against an earlier one; None where it was not compared with any.
+        coverage: of each text, in their order; empty in reports of earlier releases.
     """
 
     schema: int
@@ -119,6 +136,7 @@ class AccuracyReport:
     texts: tuple[LanguageMetrics, ...]
     tasks: tuple[TaskResult, ...]
     regression: Regression | None = None
+    coverage: tuple[TextCoverage, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

@@ -44,8 +44,15 @@ class Interval:
 
     def percent(self) -> str:
         """A proportion in percent: ``97.31 (96.80 to 97.82) %``."""
+        return f"{self._hundredfold():.2f} %"
+
+    def percentage_points(self) -> str:
+        """A difference of two proportions: ``0.31 (-0.20 to 0.82) percentage points``."""
+        return f"{self._hundredfold():.2f} percentage points"
+
+    def _hundredfold(self) -> "Interval":
         low, high = (None if bound is None else 100 * bound for bound in (self.low, self.high))
-        return f"{replace(self, estimate=100 * self.estimate, low=low, high=high):.2f} %"
+        return replace(self, estimate=100 * self.estimate, low=low, high=high)
 
 
 @dataclass(frozen=True)

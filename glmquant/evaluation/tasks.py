@@ -3,6 +3,8 @@
 Shape suffixes: I examples, L labels, O different outcomes (true label, predictions of both), S resamples.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +42,12 @@ class Truth:
     answers: tuple[int, ...]
     texts: tuple[str, ...]
     num_truncated: int = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of labels, answers and texts."""
+        values = json.dumps([self.labels, self.answers, self.texts], ensure_ascii=True)
+        return hashlib.sha256(values.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,15 @@ class TaskResult:
     near_chance: bool
     answers: tuple[tuple[int, int, int], ...] = field(repr=False)
     changed: tuple[ChangedAnswer, ...] = field(repr=False)
+
+    @property
+    def why_not_judged(self) -> str | None:
+        """Why no limit on this task says anything about quantization; None where one does."""
+        if self.majority == 1.0:
+            return "all examples have the same label, so this task cannot measure quantization"
+        if self.near_chance:
+            return "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
+        return None
 
 
 def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResult:

@@ -34,7 +34,14 @@ def check_directory(
     def measured() -> AccuracyReport:
         with resources.in_use():
             report = check_bundle(
-                bundle, checkpoint, options, recipe=description, cache=cache, store=store, progress=progress
+                bundle,
+                checkpoint,
+                options,
+                recipe=description,
+                cache=cache,
+                store=store,
+                progress=progress,
+                against=against,
             )
         return report if against is None else with_regression(report, against, options.against)
 

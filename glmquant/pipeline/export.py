@@ -11,10 +11,11 @@ from glmquant.onnx_export.classifier import export_classifier
 from glmquant.onnx_export.save import export_bundle
 from glmquant.progress import Progress
 from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import copy_side_files
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.manifest import MANIFEST, manifest_bytes
+from glmquant.store.manifest import MANIFEST, Manifest, manifest_bytes
 from glmquant.store.output import output_directory
 
 log = logging.getLogger("glmquant")
@@ -41,5 +42,10 @@ def export_directory(
         copy_side_files(checkpoint.path, partial)
         manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
         if manifest is not None:
-            (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
+            (partial / MANIFEST).write_bytes(manifest_bytes(_judged_by(manifest, plan.recipe.check.limits)))
     return replace(bundle, path=out)
+
+
+def _judged_by(manifest: Manifest, limits: Limits) -> Manifest:
+    """With the recipe's limits, where it has any."""
+    return manifest if limits == Limits() else replace(manifest, limits=limits)

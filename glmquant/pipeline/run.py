@@ -1,19 +1,26 @@
 """All stages in one directory, each kept as it is finished."""
 
+import hashlib
+import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, OutputError
 from glmquant.evaluation.bundle import with_files
+from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
+from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.save import check_supported, positions
 from glmquant.pipeline.check import check_directory
 from glmquant.pipeline.export import export_directory
@@ -21,18 +28,21 @@ from glmquant.progress import Progress
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, resume_key
 from glmquant.quantization.memory import quantize_bytes
+from glmquant.quantization.summary import stored_bytes, summarize
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.output import is_finished, output_directory
+from glmquant.store.output import is_finished, output_directory, require_free, require_room
+from glmquant.store.run_record import RunRecord, read_run_record, write_run_record
 from glmquant.streaming.memory import forward_bytes
 from glmquant.streaming.resources import Resources
 from glmquant.train.directory import examples_to_train_on, train_for_run
 
 log = logging.getLogger("glmquant")
+STAGES: Final = ("classifier", "quantized", "calibration", "onnx", "report")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
 
@@ -43,40 +53,108 @@ def run_directory(
     resources: Resources,
     against: AccuracyReport | None,
     progress: Progress,
+    force: bool = False,
 ) -> AccuracyReport:
     """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
+    if not force and read_run_record(out) is None:
+        require_free(out)
     check_supported(checkpoint.config, recipe.export)
     labeled = examples_to_train_on(checkpoint, recipe)
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
     samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
-    options = _check_options(checkpoint, recipe, labeled)
-    if not config.num_labels:
-        context = min(positions(config, recipe.export), config.max_position_embeddings)
-        read_material(checkpoint.tokenizer, with_files(options, (), None), context)
+    options = with_files(_check_options(checkpoint, recipe, labeled), (), None)
+    data = _read_check_data(checkpoint, config, recipe, options, against, trains=labeled is not None)
     for needed in _needs(plan, resources):
         resources.store(needed)
-    key = _resume_key(checkpoint, plan, options, samples, labeled, resources)
-    with output_directory(out, resume_key=key) as partial:
+    inputs = resume_key(checkpoint, _unchecked(plan), samples, labeled, device=resources.device)
+    record = RunRecord(inputs, _check_key(options, data, against))
+    if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
+        return earlier
+    require_room(out, 2 * stored_bytes(summarize(checkpoint, plan), plan))  # quantized, and in the bundle
+    with output_directory(out, resume_key=inputs, stages=STAGES, replace=force) as partial:
         if labeled is not None:
             checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
         ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
         if not is_finished(partial / "onnx"):
             export_directory(quantized, plan, ranges, partial / "onnx", progress)
-        if is_finished(partial / "report"):
-            return read_report(partial / "report")
-        return check_directory(
+        report = partial / "report"
+        if is_finished(report) and read_run_record(partial) == record:
+            return read_report(report)
+        if report.exists():
+            shutil.rmtree(report)
+        checked = check_directory(
             partial / "onnx",
             checkpoint,
-            with_files(options, (), None),
+            options,
             description=recipe.description or None,
             against=against,
             cache=None,
-            out=partial / "report",
+            out=report,
             resources=resources,
             progress=progress,
         )
+        write_run_record(record, partial)
+    return checked
+
+
+def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
+    """The report of a finished run with the same inputs; None where nothing is in the way."""
+    earlier = read_run_record(out)
+    if earlier is None:
+        require_free(out)
+        return None
+    if earlier != record:
+        other = "inputs" if earlier.inputs != record.inputs else "texts, tasks or limits to check by"
+        raise OutputError(
+            f"the output directory holds a finished run with other {other}",
+            where=out,
+            expected="an empty directory, or the same run",
+            hint="choose another directory, or give `force` to start anew",
+        )
+    log.info("%s holds this very run, finished earlier: nothing is done again", out)
+    return read_report(out / "report")
+
+
+def _unchecked(plan: Plan) -> Plan:
+    """Without what decides the report alone, for which nothing finished is done again; limits stand in the bundle."""
+    limits = CheckOptions(limits=plan.recipe.check.limits)
+    return replace(plan, recipe=plan.recipe.model_copy(update={"check": limits}))
+
+
+def _read_check_data(
+    checkpoint: Checkpoint,
+    config: GlmConfig,
+    recipe: Recipe,
+    options: CheckOptions,
+    against: AccuracyReport | None,
+    *,
+    trains: bool,
+) -> list[str]:
+    """Opens all that the check will read, and hashes it; where a classifier is trained without a test set of its own,
+    there is nothing to read yet.
+
+    Raises:
+        DataError, CheckError: as the check would raise them at the end of the run.
+    """
+    length = positions(config, recipe.export)
+    if not config.num_labels:
+        material = read_material(checkpoint.tokenizer, options, min(length, config.max_position_embeddings))
+        windows, truths, hashes = material.window_names, material.truths, [text.sha256 for text in material.texts]
+    elif options.tasks or not trains:
+        tasks = read_classifier_tasks(options, config.labels, checkpoint.tokenizer, length)
+        windows, truths, hashes = [], [task.truth for task in tasks], []
+    else:
+        return []
+    if against is not None:
+        require_pairable(against, windows, truths)
+    return [*hashes, *(truth.sha256 for truth in truths)]
+
+
+def _check_key(options: CheckOptions, data: Sequence[str], against: AccuracyReport | None) -> str:
+    inputs = [options.model_dump(mode="json"), data, None if against is None else against.to_dict()]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _check_options(checkpoint: Checkpoint, recipe: Recipe, labeled: LabeledSet | None) -> CheckOptions:
@@ -97,18 +175,6 @@ def _needs(plan: Plan, resources: Resources) -> tuple[int, int]:
     """Bytes that quantizing and the check's float pass need."""
     dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
     return quantize_bytes(plan, dtype), forward_bytes(plan.config, torch.float32)
-
-
-def _resume_key(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    options: CheckOptions,
-    samples: CalibrationSet | None,
-    labeled: LabeledSet | None,
-    resources: Resources,
-) -> str:
-    whole = replace(plan, recipe=plan.recipe.model_copy(update={"check": options}))
-    return resume_key(checkpoint, whole, samples, labeled, device=resources.device)
 
 
 def _quantized(

@@ -81,6 +81,7 @@ class QuantizedOnTheFly:
             recipe=self._plan.recipe.identity(),
             calibration=None,
             groups=[self._record(name, plan) for name, plan in self._plan.by_group.items()],
+            limits=self._plan.recipe.check.limits,
         )
 
     def _record(self, name: str, plan: GroupPlan) -> GroupRecord:

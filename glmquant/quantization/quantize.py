@@ -72,7 +72,8 @@ def quantize(
     streams = [] if needed is None else run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)
-    writer.finish(checkpoint, recipe=plan.recipe.identity(), calibration=None if needed is None else needed.sha256)
+    recipe = plan.recipe
+    writer.finish(checkpoint, recipe=recipe.identity(), calibration=needed, limits=recipe.check.limits)
     run.states.clear()
     (directory / FOUND).unlink(missing_ok=True)
     return done

@@ -165,10 +165,15 @@ class CheckOptions(Section):
     num_tokens: int = Field(
         8192,
         ge=2,
-        description="How many of the last tokens of each text are used, rounded down to whole windows of `seq_len`.",
+        description="How many tokens of each text are used, rounded down to whole windows of `seq_len`.",
         json_schema_extra=TOKENS,
     )
     seq_len: int = Field(512, ge=2, description="Length of each window.", json_schema_extra=TOKENS)
+    windows: Literal["even", "last"] = Field(
+        "even",
+        description="Where in a text its windows lie. `even`: spread evenly over all of it. `last`: one after the "
+        "other at its end, where the beginning was calibrated on, or to compare with perplexities measured so.",
+    )
     tasks: tuple[Task, ...] = Field((), description="Labeled sets to measure accuracy on.")
     limits: Limits = Field(Limits(), description="What the quantized model may lose against the FP16 checkpoint.")
     against: RegressionLimits = Field(

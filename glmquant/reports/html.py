@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from glmquant.core.units import size
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.reports import plots
-from glmquant.reports.words import WORDS, kl_percentiles, size_ratio, task_notes
+from glmquant.reports.words import HOW_TO_SET_LIMITS, WORDS, coverage_notes, kl_percentiles, size_ratio, task_notes
 
 TEMPLATE = "report.html.j2"
 SHOWN_CHARACTERS = 160
@@ -34,7 +34,14 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"end": _end, "share": _share, "visible": _visible}
-    environment.globals |= {"WORDS": WORDS, "kl_percentiles": kl_percentiles, "plots": plots, "task_notes": task_notes}
+    environment.globals |= {
+        "HOW_TO_SET_LIMITS": HOW_TO_SET_LIMITS,
+        "WORDS": WORDS,
+        "coverage_notes": coverage_notes,
+        "kl_percentiles": kl_percentiles,
+        "plots": plots,
+        "task_notes": task_notes,
+    }
     return environment
 
 

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.reports.words import HOW_TO_SET_LIMITS
 
 SUITE = "glmquant check"
 # Characters that XML 1.0 (§2.2) excludes.
@@ -12,8 +13,9 @@ NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def to_junit(report: AccuracyReport) -> str:
-    """A missed limit is a failure; an inconclusive one, or one that was not measured, is skipped with its reason."""
-    verdicts = [outcome.verdict for outcome in report.limits]
+    """A missed limit is a failure; one that decided nothing is skipped with its reason. A check without limits is one
+    skipped test, since a suite of none would count as passed."""
+    verdicts = [outcome.verdict for outcome in report.limits] or [None]
     counts = {
         "tests": len(verdicts),
         "failures": verdicts.count(Verdict.FAIL),
@@ -25,6 +27,9 @@ def to_junit(report: AccuracyReport) -> str:
     suite = ElementTree.SubElement(root, "testsuite", {"name": SUITE, **attributes})
     for outcome in report.limits:
         _add_case(suite, outcome)
+    if not report.limits:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "limits", "name": "limits"})
+        ElementTree.SubElement(case, "skipped", {"message": HOW_TO_SET_LIMITS})
     ElementTree.indent(root, " ")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

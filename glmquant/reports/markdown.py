@@ -8,14 +8,14 @@ from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.reports.words import MARKS, kl_percentiles, size_ratio, task_notes
+from glmquant.reports.words import HOW_TO_SET_LIMITS, MARKS, coverage_notes, kl_percentiles, size_ratio, task_notes
 
 
 def to_markdown(report: AccuracyReport) -> str:
     """The whole report."""
     parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting), _limits(report.limits)]
     if report.language is not None:
-        parts += ["## Text", _language(report.language)]
+        parts += ["## Text", _language(report.language), *map(_plain, coverage_notes(report.coverage))]
     if report.texts:
         parts.append(_texts([*report.texts]))
     if report.regression is not None:
@@ -36,6 +36,8 @@ def in_short(report: AccuracyReport, directory: object) -> str:
         measured = "" if outcome.measured is None else f" {outcome.measured},"
         about = f"{outcome.name}:{measured} {outcome.bound_in_words}: {outcome.reason}"
         lines.append(f"{MARKS[outcome.verdict]}: {about}")
+    if not report.limits:
+        lines.append(HOW_TO_SET_LIMITS)
     lines.append(f"report: {directory}")
     return "\n".join(" ".join(line.split()) for line in lines)
 
@@ -59,7 +61,7 @@ def _model(model: ModelFacts) -> str:
 
 def _limits(limits: Sequence[LimitOutcome]) -> str:
     if not limits:
-        return "No limits are set."
+        return HOW_TO_SET_LIMITS
     rows = []
     for outcome in limits:
         measured = "" if outcome.measured is None else str(outcome.measured)
@@ -77,12 +79,8 @@ def _language(metrics: LanguageMetrics) -> str:
         ("KL divergence, mean (nats)", "0", str(kl.mean)),
         ("KL divergence: median, 99 %, 99.9 %, max", "0", kl_percentiles(kl)),
         ("top-1 agreement", "100 %", metrics.top1_agreement.percent()),
-        (
-            "probability of the correct token, change in percentage points",
-            "0",
-            metrics.correct_probability_change.percent(),
-        ),
-        ("the same, root mean square", "0", f"{100 * metrics.correct_probability_rms:.2f} %"),
+        ("probability of the correct token, change", "0", metrics.correct_probability_change.percentage_points()),
+        ("the same, root mean square", "0", f"{100 * metrics.correct_probability_rms:.2f} percentage points"),
     ]
     return _plain(head) + "\n\n" + _table(("", "baseline", "candidate (95 % interval)"), rows)
 
@@ -110,8 +108,8 @@ def _regression(measured: Regression) -> str:
         ]
     for task in measured.tasks:
         rows += [
-            (f"{task.name}: accuracy drop in percentage points", task.accuracy_drop.percent()),
-            (f"{task.name}: macro F1 drop in percentage points", task.macro_f1_drop.percent()),
+            (f"{task.name}: accuracy drop", task.accuracy_drop.percentage_points()),
+            (f"{task.name}: macro F1 drop", task.macro_f1_drop.percentage_points()),
         ]
     return _table(("", "measured (95 % interval)"), rows)
 
@@ -120,8 +118,8 @@ def _task(task: TaskResult) -> str:
     rows = [
         ("accuracy", f"{task.baseline.accuracy:.2%}", f"{task.candidate.accuracy:.2%}"),
         ("macro F1", f"{task.baseline.macro_f1:.4f}", f"{task.candidate.macro_f1:.4f}"),
-        ("accuracy drop in percentage points", "", task.accuracy_drop.percent()),
-        ("macro F1 drop in percentage points", "", task.macro_f1_drop.percent()),
+        ("accuracy drop", "", task.accuracy_drop.percentage_points()),
+        ("macro F1 drop", "", task.macro_f1_drop.percentage_points()),
         ("correct where the other is wrong", str(task.pairs.only_first), str(task.pairs.only_second)),
         ("prediction agreement", "", f"{task.same_answer:.2%}"),
         ("exact McNemar test, p", "", f"{task.mcnemar_p:.3g}"),

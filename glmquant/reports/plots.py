@@ -20,7 +20,7 @@ UNDECIDED = "none"
 
 
 def verdict_class(verdict: Verdict | None) -> str:
-    return UNDECIDED if verdict is None else verdict.value
+    return UNDECIDED if verdict in (None, Verdict.NOT_JUDGED) else verdict.value
 
 
 def limit_strip(outcome: LimitOutcome) -> Markup:

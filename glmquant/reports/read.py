@@ -4,20 +4,23 @@
 added, with a default. So a release reads every earlier report of its schema, and refuses one with a section that it
 does not know, which only a later release can have written.
 
-Reports of another schema are refused, not migrated: the bundle can be checked again, and what schema 1 lacks (intervals
-of perplexity and macro F1, each example's predictions) cannot be computed from the report.
+Schema 2 is read: there, a check without limits had passed, which is ``not judged`` now. Other schemas are refused, not
+migrated: the bundle can be checked again, and what schema 1 lacks (intervals of perplexity and macro F1, each example's
+predictions) cannot be computed from the report.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from glmquant.errors import CheckError
+from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 
+READ: Final = (2, SCHEMA)
 AGAIN = "run check again with this release"
 
 
@@ -45,7 +48,7 @@ def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
         CheckError: another schema, or values that do not fit it.
     """
     found = values.get("schema") if isinstance(values, dict) else None
-    if found != SCHEMA:
+    if found not in READ or isinstance(found, bool | float):
         raise _other_schema(values, found, where)
     known = {field.name for field in fields(AccuracyReport)}
     if unknown := sorted(set(values) - known):
@@ -56,13 +59,14 @@ def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
             hint=f"upgrade glmquant{_writer(values)}, or {AGAIN}",
         )
     try:
-        return TypeAdapter(AccuracyReport).validate_python(values)
+        report = TypeAdapter(AccuracyReport).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise CheckError(
             f"the accuracy report is damaged: {first['msg']}", where=f"{where}, {field}", hint=AGAIN
         ) from None
+    return report if found == SCHEMA else replace(report, schema=SCHEMA, verdict=overall(report.limits))
 
 
 def report_from_json(text: str, where: object = "report") -> AccuracyReport:
@@ -83,7 +87,7 @@ def _other_schema(values: Any, found: Any, where: object) -> CheckError:
     return CheckError(
         f"the accuracy report has schema {found!r:.40}",
         where=where,
-        expected=f"schema {SCHEMA}",
+        expected=f"schema {' or '.join(map(str, READ))}",
         hint=f"upgrade glmquant{_writer(values)}, or {AGAIN}" if newer else AGAIN,
     )
 

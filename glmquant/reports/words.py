@@ -1,15 +1,28 @@
 """Outcomes and numbers in words, as all reports show them."""
 
+from collections.abc import Sequence
+
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.metrics import KlSummary
-from glmquant.evaluation.results import Setting
+from glmquant.evaluation.results import Setting, TextCoverage
 from glmquant.evaluation.tasks import TaskResult
 
-WORDS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.INCONCLUSIVE: "inconclusive", None: "not measured"}
+WORDS = {
+    Verdict.PASS: "passed",
+    Verdict.FAIL: "failed",
+    Verdict.INCONCLUSIVE: "inconclusive",
+    Verdict.NOT_JUDGED: "not judged",
+    None: "not measured",
+}
+HOW_TO_SET_LIMITS = (
+    "No limits are set, so nothing is judged. Set one, for example check.limits.perplexity_ratio=1.05, or check by a "
+    "recipe that has limits."
+)
 MARKS = {
     Verdict.PASS: "✅ pass",
     Verdict.FAIL: "❌ fail",
     Verdict.INCONCLUSIVE: "❔ inconclusive",
+    Verdict.NOT_JUDGED: "➖ not judged",
     None: "➖ not measured",
 }
 
@@ -23,11 +36,23 @@ def kl_percentiles(kl: KlSummary) -> str:
     return f"{kl.median:.3g}, {kl.p99:.3g}, {kl.p999:.3g}, {kl.max:.3g}"
 
 
+def coverage_notes(texts: Sequence[TextCoverage]) -> list[str]:
+    """How much of each text was read, in a sentence; another where the model was calibrated on one."""
+    if not texts:
+        return []
+    read = (f"{text.num_tokens:,} of {text.of_tokens:,} tokens of {text.name}" for text in texts)
+    known = [text.name for text in texts if text.calibrated_on]
+    notes = ["Read: " + ", ".join(read) + "."]
+    if known:
+        notes.append(f"The model was calibrated on {', '.join(known)}: what it loses there says little of other text.")
+    return notes
+
+
 def task_notes(task: TaskResult) -> list[str]:
     """What a reader must know before the numbers of a task."""
     notes = [f"{task.num_examples:,} examples; accuracy of a majority-class classifier: {task.majority:.2%}."]
     if task.num_truncated:
         notes.append(f"{task.num_truncated:,} texts were truncated to the context length.")
-    if task.near_chance:
-        notes.append("The baseline is not better than majority-class guessing: this task cannot measure quantization.")
+    if (reason := task.why_not_judged) is not None:
+        notes.append(reason[:1].upper() + reason[1:] + ".")
     return notes

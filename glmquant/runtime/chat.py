@@ -17,6 +17,9 @@ class Chat:
         self._conversation, self._tokenizer, self._options = Conversation(model), tokenizer, options
         self._messages: list[Message] = []
 
+    def __repr__(self) -> str:
+        return f"<Chat of {len(self._messages)} messages>"
+
     @property
     def messages(self) -> tuple[Message, ...]:
         return tuple(self._messages)

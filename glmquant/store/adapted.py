@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from torch import Tensor
 
+from glmquant.core.finite import is_finite
 from glmquant.core.parallel import over_strips
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
@@ -27,7 +28,7 @@ from glmquant.store.adapter import Adapter
 from glmquant.store.adapter_config import ADAPTER_CONFIG
 from glmquant.store.adapter_tensors import LowRank
 from glmquant.store.canonical import TensorTable
-from glmquant.store.tensors import StoredTensor, is_finite
+from glmquant.store.tensors import StoredTensor
 
 CLASSIFICATION_HEADS: Final = (HEAD_WEIGHT, HEAD_BIAS, SCORE_WEIGHT)
 PREFIXES: Final = ("", "model.", "transformer.")

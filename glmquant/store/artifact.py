@@ -15,6 +15,7 @@ from torch import Tensor
 from glmquant import __version__
 from glmquant.core.files import write_atomically, write_json
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
+from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.classifier import ClassificationHead
@@ -23,6 +24,7 @@ from glmquant.glm.groups import block_groups, head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
+from glmquant.recipe.check_options import Limits
 from glmquant.store.checkpoint import CONFIG, Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
 from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
@@ -105,17 +107,20 @@ class ArtifactWriter:
             tensors = self._linear(head_group(self._config), head)
         self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)
 
-    def finish(self, source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None) -> None:
+    def finish(
+        self, source: Checkpoint, *, recipe: dict[str, Any], calibration: CalibrationSet | None, limits: Limits
+    ) -> None:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
         Args:
             source: what was quantized; license and generation settings are copied from it.
             recipe: as resolved, in values JSON has.
-            calibration: sha256 of the calibration tokens.
+            calibration: the samples that were used.
+            limits: by which the artifact is to be judged.
         """
         shards = [self._shard(piece) for piece in range(self._pieces)]
         records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
-        manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records)
+        manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records, limits=limits)
         quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
         write_json(self._directory / CONFIG, to_hf_config(self._config) | section)
@@ -164,7 +169,12 @@ class ArtifactWriter:
 
 
 def manifest_of(
-    source: Checkpoint, *, recipe: dict[str, Any], calibration: str | None, groups: Sequence[GroupRecord]
+    source: Checkpoint,
+    *,
+    recipe: dict[str, Any],
+    calibration: CalibrationSet | None,
+    groups: Sequence[GroupRecord],
+    limits: Limits,
 ) -> Manifest:
     """Of ``source`` as this release quantized it; see :meth:`ArtifactWriter.finish`."""
     return Manifest(
@@ -174,11 +184,20 @@ def manifest_of(
         source_fingerprint=source.fingerprint,
         family=source.config.family,
         recipe=recipe,
-        calibration=calibration,
+        calibration=calibration.sha256 if calibration else None,
         groups=tuple(groups),
         libraries=library_versions(),
-        adapter=None if source.adapter is None else AdapterRecord(source.adapter.name, source.adapter.sha256),
+        calibration_texts=calibration.texts if calibration else (),
+        limits=limits,
+        adapter=_adapter_of(source),
     )
+
+
+def _adapter_of(source: Checkpoint) -> AdapterRecord | None:
+    """Of the adapter that is merged into it, or was into what it was trained from."""
+    if source.adapter is not None:
+        return AdapterRecord(source.adapter.name, source.adapter.sha256)
+    return None if source.manifest is None else source.manifest.adapter
 
 
 def _index(shards: Sequence[Path]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,11 +13,13 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json, shown
 from glmquant.errors import CheckpointError, RecipeError
 from glmquant.glm.config import Family
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import use_current_names
 
 MANIFEST: Final = "glmquant.json"
-FORMAT_VERSION: Final = 2
-"""Version 1, read as well, has a recipe whose keys had other names (:data:`glmquant.recipe.load.RENAMED`)."""
+FORMAT_VERSION: Final = 3
+"""Earlier ones are read as well. Version 2 has no limits and does not name the texts calibrated on; nor does version
+1, whose recipe has keys of other names (:data:`glmquant.recipe.load.RENAMED`)."""
 
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
@@ -76,6 +78,9 @@ class Manifest:
         calibration: sha256 of the calibration tokens; None where none were used.
         groups: in the order of :func:`glmquant.glm.config.linear_groups`.
         libraries: name to version.
+        calibration_texts: sha256 of each text calibrated on (:attr:`glmquant.data.windows.TokenStream.sha256`), where
+            it was read to its end.
+        limits: the recipe's ``check.limits``, by which a check without a recipe judges.
         adapter: None, and left out of the file, where none was merged.
     """
 
@@ -90,7 +95,14 @@ class Manifest:
     calibration: str | None
     groups: tuple[GroupRecord, ...]
     libraries: dict[str, str]
+    calibration_texts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     adapter: AdapterRecord | None = None
+
+    @property
+    def origin(self) -> str:
+        """What it was made from, for a reader."""
+        return self.source_name if self.adapter is None else f"{self.source_name} with adapter {self.adapter.name}"
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -116,20 +128,20 @@ def read_manifest(path: Path) -> Manifest:
     """
     values = read_json(path, MAX_INDEX_BYTES)
     version = values.get("format_version")
-    if version not in (1, FORMAT_VERSION) or isinstance(version, bool | float):
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(
             f"format_version is {shown(version)}",
             where=f"{path}, format_version",
-            expected=f"1 or {FORMAT_VERSION}",
+            expected=f"1 to {FORMAT_VERSION}",
             hint="a later release of glmquant writes later versions; else quantize the model again",
         )
-    if version == 1:
+    if version < FORMAT_VERSION:
         values = _migrated(values, path)
     return _validated(_MANIFEST, json.dumps(values), path)
 
 
 def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A manifest of version 1 as one of version 2."""
+    """A manifest of an earlier version as one of this."""
     recipe = values.get("recipe")
     if isinstance(recipe, dict):
         try:

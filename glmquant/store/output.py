@@ -1,8 +1,8 @@
 """An output directory that appears whole or not at all.
 
-Work is done in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind; a kill,
-Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command resumes where its inputs are the
-same.
+Work is done in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind but finished
+stages; a kill, Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command resumes where its
+inputs are the same.
 """
 
 import errno
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -25,30 +25,35 @@ log = logging.getLogger("glmquant.store")
 
 
 @contextmanager
-def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Path]:
+def output_directory(
+    out: Path, *, resume_key: str | None = None, stages: Sequence[str] = (), replace: bool = False
+) -> Iterator[Path]:
     """Yields ``OUT.partial`` to write into.
 
     Args:
-        out: does not exist, or is an empty directory.
+        out: does not exist, or is an empty directory, unless ``replace``.
         resume_key: a hash of all inputs. What an unfinished run with the same key wrote is still there; of a run with
             another key, or without one, nothing is.
+        stages: names of subdirectories that are worth keeping, once finished, whatever a later one runs into.
+        replace: whatever ``out`` holds is removed once its successor is whole; of an unfinished run, nothing is kept.
 
     Raises:
         OutputError: ``out`` holds something, cannot be written, or the disk is full.
     """
     out = out.resolve()
     is_finished(out)
-    _refuse_occupied(out)
+    if not replace:
+        require_free(out)
     partial = out.with_name(out.name + ".partial")
     try:
-        _prepare(partial, resume_key)
+        _prepare(partial, resume_key, anew=replace)
     except OSError as error:
         raise OutputError(
             f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
         ) from error
     try:
         yield partial
-        _publish(partial, out)
+        _publish(partial, out, replace)
     except KeyboardInterrupt:
         log.warning("stopped; %s", _how_to_go_on(partial, resume_key))
         raise
@@ -57,7 +62,7 @@ def output_directory(out: Path, *, resume_key: str | None = None) -> Iterator[Pa
             hint = f"free some space; {_how_to_go_on(partial, resume_key)}"
             raise OutputError("the disk is full", where=partial, hint=hint) from error
         if _is_bad_input(error):
-            _remove(partial)
+            _leave(partial, [name for name in stages if (partial / name).is_dir()])
         raise
 
 
@@ -73,7 +78,8 @@ def is_finished(out: Path) -> bool:
     return out.exists()
 
 
-def _refuse_occupied(out: Path) -> None:
+def require_free(out: Path) -> None:
+    """Raises OutputError where ``out`` is a file, or a directory that holds something."""
     if out.exists() and not out.is_dir():
         raise OutputError("the output is a file", where=out, expected="a directory that is empty or does not exist")
     if out.is_dir() and any(out.iterdir()):
@@ -85,7 +91,34 @@ def _refuse_occupied(out: Path) -> None:
         )
 
 
-def _prepare(partial: Path, resume_key: str | None) -> None:
+def require_room(directory: Path, num_bytes: int) -> None:
+    """Refuses to begin what the disk will not hold.
+
+    Args:
+        directory: to be written; where it or parents of it do not exist, the nearest that does decides.
+
+    Raises:
+        OutputError: less than ``num_bytes`` are free there.
+    """
+    place = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < num_bytes:
+        raise OutputError(
+            f"the disk has {free / 1e9:.2f} GB free; about {num_bytes / 1e9:.2f} GB will be written",
+            where=directory,
+            hint="free some space, or choose a directory on another disk",
+        )
+
+
+def _leave(partial: Path, finished: Sequence[str]) -> None:
+    if not finished:
+        _remove(partial)
+        return
+    done = ", ".join(finished)
+    log.warning("%s keeps what was finished (%s): correct the input, and the same command resumes there", partial, done)
+
+
+def _prepare(partial: Path, resume_key: str | None, anew: bool) -> None:
     marker = partial / MARKER
     if partial.is_dir() and any(partial.iterdir()):
         if not marker.is_file():
@@ -94,10 +127,10 @@ def _prepare(partial: Path, resume_key: str | None) -> None:
                 where=partial,
                 hint="move it away, or choose another directory",
             )
-        if resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
+        if not anew and resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
             log.info("resuming from %s", partial)
             return
-        log.warning("removed %s, which an unfinished run with other inputs had left", partial)
+        log.warning("removed %s, which an unfinished run%s had left", partial, "" if anew else " with other inputs")
         _remove(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_text(marker, _mark(resume_key))
@@ -118,15 +151,20 @@ def _mark(resume_key: str | None) -> str:
     return json.dumps({"resume_key": resume_key}) + "\n"
 
 
-def _publish(partial: Path, out: Path) -> None:
+def _publish(partial: Path, out: Path, replace: bool) -> None:
     for path in partial.rglob("*"):
         if path.is_file():
             sync_file(path)
     sync_directory(partial)
-    if out.exists():
+    replaced = out.with_name(out.name + ".replaced")
+    if replace and out.exists():
+        os.rename(out, replaced)
+    elif out.exists():
         out.rmdir()  # Windows renames nothing onto a directory, not even an empty one
     os.rename(partial, out)
     sync_directory(out.parent)
+    if replace and replaced.exists():
+        shutil.rmtree(replaced)
     (out / MARKER).unlink()  # last: a directory without it that is not OUT would be a stranger's
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.direct_io import DirectReader
+from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 
@@ -106,14 +107,6 @@ class StoredTensor:
                 expected="finite weights",
                 hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
-
-
-def is_finite(values: Tensor) -> bool:
-    """No value is NaN or Inf."""
-    if math.isfinite(values.sum().item()):  # the quickest pass; no NaN or Inf leaves a sum finite
-        return True
-    low, high = torch.aminmax(values)  # but large values may overflow it; NaN shows in both of these
-    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def byte_view(tensor: Tensor) -> memoryview:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.finite import is_finite
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.parts import Context
@@ -97,7 +98,7 @@ def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence
 
 def require_finite(hidden_BTD: Tensor, after: str) -> None:
     """Raises CheckpointError where the residual stream ``after`` a module is not finite."""
-    if not torch.isfinite(hidden_BTD).all():
+    if not is_finite(hidden_BTD):
         raise CheckpointError(
             "the model's activations are not finite",
             where=f"after {after}",

@@ -6,6 +6,7 @@ from pathlib import Path
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.groups import linear_groups
 from glmquant.glm.model import ModelSource
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.schema import TrainOptions
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
@@ -32,4 +33,4 @@ def write_classifier(
     dtype = config.float_dtype
     bias_L = None if head.bias_L is None else stored(head.bias_L, dtype)
     writer.write_head(backbone.final_norm(), ClassificationHead(stored(head.weight_LD, dtype), bias_L, head.labels))
-    writer.finish(source, recipe={"train": options.identity()}, calibration=None)
+    writer.finish(source, recipe={"train": options.identity()}, calibration=None, limits=Limits())

@@ -119,6 +119,11 @@ def test_every_name_in_the_table_is_public() -> None:
         (GlmQuantError("no", expected="what `run` wrote"), "what `run` wrote", "what `glmquant run` wrote"),
         (GlmQuantError("no", hint="run `cp -rL`"), "hint: run `cp -rL`", "hint: run `cp -rL`"),
         (GlmQuantError("no", where="check.text"), "where: check.text", "where: check.text"),
+        (
+            GlmQuantError("no", hint="give more text, or set calibration.num_samples=26"),
+            "or set calibration.num_samples=26",
+            "or give --set calibration.num_samples=26",
+        ),
         (GlmQuantError("a `run` of 3"), "a `run` of 3", "a `run` of 3"),
     ],
 )
@@ -131,7 +136,7 @@ def test_one_error_in_both_spellings(error: GlmQuantError, python: str, command_
 IMPERATIVES = (
     *("Answer", "Calibrate", "Chat", "Check", "Classify", "Compare", "Compute", "Continue", "Divide", "Estimate"),
     *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Merge", "Override", "Penalize", "Print"),
-    *("Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Stop", "Train", "Treat", "Use", "Write"),
+    *("Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Train", "Treat", "Use", "Write"),
 )
 
 

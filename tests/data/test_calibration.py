@@ -133,4 +133,4 @@ def test_samples_and_ranges_are_printed_without_their_tensors(tmp_path: Path) ->
     samples = sample_calibration([write(tmp_path, "a.txt", DIGITS)], [], Letters(), num_samples=2, seq_len=4)
     text = repr((samples, KeyValueRange(torch.ones(2, 4), torch.ones(2, 4))))
     assert "tensor(" not in text
-    assert "TextSource(name='a.txt', num_samples=2)" in text
+    assert "TextSource(name='a.txt', num_samples=2, sha256=" in text

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from glmquant.evaluation.tasks import TaskResult
 from glmquant.recipe.check_options import Limits
 from tests.support.reports import language, report, task
 
-PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
+PASS, FAIL, INCONCLUSIVE, NOT_JUDGED = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_JUDGED
 
 
 def ratio(low: float | None, estimate: float, high: float | None, units: int = 16) -> Interval:
@@ -70,11 +71,18 @@ def test_a_limit_of_no_loss_cannot_be_shown() -> None:
     assert "no sample size" in outcome.reason
 
 
-def test_a_baseline_near_chance_decides_nothing() -> None:
-    near = replace(with_drop(0.2, 0.3, 0.4), near_chance=True)
-    (outcome,) = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [near])
-    assert outcome.verdict is INCONCLUSIVE
-    assert "majority-class" in outcome.reason
+@pytest.mark.parametrize("drops", [(-0.4, -0.3, -0.2), (0.2, 0.3, 0.4)])
+@pytest.mark.parametrize(
+    ("what", "reason"), [({"near_chance": True}, "majority-class"), ({"majority": 1.0}, "the same label")]
+)
+def test_a_task_that_cannot_measure_quantization_is_not_judged(
+    drops: tuple[float, float, float], what: dict[str, Any], reason: str
+) -> None:
+    outcomes = judge(Limits.model_validate({"accuracy_drop": 0.01}), None, [replace(with_drop(*drops), **what)])
+    assert [outcome.verdict for outcome in outcomes] == [NOT_JUDGED]
+    assert reason in outcomes[0].reason
+    passed = replace(outcomes[0], verdict=PASS)
+    assert overall([*outcomes, passed]) is NOT_JUDGED
 
 
 def test_a_limit_holds_for_each_task() -> None:
@@ -95,17 +103,19 @@ def test_what_was_not_measured_decides_nothing_by_itself() -> None:
     assert [(outcome.verdict, outcome.subject) for outcome in outcomes] == [(PASS, "text"), (None, None)]
     assert outcomes[1].reason == "not measured: no task was given"
     assert overall(outcomes) is PASS
-    assert overall(outcomes[1:]) is INCONCLUSIVE
+    assert overall(outcomes[1:]) is NOT_JUDGED
 
 
 @pytest.mark.parametrize(
     ("verdicts", "together"),
     [
-        ([], PASS),
+        ([], NOT_JUDGED),
         ([PASS, None], PASS),
         ([PASS, INCONCLUSIVE], INCONCLUSIVE),
         ([INCONCLUSIVE, FAIL, PASS], FAIL),
-        ([None, None], INCONCLUSIVE),
+        ([None, None], NOT_JUDGED),
+        ([NOT_JUDGED, INCONCLUSIVE, PASS], NOT_JUDGED),
+        ([NOT_JUDGED, FAIL], FAIL),
     ],
 )
 def test_all_limits_together(verdicts: list[Verdict | None], together: Verdict) -> None:

@@ -44,7 +44,7 @@ def test_a_notebook_shows_verdict_sizes_and_limits() -> None:
 def test_a_notebook_shows_what_was_not_measured_and_no_limits() -> None:
     missing = replace(report(), limits=(replace(report().limits[0], measured=None, verdict=None, subject=None),))
     assert "perplexity_ratio at most 1.5 not measured" in words(missing._repr_html_())
-    assert "No limits are set." in words(report(Limits())._repr_html_())
+    assert "No limits are set: nothing is judged." in words(report(Limits())._repr_html_())
 
 
 def test_names_cannot_break_a_notebook() -> None:

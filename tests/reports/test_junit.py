@@ -33,5 +33,8 @@ def test_junit_of_names_that_xml_cannot_hold() -> None:
     assert root[0][0].get("classname") == "a\N{REPLACEMENT CHARACTER}b<&>"
 
 
-def test_junit_without_limits() -> None:
-    assert ElementTree.fromstring(to_junit(replace(report(), limits=())))[0].get("tests") == "0"
+def test_a_check_without_limits_is_one_skipped_test() -> None:
+    suite = ElementTree.fromstring(to_junit(replace(report(), limits=())))[0]
+    assert (suite.get("tests"), suite.get("skipped"), suite.get("failures")) == ("1", "1", "0")
+    (case,) = suite
+    assert "check.limits.perplexity_ratio=1.05" in str(case[0].get("message"))

@@ -23,7 +23,7 @@ def test_markdown_says_everything_that_matters() -> None:
         "| zh.txt |",
         "| top-1 agreement | 100 % | 96.77 (95.24 to 98.31) % |",
         "## Task: reviews",
-        "2.00 (-1.00 to 5.00) %",
+        "| accuracy drop |  | 2.00 (-1.00 to 5.00) percentage points |",
         "pos\\|好",
     ):
         assert words in text
@@ -33,7 +33,7 @@ def test_markdown_says_everything_that_matters() -> None:
 
 def test_markdown_without_limits_or_text() -> None:
     text = to_markdown(WITHOUT_TEXT)
-    assert "No limits are set." in text
+    assert "No limits are set, so nothing is judged." in text
     assert "## Text" not in text
 
 

@@ -25,11 +25,16 @@ def test_json_reads_back(written: AccuracyReport) -> None:
 
 
 def test_a_report_that_release_0_1_wrote_is_read() -> None:
-    """Reports of schema 2 stay readable until the schema is raised: never write this file anew."""
+    """Never write this file anew."""
     text = WRITTEN_BY_0_1.read_text(encoding="utf-8")
     read = report_from_json(text)
-    assert read.schema == SCHEMA == 2
-    assert json.loads(read.to_json()) == json.loads(text)
+    assert read.schema == SCHEMA == 3
+    assert json.loads(read.to_json()) == json.loads(text) | {"schema": 3, "coverage": []}
+
+
+def test_a_check_without_limits_that_release_0_1_let_pass_was_not_judged() -> None:
+    values = json.loads(WRITTEN_BY_0_1.read_text(encoding="utf-8")) | {"limits": [], "verdict": "pass"}
+    assert report_from_dict(values).verdict is Verdict.NOT_JUDGED
 
 
 def test_fields_with_a_default_may_be_missing() -> None:
@@ -45,13 +50,15 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed(schema=1), r"schema 1\n.*\n  expected: schema 2\n.*run check again with this release"),
+        (changed(schema=1), r"schema 1\n.*\n  expected: schema 2 or 3\n.*run check again with this release"),
         (
-            changed(schema=3),
-            r"schema 3\n.*\n.*schema 2\n.*upgrade glmquant \(0\.1\.0 wrote it\), or run check again",
+            changed(schema=4),
+            r"schema 4\n.*\n.*schema 2 or 3\n.*upgrade glmquant \(0\.1\.0 wrote it\), or run check again",
         ),
-        ({"schema": 3, "setting": "?"}, r"upgrade glmquant, or run check again"),
+        ({"schema": 4, "setting": "?"}, r"upgrade glmquant, or run check again"),
         ([], "schema None"),
+        ({"schema": True}, "schema True"),
+        ({"schema": 2.0}, "schema 2.0"),
         (changed(extra=1), r"no field 'extra'[\s\S]*upgrade glmquant \(0\.1\.0 wrote it\)"),
         (changed(verdict="fine"), "damaged[\\s\\S]*verdict"),
         (changed(tasks=[{"name": "x"}]), "damaged[\\s\\S]*tasks.0"),

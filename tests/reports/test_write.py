@@ -20,7 +20,7 @@ def test_all_four_files_are_written(tmp_path: Path) -> None:
         "report.html": to_html(report(), [other]),
         "junit.xml": to_junit(report()),
     }
-    assert json.loads((tmp_path / "report.json").read_bytes())["schema"] == 2
+    assert json.loads((tmp_path / "report.json").read_bytes())["schema"] == 3
     assert not any(b"\r" in path.read_bytes() for path in tmp_path.iterdir())
 
 

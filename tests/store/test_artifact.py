@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from glmquant.core.spec import QuantSpec
+from glmquant.data.calibration import CalibrationSet, TextSource
 from glmquant.errors import CheckpointError, OutputError, QuantizationError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import linear_groups
+from glmquant.recipe.check_options import Limits
 from glmquant.store.artifact import ArtifactWriter, StoreLayout, copy_side_files
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.gptq_config import Specs
@@ -32,6 +34,10 @@ from tests.support.checkpoints import (
 
 INT4, INT8 = QuantSpec(4, 32), QuantSpec(8, 16, symmetric=False)
 RECIPE: dict[str, Any] = {"version": 1, "rules": []}
+LIMITS = Limits.model_validate({"perplexity_ratio": 1.05})
+SAMPLES = CalibrationSet(
+    torch.arange(8).view(2, 4), (TextSource("a.txt", 1, "cd" * 32), TextSource("b.txt", 1)), "ef" * 32, 0
+)
 
 
 def plan_of(config: GlmConfig, spec: QuantSpec | None, **others: QuantSpec | None) -> Specs:
@@ -59,7 +65,7 @@ def write_all(directory: Path, source: Checkpoint, plan: Specs, layout: StoreLay
             writer.write_block(layer, random_block(config, layer, plan), records_of(config, layer, plan))
     if not writer.has_head:
         writer.write_head(random_float(config.hidden_size, seed=8), random_head(config, plan["lm_head"]))
-    writer.finish(source, recipe=RECIPE, calibration="ab" * 32)
+    writer.finish(source, recipe=RECIPE, calibration=SAMPLES, limits=LIMITS)
 
 
 PLANS: dict[str, tuple[QuantSpec | None, dict[str, QuantSpec | None], str | None]] = {
@@ -139,7 +145,9 @@ def test_the_manifest(tmp_path: Path) -> None:
     assert artifact.manifest is not None
     assert artifact.manifest.source_name == "chatglm2-tiny"
     assert artifact.manifest.source_fingerprint == source.fingerprint
-    assert artifact.manifest.calibration == "ab" * 32
+    assert artifact.manifest.calibration == SAMPLES.sha256
+    assert artifact.manifest.calibration_texts == ("cd" * 32,)
+    assert artifact.manifest.limits == LIMITS
     assert artifact.manifest.recipe == RECIPE
     assert artifact.manifest.groups == tuple(r for layer in range(3) for r in records_of(source.config, layer, plan))
     assert artifact.config == source.config, "the family too"

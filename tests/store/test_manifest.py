@@ -9,6 +9,7 @@ import pytest
 
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import CheckpointError
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import Recipe
 from glmquant.store.manifest import (
@@ -36,6 +37,8 @@ MANIFEST = Manifest(
     calibration=None,
     groups=RECORDS,
     libraries={"torch": "2.13.0"},
+    calibration_texts=("ef" * 32,),
+    limits=Limits.model_validate({"perplexity_ratio": 1.05, "accuracy_drop": {"value": 0.01, "on": "estimate"}}),
 )
 
 
@@ -68,7 +71,7 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"format_version": 3}, "format_version is 3"),
+        ({"format_version": 4}, "format_version is 4"),
         ({"format_version": 0}, "format_version is 0"),
         ({"format_version": True}, "format_version is True"),
         ({"format_version": None}, "format_version is None"),
@@ -76,6 +79,8 @@ GROUP: dict[str, Any] = {"name": "lm_head", "spec": None, "method": None, "weigh
         ({"source_fingerprint": 1}, "source_fingerprint: "),
         ({"family": "llama"}, "family: "),
         ({"extra": 1}, "extra: "),
+        ({"limits": {"perplexity_ratio": -1}}, "limits: "),
+        ({"limits": {"perplexty_ratio": 1}}, r"limits\.perplexty_ratio: "),
         ({"groups": [GROUP | {"spec": {"bits": 3}}]}, r"groups\.0\.spec: .*bits is 3"),
         ({"groups": [GROUP | {"weight_error": "small"}]}, r"groups\.0\.weight_error: "),
         ({"recipe": []}, "recipe: "),

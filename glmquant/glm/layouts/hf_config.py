@@ -7,7 +7,7 @@ knows tensors.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from glmquant.core.untrusted import read_json
 from glmquant.glm.config import Architecture, Family, GlmConfig
@@ -24,7 +24,12 @@ def read_bundle_config(path: Path) -> GlmConfig:
     Raises:
         CheckpointError: a file that is missing or damaged.
     """
-    fields = Fields(read_json(path), path)
+    return parse_bundle_config(read_json(path), path)
+
+
+def parse_bundle_config(values: dict[str, Any], path: Path) -> GlmConfig:
+    """The model of a ``config.json`` that was read; see :func:`read_bundle_config`."""
+    fields = Fields(values, path)
     return replace(parse_hf_config(fields), labels=read_labels(fields, None))
 
 

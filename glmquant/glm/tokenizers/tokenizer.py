@@ -112,8 +112,16 @@ class GlmTokenizer:
     @cached_property
     def sha256(self) -> str:
         """Identifies the tokenizer by what decides its ids: equal digests, equal ids."""
+        return self._digest("added_tokens", "normalizer", "pre_tokenizer", "model")
+
+    @cached_property
+    def vocabulary_sha256(self) -> str:
+        """As ``sha256``, without the pre-tokenizer: a bundle has one that splits nothing, where there was none."""
+        return self._digest("added_tokens", "normalizer", "model")
+
+    def _digest(self, *names: str) -> str:
         parts = json.loads(self._tokenizer.to_str())
-        kept = {name: parts[name] for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        kept = {name: parts[name] for name in names}
         text = json.dumps({**kept, "prefix": self.prefix_ids}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

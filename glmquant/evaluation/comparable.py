@@ -1,0 +1,59 @@
+"""Whether a bundle and a baseline are two forms of one model: another model's baseline measures nothing."""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from glmquant.errors import CheckError, Parameter
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.layouts.hf_config import read_bundle_config
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import Manifest
+
+SHAPE: Final = (
+    "architecture",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+"""Fields of the configuration in which no quantization changes a model."""
+
+log = logging.getLogger("glmquant")
+
+
+def require_same_model(bundle: Path, baseline: Checkpoint, manifest: Manifest | None) -> None:
+    """Refuses a baseline of another shape, vocabulary or tokenizer, and notes one of other weights.
+
+    Raises:
+        CheckError: the two differ; it says in what.
+        CheckpointError: a side file of either that is missing or damaged.
+    """
+    config = read_bundle_config(bundle / "config.json")
+    if different := _differences(config, baseline.config):
+        raise _not_the_same("have different shapes: " + "; ".join(different), baseline)
+    if load_tokenizer(bundle, config).vocabulary_sha256 != baseline.tokenizer.vocabulary_sha256:
+        raise _not_the_same("have different tokenizers", baseline)
+    if manifest is not None and manifest.source_fingerprint != baseline.fingerprint:
+        log.warning(
+            "the bundle was not made from these files: it names %s; losses may be the models', not quantization's",
+            manifest.origin,
+        )
+
+
+def _differences(bundle: GlmConfig, baseline: GlmConfig) -> list[str]:
+    sides = [(name, getattr(bundle, name), getattr(baseline, name)) for name in SHAPE]
+    return [f"{name} {ours}, baseline {theirs}" for name, ours, theirs in sides if ours != theirs]
+
+
+def _not_the_same(how: str, baseline: Checkpoint) -> CheckError:
+    return CheckError(
+        f"the bundle and the baseline {how}",
+        where=Parameter("baseline", str(baseline.path)),
+        expected="the float checkpoint that the bundle was made from",
+        hint="give that checkpoint as `baseline`",
+    )

@@ -1,0 +1,115 @@
+"""A check of a bundle: what it judges by, and which baselines it takes."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import glmquant as gq
+from glmquant import assets
+from glmquant.evaluation.gate import Verdict
+from tests.support.paths import GOLDEN
+
+MODEL = GOLDEN["chatglm2-tiny"]
+OTHER = GOLDEN["chatglm3-tiny"]
+FEW = {"check.num_tokens": 256, "check.seq_len": 64}
+TEXT = "glmquant:held-out-en.txt"
+
+
+def rounded(out: Path, **limits: float) -> gq.OnnxBundle:
+    given = {f"check.limits.{name}": value for name, value in limits.items()}
+    rules = [{"match": "layers.*", "spec": {"bits": 4, "group_size": 32}}]
+    return gq.export(MODEL, gq.load_recipe(None, {"rules": rules, **given}), out=out)
+
+
+def checked(bundle: gq.OnnxBundle, *, baseline: Path = MODEL, **changes: Any) -> gq.AccuracyReport:
+    recipe = gq.load_recipe(None, FEW | {key.replace("__", "."): value for key, value in changes.items()})
+    return gq.check(bundle, baseline=baseline, recipe=recipe, text=TEXT)
+
+
+def test_without_limits_nothing_passes(tmp_path: Path) -> None:
+    assert checked(rounded(tmp_path / "onnx")).verdict is Verdict.NOT_JUDGED
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(1e6, Verdict.PASS), (1e-9, Verdict.FAIL)])
+def test_limits_travel_in_the_bundle(tmp_path: Path, most: float, verdict: Verdict) -> None:
+    report = checked(rounded(tmp_path / "onnx", perplexity_ratio=1e6, mean_kl=most))
+    assert report.verdict is verdict
+    assert [outcome.metric for outcome in report.limits] == ["perplexity_ratio", "mean_kl"]
+
+
+def test_limits_travel_through_a_quantized_checkpoint(tmp_path: Path) -> None:
+    recipe = gq.load_recipe("int8-rtn", {"check.limits.perplexity_ratio": 1.5})
+    quantized = gq.quantize(MODEL, recipe, out=tmp_path / "quantized")
+    report = checked(gq.export(quantized, out=tmp_path / "onnx"))
+    assert "perplexity_ratio" in {outcome.metric for outcome in report.limits}
+    assert report.verdict is Verdict.PASS
+
+
+def test_limits_that_are_given_hold_in_place_of_the_bundles(tmp_path: Path) -> None:
+    report = checked(rounded(tmp_path / "onnx", perplexity_ratio=1e6), check__limits__mean_kl=1e-9)
+    assert [outcome.metric for outcome in report.limits] == ["mean_kl"]
+    assert report.verdict is Verdict.FAIL
+
+
+def edited(directory: Path, source: Path, **fields: Any) -> Path:
+    shutil.copytree(source, directory)
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return directory
+
+
+def test_a_baseline_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(gq.CheckError, match="different tokenizers"):
+        checked(rounded(tmp_path / "onnx"), baseline=OTHER)
+
+
+def test_a_baseline_with_another_vocabulary_or_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(gq.CheckError, match=r"different shapes: .*vocab_size 2112, baseline"):
+        checked(rounded(tmp_path / "onnx"), baseline=assets.DEMO_MODEL)
+
+
+def test_a_baseline_of_other_weights_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A copy with another name in its configuration: another fingerprint."""
+    other = edited(tmp_path / "copy", MODEL, note="a copy")
+    with caplog.at_level(logging.WARNING, "glmquant"):
+        checked(rounded(tmp_path / "onnx"), baseline=other)
+    assert "the bundle was not made from these files: it names chatglm2-tiny" in caplog.text
+
+
+def test_the_report_says_how_much_was_read_and_what_was_calibrated_on(tmp_path: Path) -> None:
+    recipe = gq.load_recipe(
+        "int4-g128-gptq-fast", {"calibration.num_samples": 8, "calibration.seq_len": 32, "calibration.data": [TEXT]}
+    )
+    samples = gq.calibrate(MODEL, recipe, out=tmp_path / "samples")
+    quantized = gq.quantize(MODEL, recipe, samples, out=tmp_path / "quantized")
+    bundle = gq.export(quantized, recipe, out=tmp_path / "onnx")
+    given = gq.load_recipe(None, FEW)
+    report = gq.check(
+        bundle, baseline=MODEL, recipe=given, text=[TEXT, "glmquant:held-out-zh.txt"], out=tmp_path / "report"
+    )
+    english, chinese = report.coverage
+    assert (english.name, english.num_tokens, english.calibrated_on) == ("held-out-en.txt", 256, True)
+    assert (chinese.name, chinese.num_tokens, chinese.calibrated_on) == ("held-out-zh.txt", 256, False)
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "report" / page).read_text(encoding="utf-8")
+        assert f"256 of {english.of_tokens:,} tokens of held-out-en.txt, 256 of {chinese.of_tokens:,} tokens" in text
+        assert "The model was calibrated on held-out-en.txt" in text
+
+
+def test_an_earlier_report_of_other_windows_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    bundle = rounded(tmp_path / "onnx")
+    earlier, stages = checked(bundle), set()
+    with pytest.raises(gq.CheckError, match="4 windows of held-out-en"):
+        gq.check(
+            bundle,
+            baseline=MODEL,
+            recipe=gq.load_recipe(None, FEW | {"check.num_tokens": 128}),
+            text=TEXT,
+            against=earlier,
+            progress=lambda stage, *_: stages.add(stage),
+        )
+    assert not stages

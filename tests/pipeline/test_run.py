@@ -1,0 +1,197 @@
+"""A whole run: what is refused at once, what is kept, and what a second one does."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import glmquant as gq
+from glmquant import assets
+from glmquant.store import output
+from tests.support.paths import GOLDEN, contents
+
+MODEL = GOLDEN["chatglm2-tiny"]
+FEW = {
+    "calibration.num_samples": 8,
+    "calibration.seq_len": 32,
+    "check.num_tokens": 256,
+    "check.seq_len": 64,
+    "check.text": ["glmquant:held-out-en.txt"],
+}
+
+
+def recipe(name: str = "int4-g128-gptq-fast", **changes: Any) -> gq.Recipe:
+    return gq.load_recipe(name, FEW | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+class Stages:
+    """The stages a run has gone through."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.seen.add(stage)
+
+
+def too_short(directory: Path) -> dict[str, Any]:
+    (directory / "held_out.txt").write_text("Too little text to measure anything on.\n")
+    return {"check__text": [str(directory / "held_out.txt")]}
+
+
+def misspelled(directory: Path) -> dict[str, Any]:
+    return {"check__text": [str(directory / "held_otu.txt")]}
+
+
+def in_gb18030(directory: Path) -> dict[str, Any]:
+    (directory / "zh.txt").write_bytes("量化模型的精度".encode("gb18030") * 2000)
+    return {"check__text": [str(directory / "zh.txt")]}
+
+
+def task_without_labels(directory: Path) -> dict[str, Any]:
+    (directory / "task.jsonl").write_text('{"text": "good", "sentiment": 1}\n' * 9)
+    return {"check__tasks": [{"data": str(directory / "task.jsonl")}]}
+
+
+def few_shot_missing(directory: Path) -> dict[str, Any]:
+    (directory / "task.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n' * 9)
+    return {"check__tasks": [{"data": str(directory / "task.jsonl"), "few_shot": {"data": "nope.jsonl"}}]}
+
+
+def window_beyond_the_context(directory: Path) -> dict[str, Any]:
+    return {"check__seq_len": 100_000, "check__num_tokens": 100_000}
+
+
+@pytest.mark.parametrize(
+    "spoil", [too_short, misspelled, in_gb18030, task_without_labels, few_shot_missing, window_beyond_the_context]
+)
+def test_what_the_check_cannot_read_stops_the_run_before_any_weight(
+    tmp_path: Path, spoil: Callable[[Path], dict[str, Any]]
+) -> None:
+    stages = Stages()
+    with pytest.raises(gq.GlmQuantError):
+        gq.run(MODEL, recipe(**spoil(tmp_path)), out=tmp_path / "out", progress=stages)
+    assert not stages.seen
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_earlier_report_of_other_data_stops_the_run_before_any_weight(tmp_path: Path) -> None:
+    earlier = gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "earlier")
+    stages = Stages()
+    with pytest.raises(gq.CheckError, match=r"4 windows of held-out-en\.txt, and now 2 windows"):
+        gq.run(MODEL, recipe("int8-rtn", check__num_tokens=128), against=earlier, out=tmp_path / "out", progress=stages)
+    assert not stages.seen
+
+
+def test_an_occupied_output_stops_the_run_before_any_weight(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep me")
+    stages = Stages()
+    with pytest.raises(gq.OutputError, match="not empty"):
+        gq.run(MODEL, recipe(), out=tmp_path / "out", progress=stages)
+    assert not stages.seen
+    assert contents(tmp_path) == {"out/mine.txt": b"keep me"}
+
+
+def test_a_disk_without_room_stops_the_run_before_any_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    stages = Stages()
+    with pytest.raises(gq.OutputError, match=r"0\.00 GB free"):
+        gq.run(MODEL, recipe(), out=tmp_path / "out", progress=stages)
+    assert not stages.seen
+
+
+def test_a_later_stages_error_keeps_the_finished_ones(tmp_path: Path) -> None:
+    """The text is there when the run begins, and gone when the check reads it."""
+    text = tmp_path / "held_out.txt"
+    shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
+
+    def lose_it(stage: str, done: int, total: int) -> None:
+        text.unlink(missing_ok=True)
+
+    given = recipe(check__text=[str(text)])
+    with pytest.raises(gq.DataError, match="no such file"):
+        gq.run(MODEL, given, out=tmp_path / "out", progress=lose_it)
+    assert {path.name for path in (tmp_path / "out.partial").iterdir() if path.is_dir()} == {"quantized", "onnx"}
+
+    shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
+    stages = Stages()
+    gq.run(MODEL, given, out=tmp_path / "out", progress=stages)
+    assert stages.seen == {"baseline, block by block", "comparing, tokens"}
+    whole = gq.run(MODEL, given, out=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert gq.read_report(tmp_path / "out" / "report") == whole
+
+
+def test_other_texts_to_check_by_cost_no_second_quantization(tmp_path: Path) -> None:
+    text = tmp_path / "held_out.txt"
+    shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
+    with pytest.raises(gq.DataError):
+        gq.run(MODEL, recipe(check__text=[str(text)]), out=tmp_path / "out", progress=lambda *_: text.unlink(True))
+    stages = Stages()
+    report = gq.run(MODEL, recipe(check__text=["glmquant:held-out-zh.txt"]), out=tmp_path / "out", progress=stages)
+    assert stages.seen == {"baseline, block by block", "comparing, tokens"}
+    assert report.language is not None
+    assert report.language.texts == ("held-out-zh.txt",)
+
+
+def test_a_finished_run_given_again_gives_its_report(tmp_path: Path) -> None:
+    first = gq.run(MODEL, recipe(), out=tmp_path / "out")
+    before, stages = contents(tmp_path / "out"), Stages()
+    assert gq.run(MODEL, recipe(), out=tmp_path / "out", progress=stages) == first
+    assert not stages.seen
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [({"fit__equalize": False}, "other inputs"), ({"check__num_tokens": 128}, "other texts, tasks or limits")],
+)
+def test_a_finished_run_is_not_taken_for_another(tmp_path: Path, changes: dict[str, Any], other: str) -> None:
+    gq.run(MODEL, recipe(), out=tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(gq.OutputError, match=other) as error:
+        gq.run(MODEL, recipe(**changes), out=tmp_path / "out")
+    assert "`force`" in str(error.value.hint)
+    assert contents(tmp_path / "out") == before
+    report = gq.run(MODEL, recipe(**changes), out=tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") != before
+    assert gq.read_report(tmp_path / "out" / "report") == report
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_forced_run_that_fails_leaves_the_finished_one(tmp_path: Path) -> None:
+    gq.run(MODEL, recipe(), out=tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(gq.GlmQuantError):
+        gq.run(MODEL, recipe(**misspelled(tmp_path)), out=tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_edited_text_makes_another_run(tmp_path: Path) -> None:
+    text = tmp_path / "held_out.txt"
+    shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
+    gq.run(MODEL, recipe(check__text=[str(text)]), out=tmp_path / "out")
+    text.write_text("Another first line.\n" + text.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(gq.OutputError, match="other texts"):
+        gq.run(MODEL, recipe(check__text=[str(text)]), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1, "inputs": "a"}', "{" * 5000])
+def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(text)
+    with pytest.raises(gq.OutputError, match="not empty"):
+        gq.run(MODEL, recipe(), out=out)
+    assert (out / "run.json").read_text() == text
+
+
+def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
+    gq.run(MODEL, recipe(), out=tmp_path / "out")
+    values = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert values.keys() == {"format", "inputs", "check"}
