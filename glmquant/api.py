@@ -1,8 +1,8 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
-A model is given by its directory, a recipe by its name or path, or either opened already: what a verb gives is what the
-next one takes. A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import
-than a small model to quantize.
+A model is given by its directory, by the id of its repository (``THUDM/chatglm2-6b``, or with ``@REVISION``), or opened
+already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. A verb imports what it
+alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,6 +57,7 @@ def inspect(
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> "ModelSummary":
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
@@ -64,12 +65,13 @@ def inspect(
         adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
+        progress: is told how far the download of a repository is.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
     loaded = None if recipe is None else _loaded(recipe)
-    checkpoint = _opened(model, loaded, adapter)
+    checkpoint = _opened(model, loaded, adapter, progress)
     plan = None if loaded is None else make_plan(loaded, checkpoint.config)
     summary = summarize(checkpoint, plan)
     if plan is None or not predict:
@@ -82,11 +84,13 @@ def inspect(
         return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
 
 
-def compare(first: "Checkpoint | str | Path", second: "Checkpoint | str | Path") -> "Comparison":
+def compare(
+    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress = silent
+) -> "Comparison":
     """Compare two quantizations of one model, group by group, from their manifests: what costs the second one most."""
     from glmquant.quantization.diagnosis import compare_checkpoints
 
-    return compare_checkpoints(_opened(first), _opened(second))
+    return compare_checkpoints(_opened(first, None, None, progress), _opened(second, None, None, progress))
 
 
 def calibrate(
@@ -120,7 +124,7 @@ def calibrate(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter)
+    checkpoint = _opened(model, recipe, adapter, progress)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
     with output_directory(Path(out)) as partial:
@@ -154,7 +158,7 @@ def quantize(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter)
+    checkpoint = _opened(model, recipe, adapter, progress)
     plan = make_plan(recipe, checkpoint.config)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
@@ -185,7 +189,7 @@ def export(
     from glmquant.store.calibration import read_calibration
 
     recipe = _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter)
+    checkpoint = _opened(model, recipe, adapter, progress)
     if isinstance(calibration, str | Path):
         calibration = read_calibration(Path(calibration))
     ranges = None if calibration is None else calibration.key_values
@@ -228,7 +232,7 @@ def check(
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe, adapter),
+        _opened(baseline, recipe, adapter, progress),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
@@ -294,7 +298,8 @@ def run(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    return run_directory(_opened(model, recipe, adapter), recipe, Path(out), resources, earlier, progress, force)
+    checkpoint = _opened(model, recipe, adapter, progress)
+    return run_directory(checkpoint, recipe, Path(out), resources, earlier, progress, force)
 
 
 def open_chat(
@@ -364,7 +369,8 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     labeled = read_labeled(Path(assets.resolve(str(data))))
-    return train_directory(_opened(model, recipe, adapter), labeled, recipe.train, Path(out), resources, progress)
+    checkpoint = _opened(model, recipe, adapter, progress)
+    return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, progress)
 
 
 def classify(
@@ -389,27 +395,30 @@ def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":
 
 
 def _opened(
-    model: "Checkpoint | str | Path", recipe: "Recipe | None" = None, adapter: Directory = None
+    model: "Checkpoint | str | Path", recipe: "Recipe | None", adapter: Directory, progress: Progress
 ) -> "Checkpoint":
-    """The checkpoint, its lineage as the recipe says, and the adapter merged into it."""
+    """The checkpoint, downloaded where it is nowhere here, its lineage as the recipe says, the adapter merged."""
+    from glmquant.hub.locate import locate
     from glmquant.store.adapter import open_adapter
     from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 
     if not isinstance(model, Checkpoint | str | Path):
         raise CheckpointError(f"{model!r} is no checkpoint", expected="a checkpoint, or the path of its directory")
     if not isinstance(model, Checkpoint):
-        model = open_checkpoint(model, family=recipe.model.family if recipe else None)
+        found = locate(model, progress)
+        model = open_checkpoint(found.path, family=recipe.model.family if recipe else None, origin=found.origin)
     return model if adapter is None else with_adapter(model, open_adapter(adapter))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:
+    from glmquant.core.hub_cache import snapshot
     from glmquant.onnx_export.bundle import OnnxBundle
 
     if isinstance(bundle, OnnxBundle):
         return bundle.path
     if not isinstance(bundle, str | Path):
         raise ExportError(f"{bundle!r} is no ONNX bundle", expected="a bundle, or the path of its directory")
-    return Path(bundle)
+    return snapshot(Path(bundle))
 
 
 def _names(files: Files) -> tuple[str, ...]:

@@ -50,6 +50,10 @@ class CheckpointError(GlmQuantError):
     """A checkpoint, artifact or tokenizer that is missing, damaged, hostile or not supported."""
 
 
+class HubError(GlmQuantError):
+    """A repository that cannot be found or downloaded, or an answer that no hub would give."""
+
+
 class CalibrationError(GlmQuantError):
     """Calibration text, or a calibration artifact, that cannot be used."""
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"core"},
     {"methods", "glm", "data"},
     {"recipe"},
-    {"store"},
+    {"store", "hub"},
     {"streaming"},
     {"quantization", "onnx_export", "runtime", "train"},
     {"evaluation"},

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from glmquant import assets
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.packaged import packaged_recipes
 from tests.support.adapters import packaged_adapter
+from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,8 +27,16 @@ TRAINS = "classifier-int8"
 ACCEPTED = {False: {0}, True: {0, 3}}  # sixty examples may be too few for a verdict on a classifier
 
 
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """Has the model in the package under the id the how-tos use."""
+    with running() as hub:
+        hub.repositories["THUDM/chatglm2-6b"] = Repository.of(assets.DEMO_MODEL)
+        yield hub
+
+
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Path:
     """A working directory that holds what the README's commands name."""
     shutil.copytree(assets.DEMO_MODEL, tmp_path / "chatglm2-6b")
     packaged_adapter(tmp_path / "my-lora", alpha=0.5)
@@ -36,6 +46,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, lines in {"reviews": reviews[:40], "test": reviews[:60], "train": reviews[60:260]}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 

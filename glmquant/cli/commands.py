@@ -6,7 +6,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -14,9 +14,11 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 import glmquant as gq
+from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
     AdapterOption,
     Against,
+    Baseline,
     BundleArgument,
     CalibrationOption,
     Ci,
@@ -43,6 +45,7 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
 )
+from glmquant.cli.streams import ReaderGoneError, as_typed
 from glmquant.progress import Progress
 
 EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
@@ -63,7 +66,9 @@ def demo(
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
+    ],
     out: Out,
     adapter: AdapterOption = None,
     train_data: TrainData = None,
@@ -80,13 +85,13 @@ def run(
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, force, adapter)
+    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
 
 
 def inspect(
     model: ModelArgument,
     compare: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--compare", help="Compare with another quantization of the model: which layers cost it most."),
     ] = None,
     adapter: AdapterOption = None,
@@ -99,18 +104,31 @@ def inspect(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Show architecture and size of a checkpoint; estimate a recipe's size, time, memory and disk."""
+    """Show a checkpoint and what is wrong with it; estimate a recipe's size, time, memory and disk."""
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
         if adapter is not None:
             raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
-        comparison = gq.compare(model, compare)
+        with _progress(False, took=False) as progress:
+            comparison = gq.compare(model, compare, progress=progress)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    summary = gq.inspect(model, chosen, adapter=adapter, predict=predict, memory_limit=memory_limit, device=device)
+    with _progress(False, took=False) as progress:
+        summary = gq.inspect(
+            model,
+            chosen,
+            adapter=adapter,
+            predict=predict,
+            memory_limit=memory_limit,
+            device=device,
+            progress=progress,
+        )
     print(_json(summary.to_dict()) if as_json else summary_text(summary))
+    if summary.problems:
+        tell_all(problem.as_error() for problem in summary.problems)
+        raise typer.Exit(BAD_INPUT)
 
 
 def calibrate(
@@ -169,7 +187,8 @@ def quantize(
 
 def export(
     model: Annotated[
-        Path, typer.Argument(help="Read a checkpoint from this directory: what quantize wrote, or a float one.")
+        str,
+        typer.Argument(help="Read a checkpoint: a directory that quantize wrote, or a float one, here or on the hub."),
     ],
     out: Out,
     recipe: OptionalRecipe = None,
@@ -190,9 +209,7 @@ def export(
 
 def check(
     bundle: BundleArgument,
-    baseline: Annotated[
-        Path, typer.Option("--baseline", "-b", help="Compare with the float checkpoint in this directory.")
-    ],
+    baseline: Baseline,
     adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
@@ -258,7 +275,7 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    for piece in gq.generate(bundle, prompt, chat=not raw, options=options, provider=provider):
+    for piece in gq.generate(bundle, as_typed(prompt), chat=not raw, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
 
@@ -316,7 +333,7 @@ def classify(
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
     from glmquant.data.sequences import read_texts
 
-    given = [*(texts or ()), *(read_texts(file) if file else ())]
+    given = [*map(as_typed, texts or ()), *(read_texts(file) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:
@@ -359,7 +376,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 
 def _run(
     recipe: str,
-    model: Path,
+    model: str | Path,
     out: Path,
     overrides: list[str] | None,
     as_json: bool,
@@ -369,8 +386,8 @@ def _run(
     inconclusive: str | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
-    force: bool = False,
     adapter: Path | None = None,
+    force: bool = False,
 ) -> None:
     with _progress(quiet, ci) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
@@ -390,10 +407,10 @@ def _run(
     _print_report(result, as_json, inconclusive, out / "report" if ci else None)
 
 
-def _progress(quiet: bool, ci: bool = False) -> AbstractContextManager[Progress]:
+def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci)
+    return progress_on_stderr(quiet, lines=ci, took=took)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
@@ -413,10 +430,11 @@ def _print_report(
     from glmquant.cli.terminal import print_markdown
     from glmquant.reports.markdown import in_short, to_markdown
 
-    if as_json:
-        print(result.to_json(), end="")
-    elif written is not None:
-        print(in_short(result, written))
-    else:
-        print_markdown(to_markdown(result))
+    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
+        if as_json:
+            print(result.to_json(), end="")
+        elif written is not None:
+            print(in_short(result, written))
+        else:
+            print_markdown(to_markdown(result))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])

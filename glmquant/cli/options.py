@@ -20,7 +20,16 @@ def bytes_from(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; give one such as 4GB, 512MB or 3.5GiB") from None
 
 
-ModelArgument = Annotated[Path, typer.Argument(help="Read a GLM checkpoint from this directory.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="Read a GLM checkpoint from this directory, or from the hub: ORG/NAME or ORG/NAME@REVISION."),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        "--baseline", "-b", help="Compare with the float checkpoint in this directory, or ORG/NAME of the hub."
+    ),
+]
 BundleArgument = Annotated[Path, typer.Argument(help="Run the ONNX bundle in this directory.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Write to this directory; it must not exist, or be empty.")]
 Set = Annotated[

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from glmquant.quantization.diagnosis import Comparison, GroupComparison
     from glmquant.quantization.forecast import Forecast
     from glmquant.quantization.summary import AdapterSummary, GroupSummary, ModelSummary
+    from glmquant.quantization.text_summary import TextSummary
 
 QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
 GROUPS_SHOWN: Final = 12
@@ -15,7 +16,7 @@ GROUPS_TO_RAISE: Final = 3
 
 
 def summary_text(summary: "ModelSummary") -> str:
-    """A checkpoint at a glance, and what the recipe makes of each linear layer."""
+    """A checkpoint at a glance, what is wrong with it, and what the recipe makes of each linear layer."""
     config = summary.config
     weights = QUANTIZATIONS[summary.quantization] if summary.quantization else config.float_dtype
     lines = [
@@ -29,6 +30,9 @@ def summary_text(summary: "ModelSummary") -> str:
         lines += _adapter(summary.adapter, config.num_hidden_layers)
     if summary.readers:
         lines.append(f"  can be loaded by {', '.join(summary.readers)}")
+    if summary.text is not None:
+        lines += _text(summary.text, config.vocab_size, config.family)
+    lines += [f"  cannot be used: {problem.what}" for problem in summary.problems]
     if summary.average_bits is not None:
         lines.append(f"  the recipe: {summary.average_bits:.2f} bits per weight over the linear layers:")
         lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
@@ -45,6 +49,20 @@ def _adapter(adapter: "AdapterSummary", layers: int) -> list[str]:
     line += f" in {adapter.num_layers} of {layers} blocks"
     saved = [f"    trained as a whole: {', '.join(adapter.saved)}"] if adapter.saved else []
     return [line, *saved, *(f"    note: {note}" for note in adapter.notes)]
+
+
+def _text(text: "TextSummary", vocabulary: int, family: str) -> list[str]:
+    templates = {"checkpoint": f"its own, from {text.template_from}", "family": f"that of {family}", None: "none"}
+    others = f"; also {', '.join(text.other_templates)}" if text.other_templates else ""
+    ends = ", ".join(f"{stop.id} {stop.text or ''}".strip() for stop in text.stop_tokens)
+    lines = [
+        f"  tokenizer: {text.tokenizer}, {text.num_ids} ids of the vocabulary's {vocabulary}",
+        f"  chat template: {templates[text.template]}{others}",
+        f"  an answer ends at {ends}",
+    ]
+    if text.sampling:
+        lines.append("  by default: " + ", ".join(f"{name} {value}" for name, value in text.sampling.items()))
+    return [*lines, *(f"  note: {note}" for note in text.notes)]
 
 
 def _forecast(forecast: "Forecast") -> list[str]:

@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from glmquant.cli.streams import as_typed
 from glmquant.core.machine import peak_memory
 from glmquant.core.units import duration
 from glmquant.progress import Progress, silent
@@ -20,8 +21,13 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
-    """A progress callback for the library, and its notes (``logging``) shown, while the context lasts."""
+def progress_on_stderr(quiet: bool, lines: bool = False, took: bool = True) -> Iterator[Progress]:
+    """A progress callback for the library, and its notes (``logging``) shown, while the context lasts.
+
+    Args:
+        lines: draw no bars.
+        took: tell time and memory at the end.
+    """
     if quiet:
         yield silent
         return
@@ -37,8 +43,9 @@ def progress_on_stderr(quiet: bool, lines: bool = False) -> Iterator[Progress]:
                 yield bars
         else:
             yield Lines(console)
-        took = f"{time.monotonic() - started:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
-        console.print(took, highlight=False)
+        if took:
+            spent = f"{time.monotonic() - started:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
+            console.print(spent, highlight=False)
     finally:
         logger.removeHandler(handler)
 
@@ -62,7 +69,7 @@ def turns() -> Iterator[str]:
         if not line:
             return
         if line.strip():
-            yield line.strip()
+            yield as_typed(line.strip(), sys.stdin.encoding)
 
 
 @contextmanager

@@ -1,16 +1,25 @@
-"""Files of a directory that nobody vouches for: nothing outside it is opened, nothing large is parsed."""
+"""Files of a directory that nobody vouches for: nothing outside it is opened, nothing large is parsed.
+
+The one place outside is the hub's cache that a directory is a snapshot of: its files are links to the ``blobs`` of
+``models--ORG--NAME``, and from there, since huggingface_hub 2, to the ``blobs`` that a cache's repositories share.
+"""
 
 import json
+import os
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.errors import CheckpointError
 
 MAX_CONFIG_BYTES: Final = 4 << 20
 MAX_INDEX_BYTES: Final = 16 << 20
 DOWNLOAD_AGAIN: Final = "download the checkpoint again, completely"
+REPOSITORY: Final = re.compile(r"models--.+")
+SHARED_BLOB: Final = re.compile(r"blobs/([0-9a-f]{2})/\1[0-9a-f]{62}")
 
 
 def shown(name: object, limit: int = 120) -> str:
@@ -20,11 +29,11 @@ def shown(name: object, limit: int = 120) -> str:
 
 
 def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLOAD_AGAIN) -> Path:
-    """The regular file ``name`` of ``directory``, its links followed.
+    """The regular file ``name`` of ``directory``, its links followed inside the directory and inside its cache.
 
     Args:
         where: what names the file, for errors.
-        fix: what to do where it is missing.
+        hint: what to do where it is missing.
 
     Raises:
         CheckpointError: the name leads out of the directory, by ``..``, as an absolute path or through a link; or there
@@ -39,23 +48,46 @@ def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLO
     try:
         path = (root / name).resolve(strict=True)
         is_file = stat.S_ISREG(path.stat().st_mode)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        is_link = os.path.islink(root / name)
         raise CheckpointError(
-            f"the file {shown(name)} is missing or cannot be opened",
+            f"the file {shown(name)} is missing or cannot be opened" + (": it is a link that leads nowhere" * is_link),
             where=where,
             expected=f"it in {directory}",
             hint=hint,
         ) from error
-    if not path.is_relative_to(root):
+    if not path.is_relative_to(root) and not _is_in_its_cache(path, root):
         raise CheckpointError(
             f"{shown(name)} is a link out of the checkpoint directory",
             where=directory / name,
-            expected="a file of the directory itself",
-            hint="copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`",
+            expected="a file of the directory itself, or of the hub's cache that it is a snapshot of",
+            hint=_other_way(path),
         )
     if not is_file:
         raise CheckpointError(f"{shown(name)} is not a regular file", where=directory / name)
     return path
+
+
+def cached_repository(path: Path) -> Path | None:
+    """The ``models--ORG--NAME`` of the hub's cache that a resolved path lies in."""
+    return next((parent for parent in (path, *path.parents) if REPOSITORY.fullmatch(parent.name)), None)
+
+
+def _is_in_its_cache(path: Path, root: Path) -> bool:
+    repository = cached_repository(root)
+    if repository is None or not root.is_relative_to(repository / "snapshots"):
+        return False
+    cache = repository.parent
+    shared = path.relative_to(cache).as_posix() if path.is_relative_to(cache) else ""
+    return path.is_relative_to(repository) or SHARED_BLOB.fullmatch(shared) is not None
+
+
+def _other_way(path: Path) -> str:
+    """How to read what a link out of a directory leads to."""
+    repository = cached_repository(path)
+    if repository is not None and (repository / "snapshots").is_dir():
+        return f"give {repository}, where the links lead"
+    return "copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`"
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -88,9 +120,12 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object of at most ``limit`` bytes.
 
     Raises:
-        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity.
+        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity;
+            or what only stands for the file (:func:`glmquant.core.placeholders.refuse_placeholder`).
     """
-    return parse_json(read_bytes(path, limit), path)
+    raw = read_bytes(path, limit)
+    refuse_placeholder(raw[:HEAD], path)
+    return parse_json(raw, path)
 
 
 def parse_json(raw: bytes, where: object) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,14 @@ from glmquant.evaluation.source import Query
 
 ROWS = "hidden"
 MEASURED_WITH = ("glmquant", "torch")
+
+
+class Rows(Protocol):
+    """Keeps what the baseline makes of queries, ``[num_logits, D]`` each; None where it has not been kept."""
+
+    def read(self, queries: Sequence[Query]) -> list[Tensor] | None: ...
+
+    def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None: ...
 
 
 class BaselineCache:

@@ -11,7 +11,7 @@ from torch import Tensor
 from glmquant.core.device import CPU
 from glmquant.core.matmul import float32_products
 from glmquant.core.parallel import over_strips
-from glmquant.evaluation.baseline_cache import BaselineCache
+from glmquant.evaluation.baseline_cache import Rows
 from glmquant.evaluation.source import Logits, Query
 from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
@@ -33,7 +33,7 @@ class BaselineSource:
         self,
         model: ModelSource,
         progress: Progress = silent,
-        cache: BaselineCache | None = None,
+        cache: Rows | None = None,
         store: ActivationStore | None = None,
     ) -> None:
         self._model, self._progress, self._cache = model, progress, cache

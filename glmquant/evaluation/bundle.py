@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from glmquant import assets
-from glmquant.evaluation.baseline_cache import BaselineCache
+from glmquant.evaluation.baseline_cache import BaselineCache, Rows
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.comparable import require_same_model
@@ -15,6 +15,7 @@ from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.source import Logits, Query
+from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
 from glmquant.runtime.classify import OnnxClassifier, is_classifier
@@ -29,7 +30,7 @@ MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
 
 def check_bundle(
     path: Path,
-    checkpoint: Checkpoint,
+    baseline: Checkpoint | StoredBaseline,
     options: CheckOptions,
     *,
     recipe: str | None,
@@ -37,12 +38,14 @@ def check_bundle(
     store: ActivationStore,
     progress: Progress,
     against: AccuracyReport | None = None,
+    save_baseline: Path | None = None,
 ) -> AccuracyReport:
     """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
     Args:
         recipe: its name or description, for the report.
         cache: where the baseline's answers are kept; a classifier's are never.
+        save_baseline: file to write the baseline's answers to, with its head.
         store: for the baseline's activations; its device computes.
         against: an earlier report that this one is to be compared with.
 
@@ -52,22 +55,22 @@ def check_bundle(
     """
     classifies = is_classifier(path)
     manifest = read_manifest(path / MANIFEST) if (path / MANIFEST).is_file() else None
-    require_same_model(path, checkpoint, manifest)
-    options = _with_limits(options, manifest)
+    tokenizer = require_same_model(path, baseline, manifest)
+    options, kept = (
+        _with_limits(options, manifest),
+        _kept(baseline, None if classifies else cache, save_baseline, store),
+    )
     if classifies:
         classifier = OnnxClassifier.open(path)
-        setting = _setting(path, checkpoint, classifier.accuracy_level, recipe, manifest)
-        tokenizer = checkpoint.tokenizer
-        return evaluate_classifier(classifier, checkpoint, tokenizer, options, setting, progress, store, against)
+        setting = _setting(path, baseline, classifier.accuracy_level, recipe, manifest)
+        return evaluate_classifier(classifier, baseline, tokenizer, options, setting, progress, store, against, kept)
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
-    setting = _setting(path, checkpoint, info.accuracy_level, recipe, manifest)
-    kept = None if cache is None else BaselineCache(cache, checkpoint.fingerprint, store.device)
-    context = min(info.max_length, checkpoint.config.max_position_embeddings)
-    baseline = BaselineSource(checkpoint, progress, kept, store)
+    setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
+    context = min(info.max_length, baseline.config.max_position_embeddings)
     return evaluate(
         _OpenedWhenAsked(path),
-        baseline,
-        checkpoint.tokenizer,
+        BaselineSource(baseline, progress, kept, store),
+        tokenizer,
         options,
         setting,
         progress,
@@ -75,6 +78,16 @@ def check_bundle(
         calibration_texts=() if manifest is None else manifest.calibration_texts,
         against=against,
     )
+
+
+def _kept(
+    baseline: Checkpoint | StoredBaseline, cache: Path | None, save: Path | None, store: ActivationStore
+) -> Rows | None:
+    """Where the baseline's answers come from, or go to."""
+    if isinstance(baseline, StoredBaseline):
+        return baseline
+    kept = None if cache is None else BaselineCache(cache, baseline.fingerprint, store.device)
+    return kept if save is None else BaselineWriter(save, baseline, kept)
 
 
 def _with_limits(options: CheckOptions, manifest: Manifest | None) -> CheckOptions:
@@ -114,11 +127,15 @@ class _OpenedWhenAsked:
 
 
 def _setting(
-    path: Path, checkpoint: Checkpoint, accuracy_level: int, recipe: str | None, manifest: Manifest | None
+    path: Path,
+    baseline: Checkpoint | StoredBaseline,
+    accuracy_level: int,
+    recipe: str | None,
+    manifest: Manifest | None,
 ) -> Setting:
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
-        baseline=ModelFacts(checkpoint.path.name, checkpoint.tensor_bytes),
+        baseline=ModelFacts(baseline.name, baseline.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
         recipe=recipe,

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import read_labeled
 from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import CheckError
+from glmquant.evaluation.baseline_cache import Rows
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
+from glmquant.evaluation.source import Query
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
+from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions, Task
@@ -61,12 +66,14 @@ def evaluate_classifier(
     progress: Progress = silent,
     store: ActivationStore | None = None,
     against: AccuracyReport | None = None,
+    kept: Rows | None = None,
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
 
     Both read the same tokens; a text longer than the candidate takes loses its end, and the report counts it.
 
     Args:
+        kept: has, or takes, what the baseline pools of all texts.
         against: an earlier report that this one is to be compared with.
 
     Raises:
@@ -82,7 +89,10 @@ def evaluate_classifier(
     material = read_classifier_tasks(options, candidate.labels, tokenizer, candidate.max_length)
     if against is not None:
         require_pairable(against, [], [task.truth for task in material])
-    tasks = tuple(_measure(candidate, baseline, task, progress, store) for task in material)
+    pooled, head = _pooled(baseline, material, kept, progress, store), baseline.head()
+    tasks = tuple(
+        _measure(candidate, head, task, pooled_ED, progress) for task, pooled_ED in zip(material, pooled, strict=True)
+    )
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
         schema=SCHEMA, verdict=overall(limits), setting=setting, limits=limits, language=None, texts=(), tasks=tasks
@@ -103,14 +113,28 @@ def _read(task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, max_length:
     return ClassifierTask(truth, encoded)
 
 
-def _measure(
-    candidate: OnnxClassifier,
+def _pooled(
     baseline: ModelSource,
-    task: ClassifierTask,
+    tasks: Sequence[ClassifierTask],
+    kept: Rows | None,
     progress: Progress,
     store: ActivationStore | None,
+) -> Sequence[Tensor]:
+    """What the baseline pools of each task's texts: float32 ``[E, D]``."""
+    queries = [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
+    rows = None if kept is None else kept.read(queries)
+    if rows is not None:
+        counts = [len(task.encoded.ids) for task in tasks]
+        return list(torch.split(torch.cat(rows), counts))
+    pooled = [pooled_features(baseline, task.encoded.ids, store=store, progress=progress) for task in tasks]
+    if kept is not None:
+        kept.write(queries, list(torch.cat(pooled).split(1)))
+    return pooled
+
+
+def _measure(
+    candidate: OnnxClassifier, head: Linear, task: ClassifierTask, pooled_ED: Tensor, progress: Progress
 ) -> TaskResult:
-    pooled_ED = pooled_features(baseline, task.encoded.ids, store=store, progress=progress)
-    baseline_EL = baseline.head()(pooled_ED).numpy()
+    baseline_EL = head(pooled_ED).numpy()
     candidate_EL = candidate.logits(task.encoded.ids, progress)
     return compare(task.truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))

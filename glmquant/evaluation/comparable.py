@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from glmquant.errors import CheckError, Parameter
+from glmquant.evaluation.stored_baseline import StoredBaseline
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.hf_config import read_bundle_config
-from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import Manifest
 
@@ -26,8 +27,11 @@ SHAPE: Final = (
 log = logging.getLogger("glmquant")
 
 
-def require_same_model(bundle: Path, baseline: Checkpoint, manifest: Manifest | None) -> None:
+def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline, manifest: Manifest | None) -> GlmTokenizer:
     """Refuses a baseline of another shape, vocabulary or tokenizer, and notes one of other weights.
+
+    Returns:
+        The tokenizer to read texts with: the checkpoint's own, or where only its answers are stored, the bundle's.
 
     Raises:
         CheckError: the two differ; it says in what.
@@ -36,13 +40,21 @@ def require_same_model(bundle: Path, baseline: Checkpoint, manifest: Manifest | 
     config = read_bundle_config(bundle / "config.json")
     if different := _differences(config, baseline.config):
         raise _not_the_same("have different shapes: " + "; ".join(different), baseline)
-    if load_tokenizer(bundle, config).vocabulary_sha256 != baseline.tokenizer.vocabulary_sha256:
+    tokenizer = load_tokenizer(bundle, config)
+    if tokenizer.vocabulary_sha256 != _vocabulary(baseline):
         raise _not_the_same("have different tokenizers", baseline)
     if manifest is not None and manifest.source_fingerprint != baseline.fingerprint:
         log.warning(
             "the bundle was not made from these files: it names %s; losses may be the models', not quantization's",
             manifest.origin,
         )
+    return baseline.tokenizer if isinstance(baseline, Checkpoint) else tokenizer
+
+
+def _vocabulary(baseline: Checkpoint | StoredBaseline) -> str:
+    if isinstance(baseline, Checkpoint):
+        return baseline.tokenizer.vocabulary_sha256
+    return baseline.description.vocabulary
 
 
 def _differences(bundle: GlmConfig, baseline: GlmConfig) -> list[str]:
@@ -50,7 +62,7 @@ def _differences(bundle: GlmConfig, baseline: GlmConfig) -> list[str]:
     return [f"{name} {ours}, baseline {theirs}" for name, ours, theirs in sides if ours != theirs]
 
 
-def _not_the_same(how: str, baseline: Checkpoint) -> CheckError:
+def _not_the_same(how: str, baseline: Checkpoint | StoredBaseline) -> CheckError:
     return CheckError(
         f"the bundle and the baseline {how}",
         where=Parameter("baseline", str(baseline.path)),

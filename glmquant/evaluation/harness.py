@@ -29,6 +29,7 @@ from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, StreamDecoder, load_tokenizer
+from glmquant.hub.locate import locate
 from glmquant.runtime.generate import Conversation
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.sampling import GenerationOptions
@@ -44,7 +45,7 @@ class GlmQuantLM(LM):
     """A bundle through ONNX Runtime, or a checkpoint computed in float32, block by block.
 
     Args:
-        pretrained: directory of a bundle or of a checkpoint.
+        pretrained: directory of a bundle or of a checkpoint, or the id of a checkpoint on the hub.
         max_length: context length in tokens, prefix included; at most the model's. Longer contexts are truncated on the
             left, as in lm-eval's own backends.
         batch_size, device, max_batch_size: passed by lm-eval to every model, and ignored: sequences are batched by
@@ -60,7 +61,7 @@ class GlmQuantLM(LM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        path = Path(pretrained)
+        path = locate(pretrained).path
         self._source, self._bundle, config, longest = _open(path)
         self._tokenizer: GlmTokenizer = load_tokenizer(path, config)
         self._ends = frozenset(config.eos_token_ids)

@@ -26,7 +26,7 @@ from torch import Tensor
 from glmquant.core.files import write_atomically
 from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckError, CheckpointError, OutputError, Parameter
-from glmquant.evaluation.baseline_cache import BaselineCache
+from glmquant.evaluation.baseline_cache import Rows
 from glmquant.evaluation.source import Query
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
@@ -181,7 +181,7 @@ class BaselineWriter:
 
     path: Path
     checkpoint: Checkpoint
-    beneath: BaselineCache | None = None
+    beneath: Rows | None = None
 
     def read(self, queries: Sequence[Query]) -> list[Tensor] | None:
         rows = None if self.beneath is None else self.beneath.read(queries)
@@ -211,7 +211,7 @@ class BaselineWriter:
     def _about(self, queries: Sequence[Query]) -> dict[str, Any]:
         checkpoint = self.checkpoint
         return {
-            "name": checkpoint.path.name,
+            "name": checkpoint.name,
             "tensor_bytes": checkpoint.tensor_bytes,
             "fingerprint": checkpoint.fingerprint,
             "config": to_hf_config(checkpoint.config),

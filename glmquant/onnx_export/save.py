@@ -1,10 +1,11 @@
 """Writing a bundle."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -14,15 +15,18 @@ from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.model import ModelSource
+from glmquant.glm.tokenizers.generation import GENERATION_CONFIG, Generation
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
-from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
+from glmquant.onnx_export.side_files import genai_config, generation_config, keep_text_whole, optimum_config
 from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
+
+log = logging.getLogger("glmquant.onnx_export")
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 CACHE_BITS = {"float": 0, "int8": 8, "int4": 4}
@@ -34,6 +38,16 @@ class BundledTokenizer(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends an answer; a chat may end at more than the model's own."""
+        ...
+
+    @property
+    def generation(self) -> Generation:
+        """What the checkpoint says of generating."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Where the checkpoint's files disagree, and what is made of that."""
         ...
 
     def save(self, directory: Path) -> None: ...
@@ -81,13 +95,25 @@ def export_bundle(
             progress=progress,
         )
     bundle = _write_graphs(config, options, weights, file, out)
+    sampling: dict[str, Any] = {}
     if tokenizer is not None:
         config = replace(config, eos_token_ids=tokenizer.eos_ids)
-        tokenizer.save(out)
-        keep_text_whole(out / "tokenizer.json")
-    write_json(out / "genai_config.json", genai_config(config, options, positions(config, options)))
+        sampling = tokenizer.generation.sampling.stated()
+        write_tokenizer(tokenizer, config, out)
+    write_json(out / "genai_config.json", genai_config(config, options, positions(config, options), sampling))
     write_json(out / "config.json", optimum_config(to_hf_config(config)))
     return bundle
+
+
+def write_tokenizer(tokenizer: BundledTokenizer, config: GlmConfig, out: Path) -> None:
+    """Writes the tokenizer's files, and ``generation_config.json`` anew where a copy of it would contradict them."""
+    for note in tokenizer.notes:
+        log.warning("%s", note)
+    tokenizer.save(out)
+    keep_text_whole(out / "tokenizer.json")
+    stated = tokenizer.generation.values
+    if stated is not None and generation_config(stated, config) != stated:
+        write_json(out / GENERATION_CONFIG, generation_config(stated, config))
 
 
 def positions(config: GlmConfig, options: ExportOptions) -> int:

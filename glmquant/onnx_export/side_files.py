@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from glmquant.recipe.schema import ExportOptions
 log = logging.getLogger("glmquant.onnx_export")
 
 
-def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict[str, Any]:
+def genai_config(
+    config: GlmConfig, options: ExportOptions, length: int, sampling: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """``genai_config.json`` of onnxruntime-genai 0.18.
 
     ``chatglm`` is one of the model types it runs as a plain decoder, whatever GLM this is. ``length`` bounds prompt and
     answer together; the key/value buffer is reserved for all of it, where the profile's attention writes in place.
+    ``sampling`` are the checkpoint's own defaults, by the names that both transformers and genai have for them.
     """
     special = {"eos_token_id": list(config.eos_token_ids), "pad_token_id": config.pad_token_id}
     if config.bos_token_id is not None:
@@ -53,6 +57,7 @@ def genai_config(config: GlmConfig, options: ExportOptions, length: int) -> dict
         "temperature": 1.0,
         "top_k": 50,
         "top_p": 1.0,
+        **(sampling or {}),
     }
     model = {
         "type": "chatglm",
@@ -76,6 +81,17 @@ def session_options(options: ExportOptions) -> dict[str, Any]:
     if options.profile == "standard":
         common["session.qdq_matmulnbits_accuracy_level"] = str(options.accuracy_level)
     return common
+
+
+def generation_config(stated: dict[str, Any], config: GlmConfig) -> dict[str, Any]:
+    """``generation_config.json`` of a bundle: as ``stated``, with the token ids of ``genai_config.json``."""
+    ends = list(config.eos_token_ids)
+    found = stated.get("eos_token_id")
+    agrees = set(found if isinstance(found, list) else [found]) == set(ends)
+    ids = {"eos_token_id": found if agrees else ends, "pad_token_id": config.pad_token_id}
+    if config.bos_token_id is not None:
+        ids["bos_token_id"] = config.bos_token_id
+    return {**stated, **{name: value for name, value in ids.items() if name in stated or name == "eos_token_id"}}
 
 
 def optimum_config(hf_config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from glmquant.evaluation.bundle import check_bundle
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.evaluation.stored_baseline import StoredBaseline
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.reports.write import write_report
@@ -18,7 +19,7 @@ from glmquant.streaming.resources import Resources
 
 def check_directory(
     bundle: Path,
-    checkpoint: Checkpoint,
+    baseline: Checkpoint | StoredBaseline,
     options: CheckOptions,
     *,
     description: str | None,
@@ -27,21 +28,23 @@ def check_directory(
     out: Path | None,
     resources: Resources,
     progress: Progress,
+    save_baseline: Path | None = None,
 ) -> AccuracyReport:
     """Measures the bundle, and writes the report to ``out`` if there is one; see :func:`glmquant.api.check`."""
-    store = resources.store(forward_bytes(checkpoint.config, torch.float32))
+    store = resources.store(forward_bytes(baseline.config, torch.float32))
 
     def measured() -> AccuracyReport:
         with resources.in_use():
             report = check_bundle(
                 bundle,
-                checkpoint,
+                baseline,
                 options,
                 recipe=description,
                 cache=cache,
                 store=store,
                 progress=progress,
                 against=against,
+                save_baseline=save_baseline,
             )
         return report if against is None else with_regression(report, against, options.against)
 

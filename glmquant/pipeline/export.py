@@ -35,11 +35,11 @@ def export_directory(
         progress("exporting", done, total)
 
     with output_directory(out) as partial:
+        copy_side_files(checkpoint.path, partial)  # first: generation settings may be written anew
         if checkpoint.config.num_labels:
             bundle = export_classifier(source, options, partial, tokenizer=tokenizer, progress=tell)
         else:
             bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
-        copy_side_files(checkpoint.path, partial)
         manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
         if manifest is not None:
             (partial / MANIFEST).write_bytes(manifest_bytes(_judged_by(manifest, plan.recipe.check.limits)))

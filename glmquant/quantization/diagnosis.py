@@ -80,8 +80,8 @@ def compare_checkpoints(first: Checkpoint, second: Checkpoint) -> Comparison:
     total = sum(_error(record) for record in records[1]) or 1.0
     groups = [_compare(one, other, second.config, total) for one, other in zip(*records, strict=True)]
     return Comparison(
-        first=first.path.name,
-        second=second.path.name,
+        first=first.name,
+        second=second.name,
         first_bytes=first.tensor_bytes,
         second_bytes=second.tensor_bytes,
         groups=tuple(sorted(groups, key=lambda group: -group.second_error)),

@@ -10,6 +10,7 @@ from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.quantization.allocate import budget_bytes
 from glmquant.quantization.forecast import Forecast
+from glmquant.quantization.text_summary import Problem, TextSummary, describe_text, text_problems
 from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint, Quantization
 from glmquant.store.manifest import Manifest
@@ -64,6 +65,8 @@ class ModelSummary:
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
         forecast: time, memory and disk that the recipe will take on this machine; None where nobody asked.
         adapter: the LoRA adapter that is merged; None where there is none.
+        text: its tokenizer, chat template and generation settings; None where one of them cannot be used.
+        problems: why the checkpoint cannot be used as it is; empty where it can.
     """
 
     path: str
@@ -76,6 +79,8 @@ class ModelSummary:
     average_bits: float | None
     forecast: Forecast | None = None
     adapter: AdapterSummary | None = None
+    text: TextSummary | None = None
+    problems: tuple[Problem, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -87,7 +92,8 @@ class ModelSummary:
 
 
 def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
-    """What a checkpoint is, and what a plan would make of it; reads no weight."""
+    """What a checkpoint is, what a plan would make of it, and what is wrong with its text files; reads no weight."""
+    problems = text_problems(checkpoint)
     groups = tuple(_summary(group, plan[group.name].spec, plan.config) for group in plan.groups) if plan else ()
     weights = sum(group.rows * group.columns for group in groups)
     return ModelSummary(
@@ -99,6 +105,8 @@ def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
         readers=_readers(checkpoint),
         groups=groups,
         average_bits=8 * sum(group.num_bytes for group in groups) / weights if groups else None,
+        text=None if problems else describe_text(checkpoint),
+        problems=problems,
         adapter=_adapter(checkpoint),
     )
 

@@ -1,6 +1,7 @@
 """Finding a recipe by name or path, applying overrides, and saying precisely what is wrong with it."""
 
 import logging
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
@@ -241,7 +242,7 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     problems = [_problem(one) for one in details[:MOST_PROBLEMS]]
     if len(details) > MOST_PROBLEMS:
         problems.append(f"and {len(details) - MOST_PROBLEMS} more")
-    meant = [key for one in details[:MOST_PROBLEMS] if _is_unknown(one) and (key := _nearest(_key(one["loc"])))]
+    meant = [near for one in details[:MOST_PROBLEMS] if (near := _meant(one))]
     hint = f"did you mean {', '.join(dict.fromkeys(meant))}? {REFERENCE}" if meant else REFERENCE
     return RecipeError("; ".join(problems), where=where, hint=hint)
 
@@ -262,6 +263,18 @@ def _problem(details: Any) -> str:
         return f"{key} is {_described(details['input'])}; expected {expected}"
     message = details["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def _meant(details: Any) -> str | None:
+    """The key, or the value of a key that takes a few, that is most like what is given."""
+    key = _key(details["loc"])
+    if _is_unknown(details):
+        return _nearest(key)
+    if details["type"] != "literal_error" or not isinstance(details["input"], str):
+        return None
+    allowed = re.findall(r"'([^']*)'", details["ctx"]["expected"])
+    near = get_close_matches(details["input"][:200].lower(), allowed, n=1)
+    return f"{key}={near[0]}" if near else None
 
 
 def _is_unknown(details: Any) -> bool:

@@ -21,9 +21,9 @@ from glmquant.recipe.section import EPOCHS, SHARE, TOKENS, Section
 class Model(Section):
     """What the checkpoint itself does not say."""
 
-    family: Literal["chatglm2", "chatglm3", "codegeex2"] | None = Field(
+    family: Literal["chatglm2", "chatglm3", "codegeex2", "glm-4"] | None = Field(
         None,
-        description="Lineage of a checkpoint in the publisher's `chatglm` layout whose `_name_or_path` does not tell "
+        description="Lineage of a checkpoint in the publisher's `chatglm` layout whose names and tokenizer do not tell "
         "it. Decides the chat template and how `rope_ratio` acts.",
     )
 

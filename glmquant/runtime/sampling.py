@@ -5,12 +5,15 @@ Shape suffixes: V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from glmquant.core.softmax import softmax
 from glmquant.errors import GenerationError, Parameter
+
+ANY_SEED: Final = -1
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class GenerationOptions:
         top_p: nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at least
             this (arXiv:1904.09751, §3.1).
         repetition_penalty: logits of tokens in the prompt or the answer so far are divided by it where positive and
-            multiplied by it where negative (CTRL, arXiv:1909.05858, §4.1); 1 for none.
+            multiplied by it where negative (CTRL, arXiv:1909.05858, §4.1); 1 for none, from 1e-6 to 1e6.
         stop_ids: token ids that end generation, in addition to the model's end-of-sequence ids.
-        seed: of the random number generator; None for a different one each time.
+        seed: of the random number generator; None, or -1 as other tools have it, for a different one each time.
 
     Raises:
         GenerationError: a value out of range.
@@ -45,8 +48,9 @@ class GenerationOptions:
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1, or none"),
-            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < float("inf"), "more than 0"),
+            ("repetition_penalty", self.repetition_penalty, 1e-6 <= self.repetition_penalty <= 1e6, "from 1e-6 to 1e6"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("seed", self.seed, self.seed is None or self.seed >= ANY_SEED, "0 or more, or -1 for another each time"),
         )
         for name, value, fits, expected in checks:
             if not fits:
@@ -62,11 +66,21 @@ class Sampler:
 
     def __init__(self, options: GenerationOptions, prompt: Sequence[int]) -> None:
         self._options = options
-        self._random = np.random.default_rng(options.seed)
+        self._random = np.random.default_rng(None if options.seed == ANY_SEED else options.seed)
         self._seen = set(prompt)
 
     def choose(self, logits_V: npt.NDArray[np.float32]) -> int:
-        """The next token's id; it counts as seen from now on."""
+        """The next token's id; it counts as seen from now on.
+
+        Raises:
+            GenerationError: the model's logits are infinite or not numbers.
+        """
+        if not np.isfinite(logits_V.max()):
+            raise GenerationError(
+                f"the model's largest logit is {logits_V.max()}",
+                expected="a model whose activations its dtype can hold",
+                hint="export with export.dtype=float32",
+            )
         if self._options.repetition_penalty != 1:
             logits_V = self._penalized(logits_V)
         token = int(logits_V.argmax()) if self._options.temperature == 0 else self._draw(logits_V)
@@ -83,7 +97,9 @@ class Sampler:
     def _draw(self, logits_V: npt.NDArray[np.float32]) -> int:
         options = self._options
         most_likely = np.argsort(-logits_V, kind="stable")[: options.top_k]
-        probabilities = softmax(logits_V[most_likely].astype(np.float64) / options.temperature)
+        likely_V = logits_V[most_likely].astype(np.float64)
+        with np.errstate(over="ignore"):  # at a temperature near 0 all but the largest may become -inf
+            probabilities = softmax((likely_V - likely_V[0]) / options.temperature)
         # A token is kept while those before it sum to less than top_p: the most likely one always is.
         before = np.cumsum(probabilities) - probabilities
         probabilities = probabilities[before < options.top_p]

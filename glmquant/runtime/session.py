@@ -1,16 +1,21 @@
 """ONNX Runtime sessions of a bundle's graph."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
 
-from glmquant.core.untrusted import read_json
+from glmquant.core.placeholders import refuse_placeholder_at
+from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
+from glmquant.store.recognize import without_graph
 
 GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
 SETTINGS_FILE = "genai_config.json"
+FILES = (GRAPH_FILE, "model.onnx.data", SETTINGS_FILE, "config.json")
 INPUTS = ("input_ids", "attention_mask")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -103,18 +108,19 @@ def require_provider(provider: Provider) -> None:
 
 
 def require_bundle(directory: Path) -> None:
-    """Check that ``directory`` holds a bundle.
+    """Check that ``directory`` holds a bundle, of files that lie in it or in the hub's cache it is a snapshot of.
 
     Raises:
-        ExportError: it has no ``model.onnx``.
+        ExportError: it has no ``model.onnx``, or something else in place of a file.
     """
-    if not (directory / GRAPH_FILE).is_file():
-        raise ExportError(
-            f"{directory} is not an ONNX bundle",
-            where=directory / GRAPH_FILE,
-            expected="a directory that `export` or `run` wrote",
-            hint="give the path of such a directory; bundles are not downloaded",
-        )
+    if not os.path.lexists(directory / GRAPH_FILE):
+        raise without_graph(directory)
+    try:
+        for name in FILES:
+            if os.path.lexists(directory / name):
+                refuse_placeholder_at(file_inside(directory, name, where=directory))
+    except CheckpointError as error:
+        raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
 
 
 def read_settings(directory: Path) -> Settings:
@@ -128,7 +134,7 @@ def read_settings(directory: Path) -> Settings:
         model = read_json(path)["model"]
         options: dict[str, Any] = model["decoder"]["session_options"]
         entries = {name: value for name, value in options.items() if "." in name}
-        return Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
+        settings = Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
     except (CheckpointError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"cannot read the bundle's special token ids: {error!r}",
@@ -136,6 +142,20 @@ def read_settings(directory: Path) -> Settings:
             expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
             hint="export the model again",
         ) from error
+    _refuse_paths(settings.entries, path)
+    return settings
+
+
+def _refuse_paths(entries: dict[str, str], path: Path) -> None:
+    """A bundle's files lie in its directory: no entry may send ONNX Runtime to another one, or make it write."""
+    for name in entries:
+        if any(word in name for word in ("path", "file", "folder", "library")):
+            raise ExportError(
+                f"session_options names a file: {shown(name)}",
+                where=path,
+                expected="options of computing alone",
+                hint="remove it; a bundle's files lie in its own directory",
+            )
 
 
 def read_info(directory: Path, session: ort.InferenceSession, settings: Settings, provider: Provider) -> BundleInfo:

@@ -13,4 +13,4 @@ def load_bundle_tokenizer(directory: Path) -> GlmTokenizer:
         CheckpointError: one of them is missing or damaged.
     """
     config_path = directory / "config.json"
-    return load_tokenizer(directory, read_bundle_config(config_path))
+    return load_tokenizer(directory, read_bundle_config(config_path), compile_template=False)

@@ -25,7 +25,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
 from glmquant.recipe.check_options import Limits
-from glmquant.store.checkpoint import CONFIG, Checkpoint
+from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
 from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
 from glmquant.store.manifest import (
@@ -39,6 +39,7 @@ from glmquant.store.manifest import (
     records_from_json,
     records_to_json,
 )
+from glmquant.store.recognize import CONFIG
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
 
@@ -180,7 +181,9 @@ def manifest_of(
     return Manifest(
         format_version=FORMAT_VERSION,
         glmquant_version=__version__,
-        source_name=source.path.name,
+        source_name=source.name,
+        source_revision=source.origin.revision if source.origin else None,
+        source_files=dict(source.origin.files) if source.origin else {},
         source_fingerprint=source.fingerprint,
         family=source.config.family,
         recipe=recipe,

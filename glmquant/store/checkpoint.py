@@ -2,38 +2,48 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from torch import Tensor
 
+from glmquant.core.origin import Origin
 from glmquant.core.untrusted import file_inside, read_json
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import Family, GlmConfig
-from glmquant.glm.layouts.resolve import resolve_layout
+from glmquant.glm.layouts.lineage import Traces, Vocabulary
 from glmquant.glm.linear import Linear
+from glmquant.glm.names import EMBEDDING
+from glmquant.glm.tokenizers.files import TOKENIZER_CONFIG, TOKENIZER_MODEL
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.store.adapted import AdaptedTable, adapted
 from glmquant.store.adapter import Adapter
 from glmquant.store.adapter_notes import adapter_notes
 from glmquant.store.canonical import TensorTable
+from glmquant.store.diagnosis import refuse_what_is_no_model
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
+from glmquant.store.recognize import ADAPTER_CONFIG, CONFIG, existing_directory, without_config
 from glmquant.store.shards import Shards, find_shards
 from glmquant.store.tensors import StoredTensor, update_digest
+from glmquant.store.weighed import PublishedConfig
+from glmquant.store.wrapped_names import unwrapped
+
+log = logging.getLogger("glmquant.store")
 
 Quantization = Literal["gptq", "rows"]
 """``rows``: by the publisher, a scale a row."""
 
-CONFIG: Final = "config.json"
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-_GPTQ_ONLY: Final = (".qzeros", ".scales", ".g_idx")
+TIKTOKEN_LINE: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+SENTENCEPIECE: Final = b"\n"
+"""The first field of a SentencePiece model, its list of pieces, as protobuf writes it."""
 
 UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
 
@@ -52,11 +62,13 @@ class Checkpoint:
         manifest: ``glmquant.json``, where glmquant wrote the directory.
         adapter: the LoRA adapter that is merged into what is read; None where there is none.
         adapter_notes: what about it is worth a look.
+        origin: the repository it was published in, where that is known.
     """
 
     path: Path
     config: GlmConfig
     manifest: Manifest | None
+    origin: Origin | None
     _table: TensorTable
     _shards: Shards
     adapter: Adapter | None = None
@@ -66,6 +78,11 @@ class Checkpoint:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
         merged = "" if self.adapter is None else f" with adapter {self.adapter.name}"
         return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}{merged}>"
+
+    @property
+    def name(self) -> str:
+        """The repository's name, or the directory's, without the path to it."""
+        return self.origin.name if self.origin else self.path.name
 
     @property
     def quantization(self) -> Quantization | None:
@@ -90,10 +107,10 @@ class Checkpoint:
         stored: dict[Path, list[StoredTensor]] = {}
         for tensor in self._shards.stored.values():
             stored.setdefault(tensor.path, []).append(tensor)
-        configs = [self.path / name for name in (CONFIG, QUANTIZE_CONFIG) if (self.path / name).exists()]
+        configs = [(self.path / name, name) for name in (CONFIG, QUANTIZE_CONFIG) if (self.path / name).exists()]
         digest = hashlib.sha256()
-        for path in (*configs, *self._shards.files):
-            update_digest(digest, path, stored.get(path, []))
+        for path, name in (*configs, *zip(self._shards.files, self._shards.names, strict=True)):
+            update_digest(digest, path, stored.get(path, []), name)
         if self.adapter is not None:
             digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
@@ -141,33 +158,34 @@ class Checkpoint:
         return self._table.classification_head()
 
 
-def open_checkpoint(directory: str | Path, *, family: Family | None = None) -> Checkpoint:
+def open_checkpoint(directory: str | Path, *, family: Family | None = None, origin: Origin | None = None) -> Checkpoint:
     """Opens a checkpoint directory: configuration, names, shapes and file bounds are checked; no code of it runs.
 
+    Names that a training framework wrapped are unwrapped, and where a field of ``config.json`` and the tensors disagree
+    the tensors are believed; the log (``glmquant.store``) says so.
+
     Args:
-        directory: ``config.json`` with safetensors or ``.bin`` weights beside it.
-        family: lineage of a native checkpoint whose ``config.json`` does not tell it.
+        directory: ``config.json`` with weights beside it, in safetensors or as ``torch.save`` writes them; or the
+            ``models--ORG--NAME`` of the hub's cache.
+        family: lineage of a native checkpoint whose own files do not tell it.
+        origin: the repository that the directory is a copy of.
 
     Raises:
         CheckpointError: what is wrong with it, naming file and field.
     """
-    path = _existing(directory)
+    path = existing_directory(directory)
     config_path = _config_path(path)
     values = read_json(config_path)
     manifest = read_manifest(file_inside(path, MANIFEST, where=path)) if (path / MANIFEST).exists() else None
-    family = family or (manifest.family if manifest else None)
-    resolve_layout(values, config_path=config_path, family=family)  # its errors come before those of the weights
-    gptq = read_gptq_format(path, values)
+    config = PublishedConfig(values, config_path, family or (manifest.family if manifest else None), _traces(path))
+    embedding = config.layout().sources[EMBEDDING]  # the layout's errors come before those of the weights
     shards = find_shards(path)
-    layout = resolve_layout(
-        values,
-        config_path=config_path,
-        family=family,
-        tensor_names={_float_name(name) for name in shards.stored if not name.endswith(_GPTQ_ONLY)},
-    )
-    table = TensorTable(layout, shards.stored, gptq)
+    layout, stored = config.weighed(unwrapped(shards.stored, embedding.name), embedding)
+    refuse_what_is_no_model(stored, layout, config_path)
+    table = TensorTable(layout, stored, read_gptq_format(path, values, stored))
     table.verify()
-    return Checkpoint(path, layout.config, manifest, table, shards)
+    _tell_of_adapter(path)
+    return Checkpoint(path, layout.config, manifest, origin, table, shards)
 
 
 def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
@@ -194,34 +212,35 @@ def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     return replace(checkpoint, config=config, _table=table, adapter=adapter, adapter_notes=notes)
 
 
-def _float_name(name: str) -> str:
-    """The name a quantized linear's weight had before."""
-    return name.removesuffix("qweight") + "weight" if name.endswith(".qweight") else name
-
-
-def _existing(directory: str | Path) -> Path:
-    path = Path(directory)
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
-        raise CheckpointError("a checkpoint is a directory, this is a file", where=path, hint="give its directory")
-    text = str(directory)
-    if _HUB_ID.fullmatch(text) and not text.startswith("."):
-        raise CheckpointError(
-            f"there is no directory {text}; it looks like the id of a checkpoint on the Hugging Face hub",
-            where=text,
-            expected="a directory on this machine: glmquant downloads nothing",
-            hint=f"`hf download {text} --local-dir DIR` (older: huggingface-cli download), then give DIR",
-        )
-    raise CheckpointError("the checkpoint directory does not exist", where=path)
-
-
 def _config_path(directory: Path) -> Path:
-    if not (directory / CONFIG).exists():
-        raise CheckpointError(
-            f"the directory has no {CONFIG}",
-            where=directory,
-            expected="a checkpoint directory as its publisher ships it",
-            hint="give the directory that holds config.json and the weights",
-        )
+    if not os.path.lexists(directory / CONFIG):
+        raise without_config(directory)
     return file_inside(directory, CONFIG, where=directory)
+
+
+def _tell_of_adapter(directory: Path) -> None:
+    if (directory / ADAPTER_CONFIG).exists():
+        log.warning("%s lies beside the weights; they are read without that adapter", ADAPTER_CONFIG)
+
+
+def _traces(directory: Path) -> Traces:
+    """What the tokenizer's files tell of the lineage; what is wrong with them is for the tokenizer's reader to say."""
+    return Traces(_tokenizer_config(directory), _vocabulary(directory))
+
+
+def _tokenizer_config(directory: Path) -> dict[str, Any]:
+    try:
+        return read_json(file_inside(directory, TOKENIZER_CONFIG, where=directory))
+    except CheckpointError:
+        return {}
+
+
+def _vocabulary(directory: Path) -> Vocabulary | None:
+    try:
+        with file_inside(directory, TOKENIZER_MODEL, where=directory).open("rb") as file:
+            start = file.read(64)
+    except (CheckpointError, OSError):
+        return None
+    if TIKTOKEN_LINE.match(start):
+        return "tiktoken"
+    return "sentencepiece" if start.startswith(SENTENCEPIECE) else None

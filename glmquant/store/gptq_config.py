@@ -5,6 +5,7 @@ same way): regular expressions over module names, with ``-:`` before them for mo
 those with other values; the first that matches counts.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +17,27 @@ from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import LinearGroup
 from glmquant.store.gptq import GptqFormat, Version
+from glmquant.store.tensors import StoredTensor
+
+log = logging.getLogger("glmquant.store")
 
 QUANTIZE_CONFIG: Final = "quantize_config.json"
 SECTION: Final = "quantization_config"
 HEAD: Final = "lm_head"
+QUANTIZED_PARTS: Final = (".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv", ".SCB", ".absmax")
 AUTO_ROUND: Final = ("auto-round", "intel/auto-round")
 
 Specs = Mapping[str, QuantSpec | None]
 """A spec for each linear group by name; None where it is kept float."""
 
 
-def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat | None:
+def read_gptq_format(
+    directory: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor] | None = None
+) -> GptqFormat | None:
     """How a checkpoint's linear layers are stored; None where nothing says that they are quantized.
+
+    Args:
+        tensors: the stored ones, where known: float weights are float, whatever a merge left in ``config``.
 
     Raises:
         CheckpointError: quantized in a format that is not GPTQ's v1 or v2.
@@ -37,6 +47,9 @@ def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat |
         path = file_inside(directory, QUANTIZE_CONFIG, where=directory)
         section, where = read_json(path), str(path)
     if section is None:
+        return None
+    if tensors is not None and all(map(_is_float_or_aside, tensors.values())):
+        log.warning("%s speaks of quantized weights, and they are float: it is passed over", where)
         return None
     if not isinstance(section, dict):
         raise CheckpointError(f"{SECTION} is a {type(section).__name__}", where=where, expected="an object: {…}")
@@ -51,6 +64,11 @@ def read_gptq_format(directory: Path, config: Mapping[str, Any]) -> GptqFormat |
             hint="start from the float checkpoint",
         )
     return GptqFormat(_version(section, where), _group_size(section, where))
+
+
+def _is_float_or_aside(tensor: StoredTensor) -> bool:
+    """Whether a tensor is no sign of quantized weights: floats, and what is no weight."""
+    return tensor.dtype.is_floating_point and not tensor.name.endswith(QUANTIZED_PARTS)
 
 
 def _version(section: Mapping[str, Any], where: str) -> Version:

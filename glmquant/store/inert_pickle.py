@@ -1,8 +1,9 @@
 """The pickle inside a ``.bin`` file, read as hostile data.
 
-An interpreter of its own for the few instructions that ``torch.save`` writes. It knows the few names such a file needs
-and puts inert values in their place, so no file can make it call, hash or compare anything of the file's choosing, and
-every instruction costs little time and memory.
+An interpreter of its own for the few instructions that ``torch.save`` writes, in pickle's protocols 2 to 5. It knows
+the few names such a file needs and puts inert values in their place, so no file can make it call, hash or compare
+anything of the file's choosing, and every instruction costs little time and memory. What a training framework keeps
+beside the tensors (arguments, counters, a scheduler's state) becomes :class:`Foreign`, which nothing is done with.
 
 The libraries' readers are not as safe, even where they allow these names alone. ``pickle.Unpickler`` and
 ``torch.load(weights_only=True)``, under ``FakeTensorMode`` too, put whatever a file says into a dictionary, and so hash
@@ -63,6 +64,16 @@ class PickledTensor:
     stride: Any
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """In place of an object that is no tensor; ``name`` is what the pickle calls it or its class."""
+
+    name: str
+
+    def __call__(self, *_: Any) -> "Foreign":
+        return self
+
+
 class DamagedPickleError(Exception):
     """The bytes are no pickle of tensors."""
 
@@ -108,9 +119,29 @@ _STAND_INS: Final[Mapping[str, Callable[..., Any] | _StorageType]] = {
     **{f"torch {name}": _StorageType(dtype) for name, dtype in STORAGE_DTYPES.items()},
 }
 
+_PLAIN: Final = ("bytearray", "dict", "float", "frozenset", "int", "list", "object", "set", "str", "tuple")
+_HARMLESS: Final = frozenset({
+    *(f"{module} {name}" for module in ("builtins", "__builtin__") for name in _PLAIN),
+    *(f"numpy{inner}.multiarray {name}" for inner in (".core", "._core") for name in ("_reconstruct", "scalar")),
+    "_codecs encode", "argparse Namespace", "collections Counter", "collections defaultdict", "copy_reg _reconstructor",
+    "copyreg _reconstructor", "datetime datetime", "datetime timedelta", "numpy dtype", "numpy ndarray",
+    "numpy._core.numeric _frombuffer", "numpy.core.numeric _frombuffer", "pathlib PosixPath", "pathlib WindowsPath",
+    "torch Size", "torch bfloat16", "torch device", "torch float16", "torch float32", "types SimpleNamespace",
+})  # fmt: skip
+_HARMLESS_PACKAGES: Final = (
+    "accelerate.", "deepspeed.", "lightning.", "lightning_fabric.", "megatron.", "omegaconf.", "pytorch_lightning.",
+    "torch.optim.", "transformers.",
+)  # fmt: skip
+"""Those that training frameworks' own classes come from; their names stand beside the tensors of honest checkpoints."""
+
+
+def _is_harmless(name: str) -> bool:
+    module = name.partition(" ")[0]
+    return name in _HARMLESS or f"{module}.".startswith(_HARMLESS_PACKAGES)
+
 
 class _Machine:
-    """A stack and a memo; each method is an instruction, named as in ``pickletools``."""
+    """A stack and a memo; each public method is an instruction or several."""
 
     def __init__(self, path: Path) -> None:
         self.stack: list[Any] = []
@@ -133,8 +164,14 @@ class _Machine:
     def get(self, index: Any) -> None:
         self.stack.append(self._memo[index])
 
+    def memoize(self, _: Any) -> None:
+        self.put(len(self._memo))
+
     def empty_dict(self, _: Any) -> None:
         self.stack.append({})
+
+    def empty_list(self, _: Any) -> None:
+        self.stack.append([])
 
     def tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._since_mark()))
@@ -145,23 +182,38 @@ class _Machine:
     def set_items(self, _: Any) -> None:
         self._set_items(self._since_mark())
 
+    def append(self, _: Any) -> None:
+        self._extend(self.take(1))
+
+    def appends(self, _: Any) -> None:
+        self._extend(self._since_mark())
+
+    def drop_items(self, _: Any) -> None:
+        """Of a set: no tensor is in one."""
+        self._since_mark()
+
     def build(self, _: Any) -> None:
         """Drops the attributes of an object (a state dict's ``_metadata``): none here takes any."""
         self.stack.pop()
 
     def name(self, name: str) -> None:
-        stand_in = _STAND_INS.get(name)
+        stand_in = _STAND_INS.get(name) or (Foreign(name) if _is_harmless(name) else None)
         if stand_in is None:
-            raise CheckpointError(
-                f"the file carries code ({shown(name.replace(' ', '.', 1))[1:-1]}); nothing of it was run",
-                where=self._path,
-                expected="tensors only",
-                hint="use the checkpoint's safetensors files, or a source you trust",
-            )
+            raise code_error(name, self._path)
         self.stack.append(stand_in)
+
+    def stacked_name(self, _: Any) -> None:
+        module, name = self.take(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise DamagedPickleError("a name is no text")
+        self.name(f"{module} {name}")
 
     def call(self, _: Any) -> None:
         stand_in, arguments = self.take(2)
+        self.stack.append(stand_in(*arguments))
+
+    def new_with_names(self, _: Any) -> None:
+        stand_in, arguments, _named = self.take(3)
         self.stack.append(stand_in(*arguments))
 
     def storage(self, _: Any) -> None:
@@ -181,11 +233,33 @@ class _Machine:
     def _since_mark(self) -> list[Any]:
         return self.take(len(self.stack) - self._marks.pop())
 
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Foreign):
+            raise DamagedPickleError("what is appended to is no list")
+
     def _set_items(self, items: list[Any]) -> None:
         keys, values, target = items[0::2], items[1::2], self.stack[-1]
-        if not isinstance(target, dict) or not all(isinstance(key, str) for key in keys):
+        if not isinstance(target, dict | Foreign) or not all(type(key) in (str, int) for key in keys):
             raise DamagedPickleError("a key is no name")
-        target.update(zip(keys, values, strict=True))
+        if isinstance(target, dict):
+            target.update(zip(keys, values, strict=True))
+
+
+def code_error(name: str, path: Path) -> CheckpointError:
+    """The error for a file that names what is neither a tensor nor known to be harmless."""
+    module = name.partition(" ")[0]
+    is_model = module.startswith(("torch.nn.", "transformers_modules.", "__main__"))
+    return CheckpointError(
+        f"the file carries code ({shown(name.replace(' ', '.', 1))[1:-1]}); nothing of it was run",
+        where=path,
+        expected="tensors only",
+        hint="it holds a whole model object: where you trust it, save `model.state_dict()` in its place"
+        if is_model
+        else "use the checkpoint's safetensors files, or a source you trust",
+    )
 
 
 def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
@@ -197,8 +271,10 @@ def _constant(value: object) -> Callable[[_Machine, Any], None]:
 
 
 _INSTRUCTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
-    **dict.fromkeys(("PROTO", "STOP"), _Machine.nothing),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _Machine.push),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.nothing),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
     "NONE": _constant(None),
@@ -210,11 +286,20 @@ _INSTRUCTIONS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     "TUPLE3": _tuple_of(3),
     "TUPLE": _Machine.tuple,
     "MARK": _Machine.mark,
+    "MEMOIZE": _Machine.memoize,
     "EMPTY_DICT": _Machine.empty_dict,
+    "EMPTY_LIST": _Machine.empty_list,
+    "EMPTY_SET": _constant(Foreign("builtins set")),
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.drop_items,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
     "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.stacked_name,
     "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.call,
+    "NEWOBJ_EX": _Machine.new_with_names,
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.storage,
 }

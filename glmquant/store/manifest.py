@@ -24,6 +24,9 @@ FORMAT_VERSION: Final = 3
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
 
+_OPTIONAL: Final = ("source_revision", "source_files", "adapter")
+"""Fields of a source on the hub, and of one with an adapter: left out of the file elsewhere."""
+
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 
@@ -69,7 +72,7 @@ class Manifest:
     """The origin of a quantized artifact.
 
     Attributes:
-        source_name: the source directory's own name, without the path to it.
+        source_name: the repository's id where it is known, else the source directory's own name without its path.
         source_fingerprint: see :attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`.
         family: lineage, which the canonical layout does not tell.
         format_version: :data:`FORMAT_VERSION`, also where an earlier version was read.
@@ -82,6 +85,8 @@ class Manifest:
             it was read to its end.
         limits: the recipe's ``check.limits``, by which a check without a recipe judges.
         adapter: None, and left out of the file, where none was merged.
+        source_revision: the commit of the source's repository, where that is known.
+        source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
     """
 
     __pydantic_config__ = _STRICT
@@ -98,6 +103,8 @@ class Manifest:
     calibration_texts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     adapter: AdapterRecord | None = None
+    source_revision: str | None = None
+    source_files: dict[str, str] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -116,8 +123,8 @@ def library_versions() -> dict[str, str]:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
-    absent = {"adapter"} if manifest.adapter is None else None
-    return _MANIFEST.dump_json(manifest, indent=1, exclude=absent) + b"\n"
+    unknown = {name for name in _OPTIONAL if not getattr(manifest, name)}
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=unknown) + b"\n"
 
 
 def read_manifest(path: Path) -> Manifest:

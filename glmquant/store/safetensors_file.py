@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from glmquant.core.direct_io import DirectWriter
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
-from glmquant.store.torch_bin import refuse_lfs_pointer
 
 MAX_HEADER_BYTES: Final = 16 << 20
 LENGTH: Final = struct.Struct("<Q")
@@ -72,7 +72,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     prefix = file.read(LENGTH.size)
-    refuse_lfs_pointer(path, prefix + file.read(64))
+    refuse_placeholder(prefix + file.read(HEAD), path)
     size = file_size(path)
     length = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - LENGTH.size):

@@ -1,22 +1,29 @@
 """Which files of a checkpoint directory hold its tensors."""
 
-from collections.abc import Callable, Mapping
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.untrusted import MAX_INDEX_BYTES, file_inside, read_json, shown
+from glmquant.core.untrusted import DOWNLOAD_AGAIN, MAX_INDEX_BYTES, file_inside, read_json, shown
 from glmquant.errors import CheckpointError
+from glmquant.store.loose_files import weight_files
 from glmquant.store.safetensors_file import read_safetensors
 from glmquant.store.tensors import StoredTensor
 from glmquant.store.torch_bin import read_torch_bin
 
-READERS: Final[Mapping[str, Callable[[Path], dict[str, StoredTensor]]]] = {
+log = logging.getLogger("glmquant.store")
+
+Reader = Callable[[Path], dict[str, StoredTensor]]
+READERS: Final[Mapping[str, Reader]] = {
     ".safetensors": read_safetensors,
-    ".bin": read_torch_bin,
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), read_torch_bin),
 }
 INDEX: Final = "model.safetensors.index.json"
 PREFERRED: Final = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -24,51 +31,67 @@ class Shards:
     """The weight files of a checkpoint.
 
     Attributes:
-        files: every file read, the index (if any) first.
+        files: every file read, links followed; the index (if any) first.
+        names: what each is called in the directory.
         stored: tensor name to where it lies.
     """
 
     files: tuple[Path, ...]
+    names: tuple[str, ...]
     stored: dict[str, StoredTensor]
 
 
 def find_shards(directory: Path) -> Shards:
-    """The weight files of a directory, safetensors before ``.bin``; only their headers are read.
+    """The weight files of a directory, safetensors before others; only their headers are read.
+
+    Without an index or a usual name, the files that lie there are taken where they are one model's
+    (:func:`glmquant.store.loose_files.weight_files`).
 
     Raises:
         CheckpointError: no weights, or an index that names what is not there or lies elsewhere.
     """
-    name = next((name for name in PREFERRED if (directory / name).exists()), None) or _only_safetensors(directory)
+    name = next((name for name in PREFERRED if os.path.lexists(directory / name)), None)
+    if name is None:
+        return _without_index(directory, weight_files(directory))
     path = file_inside(directory, name, where=directory)
-    if path.suffix != ".json" and not name.endswith(".json"):
-        return Shards((path,), _read(path, name))
+    if not name.endswith(".json"):
+        return Shards((path,), (name,), _read(path, name))
     weight_map = _weight_map(path, name)
-    files = {
-        shard: file_inside(directory, shard, where=f"{path}, weight_map") for shard in sorted(set(weight_map.values()))
-    }
-    return Shards((path, *files.values()), _merge(path, weight_map, files))
+    names = sorted(set(weight_map.values()))
+    _refuse_missing(directory, path, names)
+    files = {shard: file_inside(directory, shard, where=f"{path}, weight_map") for shard in names}
+    stored, home = _merge(files)
+    _refuse_other_homes(path, weight_map, home)
+    return Shards((path, *files.values()), (name, *files), stored)
 
 
-def _only_safetensors(directory: Path) -> str:
-    """AutoGPTQ names its one file after the quantization."""
-    names = sorted(path.name for path in directory.glob("*.safetensors"))
-    if len(names) != 1:
-        raise CheckpointError(
-            "the checkpoint directory holds no weights" if not names else f"{len(names)} weight files, and no index",
-            where=directory,
-            expected="one of " + ", ".join(PREFERRED),
-            hint="download the checkpoint again, completely",
-        )
-    return names[0]
+def _without_index(directory: Path, names: Sequence[str]) -> Shards:
+    files = {name: file_inside(directory, name, where=directory) for name in names}
+    if len(files) > 1:
+        log.info("%s has no index: its %d weight files are read together", directory.name, len(files))
+    return Shards(tuple(files.values()), tuple(files), _merge(files, f"{len(files)} weight files, and no index: ")[0])
 
 
 def _read(path: Path, name: str) -> dict[str, StoredTensor]:
-    reader = READERS.get(Path(name).suffix)
+    reader = _reader(path, name)
     if reader is None:
         raise CheckpointError(
             f"{shown(name)} is no weight file", where=path, expected="a name that ends in " + " or ".join(READERS)
         )
     return reader(path)
+
+
+def _reader(path: Path, name: str) -> Reader | None:
+    """By what the file begins with; by its name, whose reader then says what is wrong, where that tells nothing."""
+    named = READERS.get(Path(name).suffix)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return named
+    if named is read_torch_bin and start[8:] == b"{":
+        return read_safetensors
+    return read_torch_bin if named is read_safetensors and start.startswith(b"PK\x03\x04") else named
 
 
 def _weight_map(path: Path, name: str) -> dict[str, str]:
@@ -86,14 +109,36 @@ def _weight_map(path: Path, name: str) -> dict[str, str]:
     return weight_map
 
 
-def _merge(index: Path, weight_map: Mapping[str, str], files: Mapping[str, Path]) -> dict[str, StoredTensor]:
+def _refuse_missing(directory: Path, index: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not os.path.lexists(directory / name)]
+    if len(missing) > 1:
+        raise CheckpointError(
+            f"{len(missing)} of the {len(names)} weight files are missing: "
+            + ", ".join(shown(name) for name in missing[:MOST_NAMED]),
+            where=f"{index}, weight_map",
+            expected=f"them in {directory}",
+            hint=DOWNLOAD_AGAIN,
+        )
+
+
+def _merge(files: Mapping[str, Path], how: str = "") -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The tensors of all files, and the file each is in; ``how`` begins the error for one in two of them."""
     stored: dict[str, StoredTensor] = {}
     home: dict[str, str] = {}
     for shard, path in files.items():
         for name, tensor in _read(path, shard).items():
             if name in stored:
-                raise CheckpointError(f"the tensor {shown(name)} is in two shards", where=path, expected="in one")
+                raise CheckpointError(
+                    f"{how}the tensor {shown(name)} is in two shards, {shown(home[name])} and {shown(shard)}",
+                    where=path,
+                    expected="in one",
+                    hint="move away the files that are not this model's; an index (*.index.json) tells which are",
+                )
             stored[name], home[name] = tensor, shard
+    return stored, home
+
+
+def _refuse_other_homes(index: Path, weight_map: Mapping[str, str], home: Mapping[str, str]) -> None:
     for name, shard in weight_map.items():
         if home.get(name) != shard:
             raise CheckpointError(
@@ -101,4 +146,3 @@ def _merge(index: Path, weight_map: Mapping[str, str], files: Mapping[str, Path]
                 where=f"{index}, weight_map",
                 hint="download the checkpoint again, completely; its index and its shards do not fit together",
             )
-    return stored

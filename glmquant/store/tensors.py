@@ -116,15 +116,15 @@ def byte_view(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
-def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor]) -> None:
-    """Adds what a weight file holds to a hash.
+def update_digest(digest: "hashlib._Hash", path: Path, tensors: list[StoredTensor], name: str) -> None:
+    """Adds what a weight file holds, and its ``name``, to a hash.
 
     A file of up to 256 MiB is hashed whole. Of a larger one: its size, its first and last MiB (which hold the headers
     of safetensors, and the checksum of every tensor of a ``.bin``) and three samples of 4 KiB from each tensor. So a
     large safetensors file that was edited in a few bytes only may keep its hash; one trained further does not.
     """
     size = path.stat().st_size
-    digest.update(f"{path.name}\0{size}\0".encode())
+    digest.update(f"{name}\0{size}\0".encode())
     with path.open("rb", buffering=0) as file:
         if size <= WHOLE_FILE_BYTES:
             _hash_range(digest, file, 0, size)

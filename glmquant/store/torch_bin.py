@@ -1,4 +1,4 @@
-"""``pytorch_model*.bin`` read without torch.load: where each tensor lies, and no code run to find out.
+"""Files of ``torch.save`` read without torch.load: where each tensor lies, and no code run to find out.
 
 ``torch.save`` writes a zip file of uncompressed members: ``NAME/data.pkl``, a small pickle that describes the tensors,
 and ``NAME/data/KEY``, the bytes of one storage each (torch/serialization.py, ``_save``).
@@ -10,23 +10,26 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
+from glmquant.store.state_dict import find_state_dict
 from glmquant.store.tensors import StoredTensor, file_size, reject_beyond_file, reject_dimensions
 
 MAX_DIRECTORY_BYTES: Final = 4 << 20
 """zipfile reads a file's list of members at once; 4 MiB is room for about 50,000 of them."""
 
 LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-LFS_POINTER: Final = b"version https://git-lfs"
 LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 ENCRYPTED: Final = 0x1
 UTF8_NAME: Final = 0x800
 
 
 def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a ``.bin`` file by name; nothing but its directory and its pickle is read.
+    """The tensors of a file of ``torch.save`` by name; nothing but its directory and its pickle is read.
+
+    A state dict may lie inside what a training framework saves (:func:`glmquant.store.state_dict.find_state_dict`).
 
     Raises:
         CheckpointError: not a zip file of torch.save, truncated, compressed, hostile, or carrying code.
@@ -51,10 +54,10 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 def _refuse_other_formats(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(len(LFS_POINTER))
+            start = file.read(HEAD)
     except OSError as error:
         raise CheckpointError(f"cannot open the file: {error.strerror}", where=path) from error
-    refuse_lfs_pointer(path, start)
+    refuse_placeholder(start, path)
     if start.startswith(LEGACY_MAGIC):
         raise CheckpointError(
             "the file is in PyTorch's old format, from before 1.6, which cannot be read tensor by tensor",
@@ -63,15 +66,11 @@ def _refuse_other_formats(path: Path) -> None:
             hint="convert a checkpoint you trust: torch.save(torch.load(path, weights_only=True), path)",
         )
     if not start.startswith(b"PK"):
-        raise CheckpointError("the file is not a PyTorch checkpoint", where=path, expected="a zip file of torch.save")
-
-
-def refuse_lfs_pointer(path: Path, start: bytes) -> None:
-    if start.startswith(LFS_POINTER):
         raise CheckpointError(
-            "the file is a Git LFS pointer, not the weights themselves",
+            "the file is not a PyTorch checkpoint" + (": it is empty" * (not start)),
             where=path,
-            hint="run `git lfs pull` in the checkpoint's repository",
+            expected="a zip file of torch.save",
+            hint="download the file again, completely" if not start else None,
         )
 
 
@@ -172,17 +171,10 @@ def _describe(members: _Members) -> dict[str, StoredTensor]:
 
 def _state_dict(raw: bytes, path: Path) -> dict[str, PickledTensor]:
     try:
-        state = unpickle(raw, path)
+        value = unpickle(raw, path)
     except DamagedPickleError as error:
         raise _damaged(path, f"its list of tensors: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError("the file holds no dictionary of tensors", where=path, expected="a state dict")
-    for name, value in state.items():
-        if not isinstance(value, PickledTensor):
-            raise CheckpointError(
-                f"the entry {shown(name)} is no tensor", where=path, expected="a state dict: names and tensors"
-            )
-    return state
+    return find_state_dict(value, path)
 
 
 def _locate(members: _Members, root: str, name: str, pickled: PickledTensor) -> StoredTensor:

@@ -33,7 +33,7 @@ def imported(modules: tuple[str, ...], *arguments: object) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipes"]], ids=" ".join)
 def test_what_only_tells_imports_no_framework(arguments: list[str]) -> None:
-    assert imported(("torch", "onnxruntime", "transformers", "numpy"), *arguments) == []
+    assert imported(("torch", "onnxruntime", "transformers", "numpy", "huggingface_hub"), *arguments) == []
 
 
 def test_nothing_but_the_harness_imports_transformers() -> None:
@@ -45,7 +45,8 @@ def test_nothing_but_the_harness_imports_transformers() -> None:
 
 
 def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
-    assert imported(("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib"), "inspect", assets.DEMO_MODEL) == []
+    modules = ("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib", "huggingface_hub")
+    assert imported(modules, "inspect", assets.DEMO_MODEL) == []
 
 
 @pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"]], ids=lambda arguments: arguments[0])

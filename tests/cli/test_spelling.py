@@ -34,8 +34,8 @@ COMMAND_LINE_ONLY = {
     "--train-data": "the recipe's train.data",
     "--version": "gq.__version__",
 }
-LITERAL = {"labels", "prompt", "classifier_head"}
-"""Backquoted in errors and no public name: keys of a task, a tensor's name."""
+LITERAL = {"labels", "prompt", "classifier_head", "adapter"}
+"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be."""
 
 NAMED_AFTER_A_COMMAND = {
     "recipe/reference.py",  # writes a document for both readers

@@ -35,6 +35,102 @@ def test_links_that_lead_out(tmp_path: Path) -> None:
             file_inside(inside, name, where="index")
 
 
+def cache(directory: Path) -> tuple[Path, Path]:
+    """A snapshot of the hub's cache, and the blobs beside it."""
+    repository = directory / "hub" / "models--a--b"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "sub").mkdir(parents=True)
+    (repository / "blobs" / "1").write_text("x")
+    return repository / "snapshots" / "abc", repository / "blobs"
+
+
+def test_links_inside_the_hubs_cache(tmp_path: Path) -> None:
+    snapshot, blobs = cache(tmp_path)
+    (snapshot / "file").symlink_to("../../blobs/1")
+    (snapshot / "sub" / "file").symlink_to("../../../blobs/1")
+    (snapshot / "absolute").symlink_to(blobs / "1")
+    for name in ("file", "sub/file", "absolute"):
+        assert file_inside(snapshot, name, where="index") == blobs / "1"
+    assert file_inside(snapshot / "sub", "file", where="index") == blobs / "1"
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert file_inside(tmp_path / "mine", "file", where="index") == blobs / "1"
+
+
+def test_links_to_the_blobs_that_a_cache_shares(tmp_path: Path) -> None:
+    """As huggingface_hub 2.4 leaves them: snapshot, then blob of the repository, then blob of the cache."""
+    snapshot, blobs = cache(tmp_path)
+    digest = "ab" + "0" * 62
+    shared = tmp_path / "hub" / "blobs" / "ab" / digest
+    shared.parent.mkdir(parents=True)
+    shared.write_text("x")
+    (blobs / "2").symlink_to(f"../../blobs/ab/{digest}")
+    (snapshot / "file").symlink_to("../../blobs/2")
+    assert file_inside(snapshot, "file", where="index") == shared
+
+
+@pytest.mark.parametrize("target", ["hub/other", "hub/models--c--d/blobs/1", "hub/blobs/ab/short", "secret"])
+def test_links_out_of_the_hubs_cache(tmp_path: Path, target: str) -> None:
+    snapshot, blobs = cache(tmp_path)
+    (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / target).write_text("x")
+    (snapshot / "file").symlink_to(tmp_path / target)
+    (blobs / "2").symlink_to(tmp_path / target)
+    (snapshot / "twice").symlink_to("../../blobs/2")
+    for name in ("file", "twice"):
+        with pytest.raises(CheckpointError, match="link out"):
+            file_inside(snapshot, name, where="index")
+
+
+def test_blobs_that_are_a_link_to_another_place_are_not_the_caches_own(tmp_path: Path) -> None:
+    snapshot, blobs = cache(tmp_path)
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    (snapshot / "file").symlink_to("../../blobs/1")
+    with pytest.raises(CheckpointError, match="link out"):
+        file_inside(snapshot, "file", where="index")
+
+
+def test_what_only_looks_like_the_hubs_cache_reaches_nothing_more(tmp_path: Path) -> None:
+    inside = tmp_path / "models--a--b" / "checkpoint"
+    inside.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs").mkdir()
+    (tmp_path / "models--a--b" / "blobs" / "1").write_text("x")
+    (inside / "file").symlink_to("../blobs/1")
+    with pytest.raises(CheckpointError, match="link out"):
+        file_inside(inside, "file", where="index")
+
+
+def test_links_into_the_cache_from_elsewhere_are_told_where_to_go(tmp_path: Path) -> None:
+    """``hf download --local-dir`` of huggingface_hub before 0.23 made such links."""
+    snapshot, blobs = cache(tmp_path)
+    (snapshot / "file").symlink_to("../../blobs/1")
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "file").symlink_to(blobs / "1")
+    with pytest.raises(CheckpointError, match="link out") as caught:
+        file_inside(local, "file", where="index")
+    assert caught.value.hint == f"give {blobs.parent}, where the links lead"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_link_in_the_cache_to_what_is_no_file(tmp_path: Path, kind: str) -> None:
+    snapshot, blobs = cache(tmp_path)
+    os.mkfifo(blobs / "pipe")
+    (blobs / "folder").mkdir()
+    (blobs / "device").symlink_to("/dev/zero")
+    (snapshot / "file").symlink_to(f"../../blobs/{kind}")
+    with pytest.raises(CheckpointError, match=r"regular file|link out"):
+        file_inside(snapshot, "file", where="index")
+
+
+def test_a_link_that_leads_nowhere_is_told_to(tmp_path: Path) -> None:
+    """debpalash/VoiceStudio#1056: blobs there, links dangling."""
+    snapshot, _ = cache(tmp_path)
+    (snapshot / "file").symlink_to("../../blobs/gone")
+    with pytest.raises(CheckpointError, match="a link that leads nowhere"):
+        file_inside(snapshot, "file", where="index")
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")

@@ -2,17 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.hub import transfer
+from glmquant.hub.locate import locate
 from glmquant.onnx_export.save import export_bundle
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.summary import summarize
@@ -32,6 +36,8 @@ from tests.support.glm4 import write_tokenizer
 from tests.support.golden import config as golden_config
 from tests.support.golden import directory as golden
 from tests.support.golden import tokenizer as golden_tokenizer
+from tests.support.handed import cached, saved
+from tests.support.hub import COMMIT, Hub, Repository, running, sibling
 
 ROUNDED = Recipe.model_validate({"version": 1, "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}}]})
 
@@ -98,7 +104,7 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root)]
+    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root), *_hub(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -128,6 +134,33 @@ def _checkpoints(root: Path) -> list[Subject]:
         Subject("sharded", sharded, read_all),
         Subject("artifact", artifact + pieces, read_all),
         Subject("artifact", artifact + pieces, export_standard),
+        *_as_handed(root),
+    ]
+
+
+def _as_handed(root: Path) -> list[Subject]:
+    """Checkpoints in a trainer's form and in the hub's cache."""
+    wrapped = {f"module.{name}": tensor for name, tensor in published().items()}
+    beside = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}}
+    saved(root / "nested", {"module": wrapped, **beside}, "model.pt", pickle_protocol=4)
+    step = "global_step3/mp_rank_00_model_states.pt"
+    (saved(root / "deepspeed", {"module": published(), **beside}, step) / "latest").write_text("global_step3")
+    names = list(published())
+    saved(root / "no-index", {name: published()[name] for name in names[:9]}, "pytorch_model-00001-of-00002.bin")
+    rest = {name: published()[name] for name in names[9:]}
+    torch.save(rest, root / "no-index" / "pytorch_model-00002-of-00002.bin")
+    both = write_checkpoint(root / "both-heads", replace(tiny_config(), tie_word_embeddings=True))
+    cached(write_checkpoint(root / "source", tiny_config()), root, "models--a--b", "abc")
+    (root / "models--a--b" / "refs").mkdir()
+    (root / "models--a--b" / "refs" / "main").write_text("abc")
+    snapshot = ("snapshots/abc/config.json", "snapshots/abc/model.safetensors", "refs/main")
+    shards = tuple(path.name for path in (root / "no-index").glob("*.bin"))
+    return [
+        Subject("nested", ("config.json", "model.pt", "model.pt", "tokenizer_config.json"), read_all),
+        Subject("deepspeed", ("config.json", step, "latest"), read_all),
+        Subject("no-index", ("config.json", *shards), read_all),
+        Subject(both.name, ("config.json", "model.safetensors"), read_all),
+        Subject("models--a--b", snapshot, read_all),
     ]
 
 
@@ -194,6 +227,53 @@ def _others(root: Path) -> list[Subject]:
     write_calibration(calibration(), root / "calibration")
     files = ("calibration.json", "calibration.safetensors")
     return [*subjects[:4], Subject("calibration", files, lambda directory, _: read_calibration(directory))]
+
+
+HUB_ID = "THUDM/chatglm2-6b"
+
+
+def download_from(directory: Path, scratch: Path) -> None:
+    """From a hub that lists what answer.json says and sends what lies beside it."""
+    listed = (directory / "answer.json").read_bytes()
+    with on_the_hub(Repository.of(directory / "model"), scratch) as hub:
+        hub.faults[f"/api/models/{HUB_ID}/revision/main"] = lambda handler: handler.send(200, listed, {}) or True
+        locate(HUB_ID)
+
+
+def read_cached(directory: Path, scratch: Path) -> None:
+    """A cache that others wrote, and a hub to complete it from."""
+    shutil.copytree(directory, scratch / "cache", symlinks=True)
+    with on_the_hub(Repository.of(golden("chatglm2-tiny")), scratch):
+        found = locate(HUB_ID)
+        open_checkpoint(found.path, origin=found.origin)
+
+
+@contextmanager
+def on_the_hub(repository: Repository, scratch: Path) -> Iterator[Hub]:
+    transfer.PAUSE = 0.0  # type: ignore[misc]
+    with running() as hub:
+        hub.repositories[HUB_ID] = repository
+        constants.ENDPOINT, constants.HF_HUB_CACHE = hub.address, str(scratch / "cache")
+        yield hub
+
+
+def _hub(root: Path) -> list[Subject]:
+    model = root / "hub-answer" / "model"
+    shutil.copytree(golden("chatglm2-tiny"), model)
+    files = Repository.of(model).files
+    listed = {"sha": COMMIT, "siblings": [sibling(*item) for item in files.items()]}
+    (root / "hub-answer" / "answer.json").write_text(json.dumps(listed))
+    with on_the_hub(Repository.of(model), root / "hub-cache-made"):
+        locate(HUB_ID)
+    shutil.move(root / "hub-cache-made" / "cache", root / "hub-cache")
+    repository = f"models--{HUB_ID.replace('/', '--')}"
+    small = ("config.json", "pytorch_model.bin.index.json", "tokenizer_config.json")
+    snapshot = tuple(f"{repository}/snapshots/{COMMIT}/{name}" for name in small)
+    answers = ("answer.json", "answer.json", "model/config.json", "model/tokenizer.model")
+    return [
+        Subject("hub-answer", answers, download_from),
+        Subject("hub-cache", (f"{repository}/refs/main", *snapshot), read_cached),
+    ]
 
 
 torch.set_num_threads(1)

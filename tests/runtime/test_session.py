@@ -1,3 +1,5 @@
+import json
+
 import onnxruntime as ort
 import pytest
 
@@ -21,3 +23,16 @@ def test_settings_carry_the_sessions_entries(tmp_path) -> None:
     settings = read_settings(tmp_path)
     assert settings.entries["session.qdq_matmulnbits_accuracy_level"] == "1"
     assert (settings.eos_ids, settings.pad_id) == ((2,), 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["session.model_external_initializers_file_folder_path", "session.optimized_model_filepath"]
+)
+def test_an_entry_that_names_a_file_is_refused(tmp_path, name: str) -> None:
+    """It would send ONNX Runtime out of the bundle's directory."""
+    export_bundle(random_source(), ExportOptions(), tmp_path)
+    settings = json.loads((tmp_path / "genai_config.json").read_text())
+    settings["model"]["decoder"]["session_options"][name] = "/etc"
+    (tmp_path / "genai_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match="names a file"):
+        read_settings(tmp_path)

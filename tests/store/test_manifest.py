@@ -54,6 +54,22 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert records_from_json(records_to_json(RECORDS), tmp_path) == RECORDS
 
 
+def test_a_repository_is_recorded_with_commit_and_hashes(tmp_path: Path) -> None:
+    manifest = replace(
+        MANIFEST, source_name="THUDM/chatglm2-6b", source_revision="d2" * 20, source_files={"config.json": "ab" * 20}
+    )
+    assert read_manifest(written(tmp_path, manifest)) == manifest
+    assert json.loads(manifest_bytes(manifest))["source_revision"] == "d2" * 20
+
+
+def test_a_source_on_this_machine_alone_has_neither(tmp_path: Path) -> None:
+    assert not {"source_revision", "source_files"} & set(json.loads(manifest_bytes(MANIFEST)))
+    assert (read_manifest(written(tmp_path)).source_revision, read_manifest(written(tmp_path)).source_files) == (
+        None,
+        {},
+    )
+
+
 def test_it_is_for_people_too() -> None:
     text = manifest_bytes(MANIFEST).decode()
     assert '"source_name": "chatglm2-6b-模型"' in text

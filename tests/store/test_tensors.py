@@ -68,7 +68,7 @@ def test_a_file_cut_short_after_it_was_opened(tmp_path: Path) -> None:
 
 def digest_of(tensor: StoredTensor) -> str:
     digest = hashlib.sha256()
-    update_digest(digest, tensor.path, [tensor])
+    update_digest(digest, tensor.path, [tensor], tensor.path.name)
     return digest.hexdigest()
 
 

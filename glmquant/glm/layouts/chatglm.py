@@ -4,23 +4,17 @@ Field and tensor names are the publisher's (``configuration_chatglm.py`` and ``m
 of THUDM/chatglm2-6b, chatglm3-6b and glm-4-9b). q, k and v are one matrix, its rows in that order; gate and up another.
 """
 
-import re
+import logging
 from collections.abc import Collection
 from typing import Final, Literal
 
-from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields, float_dtype
 from glmquant.glm.layouts.layout import Layout, RowScales, TensorSource
+from glmquant.glm.layouts.lineage import Traces, lineage
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
-FAMILIES: Final[dict[Family, str]] = {
-    "chatglm2": r"chatglm-?2",
-    "chatglm3": r"chatglm-?3",
-    "codegeex2": r"codegeex-?2",
-    "glm-4": r"(?<!chat)glm-?4-9b",
-}
-"""How each lineage is recognized in ``_name_or_path``."""
+log = logging.getLogger("glmquant.glm")
 
 DIVIDES_POSITIONS: Final = ("chatglm2", "codegeex2")
 """Lineages whose ``rope_ratio`` divides positions; that of the others multiplies the base (CONTRACTS, section f)."""
@@ -33,16 +27,20 @@ GLM4_PAD: Final = 151329
 _EMBEDDING = "transformer.embedding.word_embeddings.weight"
 _HEAD = "transformer.output_layer.weight"
 _FREQUENCIES = "transformer.rotary_pos_emb.inv_freq"
+ROW_SCALES: Final = ".weight_scale"
 
 
-def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str] | None) -> Layout:
+def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str] | None, traces: Traces) -> Layout:
     """The layout of a native checkpoint; see :func:`glmquant.glm.layouts.resolve.resolve_layout`."""
     _refuse_other_models(fields)
     _refuse_variants(fields)
-    config = _config(fields, _lineage(fields, family))
-    if config.tie_word_embeddings and _HEAD in (tensor_names or ()):
-        raise fields.error("tie_word_embeddings", f"false, since the checkpoint has a {_HEAD} of its own")
-    return Layout(config, _sources(config, _quantization_bits(fields, config)), frozenset({_FREQUENCIES}))
+    config = _config(fields, lineage(fields, family, traces))
+    bits = _quantization_bits(fields, config)
+    if bits is not None and tensor_names is not None and not any(name.endswith(ROW_SCALES) for name in tensor_names):
+        log.warning("quantization_bit is %d, and no weight has scales: they are read as the floats they are", bits)
+        bits = None
+    ignored = {_FREQUENCIES, _HEAD} if config.tie_word_embeddings else {_FREQUENCIES}
+    return Layout(config, _sources(config, bits), frozenset(ignored))
 
 
 def native_sources(config: GlmConfig) -> dict[str, TensorSource]:
@@ -66,30 +64,6 @@ def _quantization_bits(fields: Fields, config: GlmConfig) -> Literal[4, 8] | Non
     return 4
 
 
-def _lineage(fields: Fields, family: Family | None) -> Family:
-    path = fields.raw("_name_or_path")
-    text = path.lower() if isinstance(path, str) else ""
-    found = [name for name, pattern in FAMILIES.items() if re.search(pattern, text)]
-    if family is None and len(found) == 1:
-        return found[0]
-    choices = ", ".join(FAMILIES)
-    if family is None:
-        raise fields.error(
-            "_name_or_path",
-            f"a name that tells which of {choices} this is: they differ in rope_ratio and chat template alone",
-            "say which it is by the recipe's key model.family, for example model.family=chatglm3",
-        )
-    if family not in FAMILIES:
-        raise CheckpointError(f"model.family is {family!r}", where="model.family", expected=f"one of {choices}")
-    if len(found) == 1 and found[0] != family:
-        raise fields.error(
-            "_name_or_path",
-            f"a {family} checkpoint, since model.family says so",
-            f"leave model.family out, or set it to {found[0]}; if the name in config.json is wrong, mend it there",
-        )
-    return family
-
-
 def _refuse_other_models(fields: Fields) -> None:
     if "position_encoding_2d" in fields or "inner_hidden_size" in fields:
         raise fields.error("position_encoding_2d", "absent: ChatGLM-6B, the first of its line, is another architecture")
@@ -108,7 +82,12 @@ def _refuse_variants(fields: Fields) -> None:
     fields.refuse_unless("multi_query_attention", True, "per-head interleaved q, k, v rows are not implemented")
     fields.refuse_unless("interleaved_qkv", False, "interleaved q, k, v rows are not implemented")
     if fields.raw("pre_seq_len"):
-        raise fields.error("pre_seq_len", "absent: P-Tuning prefixes are not implemented")
+        raise fields.error(
+            "pre_seq_len",
+            "absent: a prefix that P-Tuning trained is no part of the weights, and nothing here feeds it to the model",
+            "give the base model, whose weights P-Tuning leaves as they are; or train with LoRA, which can be put into "
+            "them. Where prefix_encoder was never trained, set pre_seq_len to null",
+        )
     fields.refuse_unless("quantization_embeddings", False, "a quantized embedding is not implemented")
 
 
@@ -166,7 +145,7 @@ def _layer_sources(config: GlmConfig, layer: int, bits: Literal[4, 8] | None) ->
     def linear(name: str, rows: int, columns: int, taken: tuple[int, int] | None = None) -> TensorSource:
         if bits is None:
             return TensorSource(f"{at}{name}.weight", (rows, columns), taken)
-        scales = RowScales(f"{at}{name}.weight_scale", bits)
+        scales = RowScales(f"{at}{name}{ROW_SCALES}", bits)
         return TensorSource(f"{at}{name}.weight", (rows, columns * bits // 8), taken, scales)
 
     sources = {f"{to}input_layernorm.weight": TensorSource(f"{at}input_layernorm.weight", (hidden,))}

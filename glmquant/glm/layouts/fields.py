@@ -7,9 +7,9 @@ needed code of their own.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import FloatDtype
@@ -18,6 +18,12 @@ LARGEST_SIZE: Final = 2**24
 """No GLM has a dimension or a vocabulary near it; a config that says more is damaged."""
 
 MOST_LAYERS: Final = 1024
+
+DTYPE_SPELLINGS: Final[dict[str, FloatDtype]] = {
+    **dict.fromkeys(("float16", "fp16", "f16", "half"), "float16"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bfloat16"),
+    **dict.fromkeys(("float32", "fp32", "f32", "float"), "float32"),
+}
 
 
 class Fields:
@@ -43,6 +49,11 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         return self._values.get(name) is not None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All of them as they are, unchecked."""
+        return self._values
 
     def raw(self, name: str) -> Any:
         """The value as it is, unchecked; None where absent."""
@@ -119,9 +130,18 @@ class Fields:
 
 
 def float_dtype(fields: Fields, default: FloatDtype) -> FloatDtype:
-    """The dtype the weights are published in; transformers 5 says ``dtype``, earlier ones ``torch_dtype``."""
+    """The dtype the weights are published in; transformers 5 says ``dtype``, earlier ones ``torch_dtype``.
+
+    ``torch.float16``, ``fp16`` and ``half`` are ``float16``, and so on; ``auto`` counts as absent.
+    """
     name = "dtype" if "dtype" in fields else "torch_dtype"
-    return cast(FloatDtype, fields.choice(name, get_args(FloatDtype), default))
+    value = fields.raw(name)
+    if value is None or value == "auto":
+        return default
+    found = DTYPE_SPELLINGS.get(value.lower().removeprefix("torch.")) if isinstance(value, str) else None
+    if found is None:
+        raise fields.error(name, "one of " + ", ".join(sorted(get_args(FloatDtype))))
+    return found
 
 
 def _is_integer(value: object) -> bool:

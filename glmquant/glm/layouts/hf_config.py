@@ -13,6 +13,7 @@ from glmquant.core.untrusted import read_json
 from glmquant.glm.config import Architecture, Family, GlmConfig
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields, float_dtype
 from glmquant.glm.layouts.labels import read_labels
+from glmquant.glm.layouts.lineage import published_names
 
 ARCHITECTURES: Final = get_args(Architecture)
 DEFAULT_EOS = (151329, 151336, 151338)
@@ -77,7 +78,8 @@ def parse_hf_config(fields: Fields, family: Family | None = None) -> GlmConfig:
 def _family(fields: Fields, architecture: str) -> Family:
     if architecture == "glm4":
         return "glm-4-0414"
-    return "glm-edge" if "glm-edge" in str(fields.raw("_name_or_path") or "").lower() else "glm"
+    named = any("glm-edge" in name.lower() for name in published_names(fields.values, {}))
+    return "glm-edge" if named else "glm"
 
 
 def _rope_section(fields: Fields) -> Fields | None:

@@ -9,11 +9,12 @@ from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.layouts.fields import Fields
 from glmquant.glm.layouts.hf_config import parse_hf_config
 from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.layouts.lineage import Traces
 from glmquant.glm.names import EMBEDDING, HEAD, canonical_shapes
 from glmquant.glm.parts import MLP_PARTS
 
 
-def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str] | None) -> Layout:
+def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str] | None, _traces: Traces) -> Layout:
     """The layout of a canonical checkpoint; see :func:`glmquant.glm.layouts.resolve.resolve_layout`."""
     fields.choice("hidden_act", MLP_PARTS, "silu")
     return _layout(parse_hf_config(fields, family), tensor_names)

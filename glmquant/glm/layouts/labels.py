@@ -9,6 +9,7 @@ HEAD_WEIGHT: Final = "classifier_head.weight"
 HEAD_BIAS: Final = "classifier_head.bias"
 SCORE_WEIGHT: Final = "score.weight"
 MOST_LABELS: Final = 100_000
+SINGLE_LABEL: Final = "single_label_classification"
 _ARCHITECTURE_SUFFIX: Final = "ForSequenceClassification"
 
 
@@ -19,12 +20,13 @@ def read_labels(fields: Fields, tensor_names: Collection[str] | None) -> tuple[s
     they are called ``LABEL_0`` and on, ``num_labels`` of them, or two: transformers' own defaults.
 
     Raises:
-        CheckpointError: fields that do not name every label once.
+        CheckpointError: fields that do not name every label once, or a head that gives numbers or several labels.
     """
     architectures = fields.raw("architectures")
     named = isinstance(architectures, list) and any(str(a).endswith(_ARCHITECTURE_SUFFIX) for a in architectures)
     if not named and not {HEAD_WEIGHT, SCORE_WEIGHT} & set(tensor_names or ()):
         return ()
+    _refuse_other_problems(fields)
     table = fields.raw("id2label")
     if table is None:
         count = fields.integer("num_labels", 2, low=2, high=MOST_LABELS)
@@ -37,3 +39,13 @@ def read_labels(fields: Fields, tensor_names: Collection[str] | None) -> tuple[s
     if len(set(names)) < len(table):
         raise fields.error("id2label", expected)
     return names
+
+
+def _refuse_other_problems(fields: Fields) -> None:
+    problem = fields.raw("problem_type")
+    if problem not in (None, SINGLE_LABEL):
+        raise fields.error(
+            "problem_type",
+            f"{SINGLE_LABEL}: one label a text, by the largest logit",
+            "where the head was trained to give one label a text, say so in config.json, or leave the field out",
+        )

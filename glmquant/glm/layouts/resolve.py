@@ -10,9 +10,10 @@ from glmquant.glm.layouts import chatglm, hf_glm
 from glmquant.glm.layouts.fields import Fields
 from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT, SCORE_WEIGHT, read_labels
 from glmquant.glm.layouts.layout import Layout, TensorSource
+from glmquant.glm.layouts.lineage import Traces
 from glmquant.glm.names import HEAD
 
-Resolver = Callable[[Fields, Family | None, Collection[str] | None], Layout]
+Resolver = Callable[[Fields, Family | None, Collection[str] | None, Traces], Layout]
 
 RESOLVERS: Final[dict[str, Resolver]] = {
     "chatglm": chatglm.resolve,
@@ -27,14 +28,16 @@ def resolve_layout(
     config_path: Path,
     family: Family | None = None,
     tensor_names: Collection[str] | None = None,
+    traces: Traces | None = None,
 ) -> Layout:
     """What a published checkpoint holds and where.
 
     Args:
         config: the parsed ``config.json``.
         config_path: what errors name.
-        family: lineage, for a native checkpoint whose ``_name_or_path`` does not tell it.
-        tensor_names: the published tensors, where known: tells a tied head from one of its own, and what to ignore.
+        family: lineage, for a native checkpoint whose files do not tell it.
+        tensor_names: the published tensors, where known: tells what to ignore, and a classifier from a language model.
+        traces: what files beside ``config.json`` tell of the lineage.
 
     Raises:
         CheckpointError: a ``model_type`` or variant that is not supported, or a field that is missing or out of range.
@@ -44,7 +47,7 @@ def resolve_layout(
     resolver = RESOLVERS.get(model_type) if isinstance(model_type, str) else None
     if resolver is None:
         raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), "glmquant reads GLM-family checkpoints only")
-    layout = resolver(fields, family, tensor_names)
+    layout = resolver(fields, family, tensor_names, traces or Traces())
     labels = read_labels(fields, tensor_names)
     return as_classifier(layout, labels, tensor_names) if labels else layout
 

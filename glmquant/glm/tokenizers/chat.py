@@ -7,13 +7,15 @@ up before rendering and restored in the text between the special tokens.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family
 
 LONGEST_TEMPLATE: Final = 2**17
+
+FAILURES: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, AssertionError)
+"""What Python code that a template became may raise, beside Jinja's own errors."""
 
 
 @dataclass(frozen=True)
@@ -76,53 +78,64 @@ def render(template: str, messages: Sequence[Message], special_tokens: dict[str,
         special_tokens: ``eos_token`` and the like, which templates may name.
 
     Raises:
-        CheckpointError: a template that does not run, or that refuses the messages.
+        CheckpointError: a template that does not compile or run, or that refuses the messages.
     """
     if not messages:
         raise CheckpointError("there is no message to answer", where="messages", expected="at least one turn")
+    check_compiles(template)
     from jinja2 import TemplateError
+
+    from glmquant.glm.tokenizers.sandbox import budgeted, compiled
 
     turns = [
         {name: text for name, text in asdict(message).items() if text or name != "metadata"} for message in messages
     ]
     try:
-        compiled = _compiled(template)
-        text: str = compiled.render(
-            messages=turns, tools=None, documents=None, add_generation_prompt=True, **special_tokens
-        )
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        with budgeted():
+            text: str = compiled(template).render(
+                messages=turns, tools=None, documents=None, add_generation_prompt=True, **special_tokens
+            )
+    except (TemplateError, MemoryError, *FAILURES) as error:
         raise CheckpointError(
-            f"the chat template does not take these messages: {error}",
+            f"the chat template does not take these messages: {_told(error)}",
             where="chat_template",
             expected="turns that the model was trained on",
         ) from error
     return text
 
 
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def check_compiles(template: str, where: str = "chat_template") -> None:
+    """That ``template`` is Jinja as chat templates are written.
+
+    Args:
+        where: the file and field that it is from, for errors.
+
+    Raises:
+        CheckpointError: it is not, or far too long.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    from glmquant.glm.tokenizers.sandbox import budgeted, compiled
 
     if len(template) > LONGEST_TEMPLATE:
-        raise CheckpointError("the chat template is far too long", where="chat_template")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = _to_json
-    return environment.from_string(template)
+        raise CheckpointError(
+            "the chat template is far too long", where=where, expected=f"at most {LONGEST_TEMPLATE} characters"
+        )
+    try:
+        with budgeted():
+            compiled(template)
+    except (TemplateError, SyntaxError, MemoryError, *FAILURES) as error:
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+        raise CheckpointError(
+            f"the chat template does not compile: {_told(error)}",
+            where=f"{where}{line}",
+            expected="Jinja with what transformers adds to it (generation, raise_exception, strftime_now, tojson)",
+            hint="mend it there; the base model's template, saved as chat_template.jinja, takes its place",
+        ) from error
 
 
-def _refuse(reason: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(reason)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    import json
-
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class TemplateEncoder:

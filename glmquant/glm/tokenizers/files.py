@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from glmquant.core import untrusted
 from glmquant.core.files import write_json, write_text
+from glmquant.core.placeholders import HEAD, fetch_again, refuse_packed, refuse_placeholder
 from glmquant.errors import CheckpointError
 
 MOST_BYTES: Final = 64 << 20
@@ -14,7 +15,10 @@ TOKENIZER_JSON: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP: Final = "special_tokens_map.json"
 TOKENIZER_MODEL: Final = "tokenizer.model"
+ADDED_TOKENS: Final = "added_tokens.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
+TEMPLATE_JSON: Final = "chat_template.json"
+TEMPLATE_DIRECTORY: Final = "additional_chat_templates"
 
 
 def has_file(directory: Path, name: str) -> bool:
@@ -26,14 +30,16 @@ def read_bytes(directory: Path, name: str) -> bytes:
     """A tokenizer file of ``directory``.
 
     Raises:
-        CheckpointError: it is missing, no regular file, lies outside the directory, is empty, or is larger than any
-            tokenizer.
+        CheckpointError: it is missing, no regular file, lies outside the directory, is empty, is larger than any
+            tokenizer, or is what a failed download left in its place.
     """
     hint = "copy the publisher's tokenizer files into the checkpoint directory"
     path = untrusted.file_inside(directory, name, where=directory / name, hint=hint)
     content = untrusted.read_bytes(path, MOST_BYTES)
     if not content:
-        raise CheckpointError("the tokenizer file is empty", where=path, hint="fetch the file again")
+        raise CheckpointError("the tokenizer file is empty", where=path, hint=fetch_again(directory / name))
+    refuse_placeholder(content[:HEAD], directory / name)
+    refuse_packed(content, directory / name)
     return content
 
 
@@ -43,43 +49,12 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: as :func:`read_bytes` and :func:`glmquant.core.untrusted.parse_json`.
     """
-    return untrusted.parse_json(read_bytes(directory, name), directory / name)
-
-
-def shipped_template(directory: Path) -> str | None:
-    """The chat template that comes with a checkpoint, in a file of its own or in ``tokenizer_config.json``."""
-    if has_file(directory, TEMPLATE_FILE):
-        return untrusted.parse_text(read_bytes(directory, TEMPLATE_FILE), directory / TEMPLATE_FILE)
-    if not has_file(directory, TOKENIZER_CONFIG):
-        return None
-    template = read_object(directory, TOKENIZER_CONFIG).get("chat_template")
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(
-            f"chat_template is a {type(template).__name__}", where=directory / TOKENIZER_CONFIG, expected="a string"
-        )
-    return template
-
-
-def declared_specials(directory: Path, first: int) -> tuple[str, ...] | None:
-    """The special tokens ``tokenizer_config.json`` puts behind a vocabulary of ``first`` ids; None if it names none."""
-    if not has_file(directory, TOKENIZER_CONFIG):
-        return None
-    declared = read_object(directory, TOKENIZER_CONFIG).get("added_tokens_decoder")
-    if declared is None:
-        return None
-    entries = declared if isinstance(declared, dict) else {}
-    found = [entries.get(str(first + place)) for place in range(len(entries))]
-    tokens = tuple(str(token["content"]) for token in found if isinstance(token, dict) and token.get("content"))
-    if not tokens or len(set(tokens)) != len(entries):
-        raise CheckpointError(
-            "the special tokens do not follow the vocabulary",
-            where=f"{directory / TOKENIZER_CONFIG}, added_tokens_decoder",
-            expected=f"ids from {first} on without a gap, each with a content of its own",
-        )
-    return tokens
+    content = read_bytes(directory, name)
+    try:
+        return untrusted.parse_json(content, directory / name)
+    except CheckpointError as error:
+        hint = f"mend it, or {fetch_again(directory / name)}"
+        raise CheckpointError(error.what, where=error.where, expected=error.expected, hint=hint) from error
 
 
 def write_tokenizer_files(
@@ -87,6 +62,7 @@ def write_tokenizer_files(
     tokenizer_json: str,
     special_tokens: dict[str, str],
     chat_template: str | None,
+    other_templates: dict[str, str],
     max_length: int,
 ) -> None:
     """Writes what ``AutoTokenizer`` of transformers 4.57 and 5.x loads without code from the directory.
@@ -96,6 +72,7 @@ def write_tokenizer_files(
         tokenizer_json: the content of ``tokenizer.json``.
         special_tokens: ``eos_token``, ``pad_token`` and the like to the token.
         chat_template: Jinja text; None for a tokenizer without one.
+        other_templates: by name, for other occasions. transformers then wants all of them in files of their own.
         max_length: the longest input the model takes, in tokens.
     """
     config = {
@@ -111,3 +88,8 @@ def write_tokenizer_files(
     write_text(directory / TOKENIZER_JSON, tokenizer_json)
     write_json(directory / TOKENIZER_CONFIG, config)
     write_json(directory / SPECIAL_TOKENS_MAP, special_tokens)
+    if chat_template is not None and other_templates:
+        write_text(directory / TEMPLATE_FILE, chat_template)
+        (directory / TEMPLATE_DIRECTORY).mkdir(exist_ok=True)
+        for name, template in other_templates.items():
+            write_text(directory / TEMPLATE_DIRECTORY / f"{name}.jinja", template)

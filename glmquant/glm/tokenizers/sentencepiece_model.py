@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.charsmap import charsmap_normalizer
 
@@ -18,6 +19,8 @@ SPACE: Final = "▁"
 BPE: Final = 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 LONGEST_PIECE: Final = 256
+RANKS: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+"""How GLM-4's ``tokenizer.model`` begins."""
 
 
 def sentencepiece_tokenizer(content: bytes, path: Path) -> Tokenizer:
@@ -34,7 +37,7 @@ def sentencepiece_tokenizer(content: bytes, path: Path) -> Tokenizer:
     _refuse_other_kinds(proto, path)
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     if len(vocabulary) != len(proto.pieces) or "" in vocabulary:
-        raise CheckpointError("the tokenizer has an empty piece or one twice", where=path, hint="fetch the file again")
+        raise CheckpointError("the tokenizer has an empty piece or one twice", where=path, hint=fetch_again(path))
     user_defined = [piece.piece for piece in proto.pieces if piece.type == USER_DEFINED]
     unknown = [piece.piece for piece in proto.pieces if piece.type == UNKNOWN]
     if len(unknown) != 1:
@@ -68,18 +71,31 @@ def _parse(content: bytes, path: Path) -> Any:
     try:
         proto.ParseFromString(content)
     except DecodeError as error:
-        raise CheckpointError(
-            "the tokenizer is not a SentencePiece model", where=path, expected="a protobuf", hint="fetch the file again"
-        ) from error
+        raise _no_model(content, path) from error
     if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
         raise CheckpointError(
-            "the tokenizer has no pieces, or one that is not UTF-8", where=path, hint="fetch the file again"
+            "the tokenizer has no pieces, or one that is not UTF-8", where=path, hint=fetch_again(path)
         )
     return proto
 
 
+def _no_model(content: bytes, path: Path) -> CheckpointError:
+    """What lies there instead tells what to do."""
+    if RANKS.match(content):
+        return CheckpointError(
+            "the tokenizer is a list of ranks, as GLM-4 has it",
+            where=path,
+            expected="a SentencePiece model, as ChatGLM2, ChatGLM3 and CodeGeeX2 have",
+            hint=f"if this is no GLM-4, {fetch_again(path)}; if it is, set model.family=glm-4",
+        )
+    part = "cut short or damaged" if content.startswith(b"\n") else "not a SentencePiece model"
+    return CheckpointError(f"the tokenizer is {part}", where=path, expected="a protobuf", hint=fetch_again(path))
+
+
 def _refuse_other_kinds(proto: Any, path: Path) -> None:
     rule, trainer = proto.normalizer_spec, proto.trainer_spec
+    if not proto.HasField("trainer_spec"):  # behind the pieces, in every file that is whole
+        raise CheckpointError("the tokenizer is cut short", where=path, hint=fetch_again(path))
     reasons = {
         "is not of the BPE kind": trainer.model_type != BPE,
         "marks white space at the end of words": trainer.treat_whitespace_as_suffix,
@@ -118,7 +134,7 @@ def _has_bytes(proto: Any, path: Path) -> bool:
             f"the tokenizer has {len(found)} byte pieces",
             where=path,
             expected="<0x00> to <0xFF>",
-            hint="fetch the file again",
+            hint=fetch_again(path),
         )
     return True
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
 
 PATTERN: Final = "|".join(
@@ -28,6 +29,8 @@ PATTERN: Final = "|".join(
 """How ``tokenization_chatglm.py`` of THUDM/glm-4-9b cuts a text; the model file does not say it."""
 
 LONGEST_TOKEN: Final = 512
+SENTENCEPIECE: Final = b"\n\x0e\n\x05<unk>"
+"""How ChatGLM2's and ChatGLM3's ``tokenizer.model`` begin."""
 
 
 def tiktoken_tokenizer(content: bytes, path: Path) -> Tokenizer:
@@ -57,6 +60,13 @@ def tiktoken_tokenizer(content: bytes, path: Path) -> Tokenizer:
 
 
 def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
+    if content.startswith(SENTENCEPIECE):
+        raise CheckpointError(
+            "the tokenizer is a SentencePiece model, as ChatGLM2, ChatGLM3 and CodeGeeX2 have it",
+            where=path,
+            expected="a list of ranks, as GLM-4 has",
+            hint=f"if this is GLM-4, {fetch_again(path)}; if not, set model.family",
+        )
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         parts = line.split()
@@ -69,20 +79,20 @@ def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
                 "the tokenizer has a line that is no token",
                 where=f"{path}, line {number}",
                 expected="a token's bytes in base64, a space, and its rank",
-                hint="fetch the file again",
+                hint=fetch_again(path),
             ) from error
         if not 0 < len(token) <= LONGEST_TOKEN or len(ranks) != number:
             raise CheckpointError(
                 "the tokenizer has an empty token, one that is far too long, or one twice",
                 where=f"{path}, line {number}",
-                hint="fetch the file again",
+                hint=fetch_again(path),
             )
     if set(ranks.values()) != set(range(len(ranks))) or not all(bytes([byte]) in ranks for byte in range(256)):
         raise CheckpointError(
             "the tokenizer's ranks have gaps, or a byte has no token",
             where=path,
             expected="ranks from 0 without a gap, and all 256 bytes",
-            hint="fetch the file again",
+            hint=fetch_again(path),
         )
     return ranks
 

@@ -10,19 +10,24 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from glmquant.core.placeholders import fetch_again
+from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError, DataError
 from glmquant.glm.config import Family, GlmConfig
+from glmquant.glm.tokenizers.added_tokens import DeclaredToken, add_declared, declared_tokens
 from glmquant.glm.tokenizers.chat import TEMPLATES, Message, TemplateEncoder
 from glmquant.glm.tokenizers.files import (
+    TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
-    declared_specials,
     has_file,
     read_bytes,
-    shipped_template,
     write_tokenizer_files,
 )
+from glmquant.glm.tokenizers.generation import GENERATION_CONFIG, Generation, read_generation
 from glmquant.glm.tokenizers.sentencepiece_model import sentencepiece_tokenizer, special_pieces
+from glmquant.glm.tokenizers.special_names import named_tokens
+from glmquant.glm.tokenizers.templates import ShippedTemplates, checked_templates, shipped_templates
 from glmquant.glm.tokenizers.tiktoken_model import tiktoken_tokenizer
 from glmquant.glm.tokenizers.tokenizer_json import failures_named, json_tokenizer
 
@@ -57,6 +62,11 @@ class GlmTokenizer:
         bos_id: the id of the beginning token, if any; nothing adds it.
         chat_template: Jinja text, the prefix in it; None for a tokenizer without one.
         max_length: the longest input the model takes, in tokens.
+        kind: of its file: ``SentencePiece``, ``tiktoken`` or ``tokenizers``.
+        shipped: the chat templates that came with it; where there are none, ``chat_template`` is the family's, if any.
+        generation: what ``generation_config.json`` says.
+        eos_token: the text of the token that the tokenizer's files name so; None for that of the first of ``eos_ids``.
+        notes: where its files disagree, and what is made of that.
     """
 
     prefix_ids: tuple[int, ...]
@@ -66,12 +76,22 @@ class GlmTokenizer:
     chat_template: str | None
     max_length: int
     _tokenizer: Tokenizer = field(repr=False)
+    kind: str = "tokenizers"
+    shipped: ShippedTemplates = field(default_factory=ShippedTemplates)
+    generation: Generation = field(default_factory=Generation)
+    eos_token: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
         """Ids the tokenizer knows; a model's vocabulary may be padded to more."""
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         return size
+
+    def token(self, index: int) -> str | None:
+        """The text of one id; None where it has none."""
+        text: str | None = self._tokenizer.id_to_token(index)
+        return text
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text`` without the prefix; special tokens written in it are text like any other.
@@ -138,12 +158,15 @@ class GlmTokenizer:
             saved = Tokenizer.from_str(self._tokenizer.to_str())
         saved.enable_padding(direction="left", pad_id=self.pad_id, pad_token=self._tokenizer.id_to_token(self.pad_id))
         text = saved.to_str(pretty=True) + "\n"
-        write_tokenizer_files(directory, text, self._named_specials, self.chat_template, self.max_length)
+        write_tokenizer_files(
+            directory, text, self._named_specials, self.chat_template, self.shipped.others, self.max_length
+        )
 
     @cached_property
     def _named_specials(self) -> dict[str, str]:
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0], "pad_token": self.pad_id}
-        return {name: str(self._tokenizer.id_to_token(index)) for name, index in ids.items() if index is not None}
+        names = {name: str(self._tokenizer.id_to_token(index)) for name, index in ids.items() if index is not None}
+        return names if self.eos_token is None else names | {"eos_token": self.eos_token}
 
     @cached_property
     def _template_encoder(self) -> TemplateEncoder:
@@ -185,39 +208,56 @@ class StreamDecoder:
         return self._tokenizer.encode("a")[-1:]
 
 
-def load_tokenizer(directory: Path, config: GlmConfig) -> GlmTokenizer:
-    """The tokenizer of the checkpoint in ``directory``.
+def load_tokenizer(directory: Path, config: GlmConfig, *, compile_template: bool = True) -> GlmTokenizer:
+    """The tokenizer of the checkpoint in ``directory``, with what the files beside it say of it.
 
     Args:
         directory: holds ``tokenizer.model`` (native layouts) or ``tokenizer.json`` (``glm`` and ``glm4``).
         config: the checkpoint's canonical description; its family says what the publisher adds to the file.
+        compile_template: see now whether its chat templates compile; else when one is used.
 
     Raises:
         CheckpointError: a tokenizer file that is missing, damaged, of a kind that is not implemented, or that does not
-            fit the model's vocabulary.
+            fit the model's vocabulary or another file; or a chat template that does not compile.
     """
-    converted = has_file(directory, TOKENIZER_JSON) and not has_file(directory, TOKENIZER_MODEL)
-    native = None if converted else _NATIVE.get(config.family)
-    path = directory / (TOKENIZER_MODEL if native else TOKENIZER_JSON)
-    tokenizer = native(directory, config.family) if native else json_tokenizer(directory)
+    path = tokenizer_path(directory, config)
+    native = _NATIVE[config.family] if path.name == TOKENIZER_MODEL else None
+    declared = declared_tokens(directory)
+    tokenizer = native(directory, config.family, declared) if native else json_tokenizer(directory)
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    _check_fits(tokenizer, config, path)
+    _check_size(tokenizer, config, path)
+    add_declared(tokenizer, declared, config.vocab_size, path)
+    _check_ids(tokenizer, config, path)
     if native:
         _add_prefix(tokenizer, str(tokenizer.id_to_token(config.eos_token_ids[0])), path)
+    names, generation = named_tokens(directory), read_generation(directory, config.vocab_size)
+    shipped = checked_templates(directory) if compile_template else shipped_templates(directory)
+    eos = _Ends(tokenizer, config, generation, names.get("eos_token"))
     return GlmTokenizer(
         prefix_ids=_prefix(tokenizer, path),
         pad_id=config.pad_token_id,
-        eos_ids=_eos_ids(tokenizer, config),
-        bos_id=config.bos_token_id,
-        chat_template=shipped_template(directory) or TEMPLATES.get(config.family),
+        eos_ids=eos.ids,
+        bos_id=_bos_id(tokenizer, config, names.get("bos_token")),
+        chat_template=shipped.default or TEMPLATES.get(config.family),
         max_length=config.max_position_embeddings,
         _tokenizer=tokenizer,
+        kind=_KINDS[native] if native else "tokenizers",
+        shipped=shipped,
+        generation=generation,
+        eos_token=eos.token,
+        notes=(*eos.notes, *shipped.notes, *generation.notes),
     )
 
 
-def _from_sentencepiece(directory: Path, family: Family) -> Tokenizer:
+def tokenizer_path(directory: Path, config: GlmConfig) -> Path:
+    """The file that the tokenizer of a checkpoint is read from, whether it is there or not."""
+    converted = has_file(directory, TOKENIZER_JSON) and not has_file(directory, TOKENIZER_MODEL)
+    return directory / (TOKENIZER_JSON if converted or config.family not in _NATIVE else TOKENIZER_MODEL)
+
+
+def _from_sentencepiece(directory: Path, family: Family, declared: Sequence[DeclaredToken]) -> Tokenizer:
     path = directory / TOKENIZER_MODEL
     content = read_bytes(directory, TOKENIZER_MODEL)
     tokenizer = sentencepiece_tokenizer(content, path)
@@ -225,18 +265,21 @@ def _from_sentencepiece(directory: Path, family: Family) -> Tokenizer:
     return tokenizer
 
 
-def _from_tiktoken(directory: Path, family: Family) -> Tokenizer:
+def _from_tiktoken(directory: Path, family: Family, declared: Sequence[DeclaredToken]) -> Tokenizer:
+    """The publisher's special tokens follow the ranks, unless the files declare others there."""
     path = directory / TOKENIZER_MODEL
     tokenizer = tiktoken_tokenizer(read_bytes(directory, TOKENIZER_MODEL), path)
-    declared = declared_specials(directory, tokenizer.get_vocab_size())
-    _add_specials(tokenizer, [], declared or TIKTOKEN_SPECIALS, path)
+    if not any(token.index == tokenizer.get_vocab_size() for token in declared):
+        _add_specials(tokenizer, [], TIKTOKEN_SPECIALS, path)
     return tokenizer
 
 
-_NATIVE: Final[dict[Family, Callable[[Path, Family], Tokenizer]]] = {
+_Native = Callable[[Path, Family, Sequence[DeclaredToken]], Tokenizer]
+_NATIVE: Final[dict[Family, _Native]] = {
     **dict.fromkeys(SENTENCEPIECE_SPECIALS, _from_sentencepiece),
     "glm-4": _from_tiktoken,
 }
+_KINDS: Final[dict[_Native, str]] = {_from_sentencepiece: "SentencePiece", _from_tiktoken: "tiktoken"}
 
 
 def _add_specials(tokenizer: Tokenizer, own: Sequence[str], added: Sequence[str], path: Path) -> None:
@@ -269,17 +312,26 @@ def _add_prefix(tokenizer: Tokenizer, end: str, path: Path) -> None:
     )
 
 
-def _check_fits(tokenizer: Tokenizer, config: GlmConfig, path: Path) -> None:
+def _check_size(tokenizer: Tokenizer, config: GlmConfig, path: Path) -> None:
     size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if size > config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer has {size} ids", where=path, expected=f"at most the model's vocabulary, {config.vocab_size}"
+            f"the tokenizer has {size} ids",
+            where=path,
+            expected=f"at most the model's vocabulary, {config.vocab_size}",
+            hint=f"is it another model's? {fetch_again(path)}",
         )
+
+
+def _check_ids(tokenizer: Tokenizer, config: GlmConfig, path: Path) -> None:
     named = {"pad": config.pad_token_id, "eos": config.eos_token_ids[0], "bos": config.bos_token_id}
     for name, index in named.items():
         if index is not None and tokenizer.id_to_token(index) is None:
             raise CheckpointError(
-                f"the tokenizer has no token {index}", where=path, expected=f"the {name}_token_id of config.json"
+                f"the tokenizer has no token {index}, but {tokenizer.get_vocab_size()} ids",
+                where=path,
+                expected=f"the {name}_token_id of config.json, whose vocabulary is {config.vocab_size}",
+                hint=f"is it another model's? {fetch_again(path)}",
             )
 
 
@@ -294,8 +346,39 @@ def _prefix(tokenizer: Tokenizer, path: Path) -> tuple[int, ...]:
     return tuple(whole[: len(whole) - len(plain)])
 
 
-def _eos_ids(tokenizer: Tokenizer, config: GlmConfig) -> tuple[int, ...]:
-    """The config's, and the tokens that open another's turn: the publisher's chat stops on them too."""
-    added = tokenizer.get_added_tokens_decoder()
-    stops = [index for index, token in added.items() if token.special and token.content in OTHERS_TURN]
-    return tuple(dict.fromkeys((*config.eos_token_ids, *stops)))
+def _bos_id(tokenizer: Tokenizer, config: GlmConfig, named: str | None) -> int | None:
+    if config.bos_token_id is not None or named is None:
+        return config.bos_token_id
+    index: int | None = tokenizer.token_to_id(named)
+    return index
+
+
+class _Ends:
+    """Where an answer ends: at any id that a file names, and at the tokens that open another's turn.
+
+    The publisher's chat stops on those too. transformers listens to ``generation_config.json`` alone, vLLM to the
+    tokenizer too, and a fine-tune's tools change one file or the other.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: GlmConfig, generation: Generation, named: str | None) -> None:
+        own = None if named is None else tokenizer.token_to_id(named)
+        stated = dict.fromkeys((*config.eos_token_ids, *generation.eos_ids))
+        added = tokenizer.get_added_tokens_decoder()
+        turns = [index for index, token in added.items() if token.special and token.content in OTHERS_TURN]
+        self.ids = tuple(dict.fromkeys((*stated, *([] if own is None else [own]), *turns)))
+        self.token = None if own is None else named
+        notes = []
+        if generation.eos_ids and set(generation.eos_ids) != set(config.eos_token_ids):
+            notes.append(
+                f"config.json ends an answer at {_listed(config.eos_token_ids)}, {GENERATION_CONFIG} at "
+                f"{_listed(generation.eos_ids)}: it ends at each of them"
+            )
+        if named is not None and own is None:
+            notes.append(f"{TOKENIZER_CONFIG} names the eos_token {shown(named)}, which the tokenizer does not have")
+        elif own is not None and own not in stated and named not in OTHERS_TURN:
+            notes.append(f"an answer also ends at {own}, the eos_token {shown(named)} of {TOKENIZER_CONFIG}")
+        self.notes = tuple(notes)
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids))

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from glmquant.core.placeholders import fetch_again
 from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckpointError, GlmQuantError
 from glmquant.glm.tokenizers.charsmap import read_charsmap
@@ -43,7 +44,7 @@ def failures_named(path: Path) -> Iterator[None]:
             f"the tokenizer cannot be used: {str(error)[:200]}",
             where=path,
             expected="a tokenizer as the tokenizers library writes it",
-            hint="fetch the file again",
+            hint=fetch_again(path),
         ) from error
 
 

@@ -132,18 +132,34 @@ def test_damaged_files_are_refused(damaged: bytes) -> None:
 @pytest.mark.parametrize(
     "declared",
     [
-        '{"600": {"content": "[gMASK]"}, "602": {"content": "<sop>"}}',
         '{"600": {"content": "[gMASK]"}, "601": {"content": "[gMASK]"}}',
         '{"600": "[gMASK]"}',
-        "{}",
+        '{"600": {"content": ""}}',
+        '{"six": {"content": "[gMASK]"}}',
         "[1]",
     ],
 )
-def test_special_tokens_that_do_not_follow_the_vocabulary_are_refused(tmp_path: Path, declared: str) -> None:
+def test_special_tokens_that_are_declared_wrongly_are_refused(tmp_path: Path, declared: str) -> None:
     config = write_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(f'{{"added_tokens_decoder": {declared}}}')
-    with pytest.raises(CheckpointError, match="do not follow the vocabulary"):
+    with pytest.raises(CheckpointError, match=r"not as transformers writes them|contradict each other"):
         load_tokenizer(tmp_path, config)
+
+
+def test_special_tokens_may_leave_gaps_as_in_transformers(tmp_path: Path) -> None:
+    config = write_tokenizer(tmp_path)
+    declared = {str(FIRST + i): {"content": token} for i, token in enumerate(SPECIALS) if i != 1}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": declared}))
+    ours = load_tokenizer(tmp_path, config)
+    assert (ours.prefix_ids, ours.token(FIRST + 1)) == ((FIRST + 2, FIRST + 4), f"<|unused_{FIRST + 1}|>")
+
+
+def test_an_empty_declaration_is_none(tmp_path: Path) -> None:
+    """What transformers writes for a tokenizer without added tokens."""
+    config = write_tokenizer(tmp_path, declare=False)
+    expected = load_tokenizer(tmp_path, config).sha256
+    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
+    assert load_tokenizer(tmp_path, config).sha256 == expected
 
 
 def test_a_tokenizer_without_the_prefix_tokens_is_refused(tmp_path: Path) -> None:

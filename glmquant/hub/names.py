@@ -1,0 +1,43 @@
+"""Ids of repositories: ``ORG/NAME``, or ``ORG/NAME@REVISION``."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_REVISION: Final = "main"
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_ID: Final = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./+-]*))?", re.ASCII)
+_LONGEST: Final = 96
+_IN_NO_NAME: Final = ("--", "..")
+
+
+@dataclass(frozen=True)
+class RepoId:
+    """A repository of models.
+
+    Attributes:
+        name: ``ORG/NAME``.
+        revision: a branch, a tag or a commit; None for the default branch.
+    """
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+    @property
+    def asked_for(self) -> str:
+        """The revision, the default one where none is given."""
+        return self.revision or DEFAULT_REVISION
+
+
+def parse_id(text: str) -> RepoId | None:
+    """The id that ``text`` is; None for what can only be a path, such as ``./a/b``, ``a/b/c`` or ``a``."""
+    found = _ID.fullmatch(text)
+    if found is None or ".." in text:
+        return None
+    name, revision = found.groups()
+    if len(name) > _LONGEST or name.endswith(".git") or any(part in name for part in _IN_NO_NAME):
+        return None
+    return RepoId(name, revision)
