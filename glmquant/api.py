@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmquant import assets
 from glmquant.errors import CheckError, CheckpointError, ExportError
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
@@ -358,17 +357,16 @@ def train_classifier(
     An unfinished run with the same inputs is taken up.
 
     Args:
-        data: JSONL or CSV with a ``text`` and a ``label`` in each record, or a directory with a ``LABEL.txt`` for each
-            label, a text a line.
+        data: records with a text and a label, or a directory with a file or a directory for each label
+            (docs/data.md).
         adapter: as in :func:`inspect`.
         memory_limit, device: as in :func:`calibrate`, for the frozen model's pass.
     """
-    from glmquant.data.labeled import read_labeled
     from glmquant.streaming.resources import Resources
-    from glmquant.train.directory import train_directory
+    from glmquant.train.directory import read_training_data, train_directory
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    labeled = read_labeled(Path(assets.resolve(str(data))))
+    labeled = read_training_data(str(data), recipe.train)
     checkpoint = _opened(model, recipe, adapter, progress)
     return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, progress)
 

@@ -305,7 +305,9 @@ def train_classifier(
     model: ModelArgument,
     data: Annotated[
         Path,
-        typer.Option("--data", help="Train on this: JSONL or CSV with text and label, or a directory of LABEL.txt."),
+        typer.Option(
+            "--data", help="Train on this: records with text and label, or a directory of LABEL.txt or LABEL/"
+        ),
     ],
     out: Out,
     adapter: AdapterOption = None,
@@ -325,15 +327,23 @@ def classify(
     bundle: BundleArgument,
     texts: Annotated[list[str] | None, typer.Argument(help="Classify these texts.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Classify the texts of a file: one a line, or JSONL with text.")
+        Path | None, typer.Option("--file", help="Classify the texts of a file: one a line, or one a record.")
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option("--text-field", help="Read this field of each record (default: the usual ones).")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="Read the file in this encoding (default: UTF-8).")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
+    from glmquant.data.reading import Reading
     from glmquant.data.sequences import read_texts
 
-    given = [*map(as_typed, texts or ()), *(read_texts(file) if file else ())]
+    reading = Reading(encoding=encoding, text_field=text_field)
+    given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
     with _progress(quiet) as progress:

@@ -60,14 +60,16 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Compute
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[
-    list[Path] | None, typer.Option("--text", help="Measure perplexity on this file, UTF-8 text or JSONL.")
+    list[Path] | None, typer.Option("--text", help="Measure perplexity on this file of text, records or conversations.")
 ]
-Data = Annotated[list[Path] | None, typer.Option("--data", help="Calibrate on this file, UTF-8 text or JSONL.")]
+Data = Annotated[
+    list[Path] | None, typer.Option("--data", help="Calibrate on this file of text, records or conversations.")
+]
 TrainData = Annotated[
     Path | None,
     typer.Option(
         "--train-data",
-        help="Train a classifier first, on JSONL or CSV with text and label, or a directory of LABEL.txt files.",
+        help="Train a classifier first, on records with text and label, or a directory of LABEL.txt or LABEL/.",
     ),
 ]
 Inconclusive = Annotated[
@@ -84,7 +86,7 @@ CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]
 TaskOption = Annotated[
-    list[Path] | None, typer.Option("--task", help="Measure accuracy on these labeled texts, JSONL or CSV.")
+    list[Path] | None, typer.Option("--task", help="Measure accuracy on this file of labeled texts.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divide logits by this before sampling; 0 is greedy.")]

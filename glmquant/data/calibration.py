@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.data.reading import USUAL, Reading
 from glmquant.data.sequences import Ids
 from glmquant.data.windows import TokenStream
 from glmquant.errors import CalibrationError
@@ -108,6 +109,7 @@ def sample_calibration(
     seq_len: int,
     seed: int = 0,
     sampling: Sampling = "random",
+    reading: Reading = USUAL,
 ) -> CalibrationSet:
     """Draws samples of ``seq_len`` tokens, prefix included, from text files, without overlap.
 
@@ -117,14 +119,16 @@ def sample_calibration(
     memory.
 
     Args:
-        files: UTF-8 text or JSONL.
+        files: of text, of records with a text, or of conversations (docs/data.md).
         weights: each file's share of the samples, rounded by largest remainder; empty for equal shares.
         num_samples: over all files.
         seq_len: tokens per sample.
         seed: of ``random`` sampling.
+        reading: what the files' owner says about them.
 
     Raises:
         DataError: a file that cannot be read.
+        CheckpointError: conversations, and a tokenizer without a chat template.
         CalibrationError: no file; a ``seq_len`` that the tokenizer's prefix fills; a file whose share is no sample; or
             too little text (it says how many tokens there are and how many are needed).
     """
@@ -139,7 +143,7 @@ def sample_calibration(
     shares = _shares(weights or [1.0] * len(files), num_samples)
     keyed, sources = [], []
     for index, (path, share) in enumerate(zip(files, shares, strict=True)):
-        stream = TokenStream(Path(path), tokenizer)
+        stream = TokenStream(Path(path), tokenizer, reading)
         keyed += _choose(stream, share, body, f"{seed}/{index}", sampling, num_samples)
         sources.append(TextSource(Path(path).name, share, stream.sha256 if sampling == "random" else None))
     if sampling == "random":

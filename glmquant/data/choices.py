@@ -1,43 +1,53 @@
-"""Read multiple-choice questions: JSONL, or CSV in the format of C-Eval (with a header) or MMLU (without)."""
+"""Read multiple-choice questions: records, or tables in the format of C-Eval (with a header) or MMLU (without)."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-from glmquant.data.text import is_jsonl, not_utf8, read_records, require_file, text_field
+from glmquant.data.encodings import open_text, undecodable
+from glmquant.data.fields import resolved, text_value
+from glmquant.data.reading import USUAL, Reading
+from glmquant.data.record import Record
+from glmquant.data.records import kind_of, read_records, table_separator
+from glmquant.data.streams import DataFile, open_data
+from glmquant.data.tables import column_name, known, require_row, table_rows
 from glmquant.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"
-CSV_COLUMNS = "a header with question, A, B, …, answer; or, without a header, question, choices, answer"
-JSONL_FIELDS = '{"question": "…", "choices": ["…", "…"], "answer": "A"}, or the choices in fields A, B, …'
+TABLE_COLUMNS = "a header with question, A, B, …, answer; or, without a header, question, choices, answer"
+RECORD_FIELDS = '{"question": "…", "choices": ["…", "…"], "answer": "A"}, or the choices in fields A, B, …'
+ANSWERS: Final = ("answer", "answerKey")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its choices in order, the index of the correct one, and its line in the file."""
+    """A question, its choices in order, the index of the correct one, and its ``line``, record or row, as ``unit``
+    says."""
 
     question: str
     choices: tuple[str, ...]
     answer: int
     line: int
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        return f"{self.unit} {self.line}"
 
 
-def read_questions(path: Path, limit: int | None = None) -> tuple[Question, ...]:
-    """The first ``limit`` questions of a file: CSV if its name ends in ``.csv``, else JSONL.
+def read_questions(path: Path, limit: int | None = None, reading: Reading = USUAL) -> tuple[Question, ...]:
+    """The first ``limit`` questions of a file of records, or of a table.
 
-    An answer is a letter, or an index from 0.
+    An answer is a letter, or an index from 0. The owner's ``text_field`` and ``label_field`` name the question and the
+    answer.
 
     Raises:
         DataError: a file that cannot be read, a record without question, choices or a possible answer, or fewer
             questions than ``limit``.
     """
-    require_file(path)
-    is_csv = path.suffix.lower() == ".csv"
-    if not is_csv and not is_jsonl(path):
-        raise DataError(f"cannot tell the format of {path.name}", where=path, expected="a name in .jsonl or .csv")
     questions: list[Question] = []
-    for question in _from_csv(path) if is_csv else _from_jsonl(path):
+    for question in _questions(path, reading):
         questions.append(question)
         if len(questions) == limit:
             break
@@ -49,31 +59,61 @@ def read_questions(path: Path, limit: int | None = None) -> tuple[Question, ...]
     return tuple(questions)
 
 
-def _from_jsonl(path: Path) -> Iterator[Question]:
-    for line, record in read_records(path):
-        choices = record.get("choices")
-        if choices is None:
-            choices = [record[letter] for letter in LETTERS if letter in record]
-        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-            raise DataError("the choices are not a list of text", where=f"{path}, line {line}", expected=JSONL_FIELDS)
-        yield _question(text_field(record, "question", path, line), choices, record.get("answer"), path, line)
+def _questions(path: Path, reading: Reading) -> Iterator[Question]:
+    data = open_data(path)
+    kind = kind_of(data, reading)
+    if kind == "a table":
+        yield from _from_table(data, reading)
+    elif kind == "text":
+        raise DataError(
+            f"{path.name} is plain text, which has no questions", where=path, expected=f"{RECORD_FIELDS}, or a table"
+        )
+    else:
+        for record in read_records(data, reading, kind):
+            yield _from_record(record, reading, path)
 
 
-def _from_csv(path: Path) -> Iterator[Question]:
+def _from_record(record: Record, reading: Reading, path: Path) -> Question:
+    where = f"{path}, {record.place}"
+    names = list(record.fields)
+    asked = resolved(reading.text_field or "question", names, where)
+    answers = (reading.label_field,) if reading.label_field else ANSWERS
+    answer = next((record.fields[name] for name in answers if name in record.fields), None)
+    choices, answer = _choices(record.fields, answer)
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise DataError("the choices are not a list of text", where=where, expected=RECORD_FIELDS)
+    question = text_value(record, asked, path)
+    if question is None:
+        raise DataError("a record has no question", where=where, hint="fill it, or drop the record")
+    return _question(question, choices, answer, path, record.number, record.unit)
+
+
+def _choices(fields: Mapping[str, Any], answer: Any) -> tuple[Any, Any]:
+    """Choices and answer: a list, fields A, B, …, or ARC's texts beside labels of their own, one of them the answer."""
+    choices = fields.get("choices")
+    if isinstance(choices, dict) and isinstance(choices.get("label"), list):
+        labels = choices["label"]
+        return choices.get("text"), labels.index(answer) if answer in labels else None
+    if choices is None:
+        return [fields[letter] for letter in LETTERS if fields.get(letter) is not None], answer
+    return choices, answer
+
+
+def _from_table(data: DataFile, reading: Reading) -> Iterator[Question]:
+    path, separator = data.path, table_separator(data, reading)
+    asked, answered = reading.text_field or "question", reading.label_field or "answer"
+    header: list[str] | None = None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = ((reader.line_num, row) for row in reader if row)
-            _, first = next(rows, (1, []))
-            columns = first if "question" in first else None
-            if columns is None and first:
-                yield _from_row(first, _plain_columns(first), path, 1)
-            for line, row in rows:
-                yield _from_row(row, columns or _plain_columns(row), path, line)
+        with open_text(data, reading, newline="") as file:
+            for place, (line, row) in enumerate(table_rows(file, separator, path)):
+                if place == 0 and known(row, (asked.casefold(),)):
+                    header = [column_name(cell) for cell in row]
+                    continue
+                if header is not None and len(row) > len(header):
+                    require_row(row, header, separator, path, line)
+                yield _from_row(row, header or _plain_columns(row), (asked, answered), path, line)
     except UnicodeDecodeError:
-        raise not_utf8(path) from None
-    except csv.Error as error:
-        raise DataError(f"not CSV: {error}", where=f"{path}, line {reader.line_num}") from None
+        raise undecodable(data, reading) from None
 
 
 def _plain_columns(row: list[str]) -> list[str]:
@@ -81,22 +121,23 @@ def _plain_columns(row: list[str]) -> list[str]:
     return ["question", *LETTERS[: max(len(row) - 2, 0)], "answer"]
 
 
-def _from_row(row: list[str], columns: list[str], path: Path, line: int) -> Question:
+def _from_row(row: list[str], columns: Sequence[str], names: tuple[str, str], path: Path, line: int) -> Question:
     fields = dict(zip(columns, row, strict=False))
     choices = [fields[letter] for letter in LETTERS if fields.get(letter)]
-    if len(row) < len(columns) or "question" not in fields or "answer" not in fields:
-        raise DataError(f"a row of {len(row)} fields", where=f"{path}, line {line}", expected=CSV_COLUMNS)
-    return _question(fields["question"], choices, fields["answer"], path, line)
+    question, answer = (fields.get(name) for name in names)
+    if len(row) < len(columns) or question is None or answer is None:
+        raise DataError(f"a row of {len(row)} fields", where=f"{path}, line {line}", expected=TABLE_COLUMNS)
+    return _question(question, choices, answer, path, line)
 
 
-def _question(question: str, choices: list[str], answer: object, path: Path, line: int) -> Question:
-    where = f"{path}, line {line}"
+def _question(question: str, choices: list[str], answer: object, path: Path, line: int, unit: str = "line") -> Question:
+    where = f"{path}, {unit} {line}"
     if not 2 <= len(choices) <= len(LETTERS):
-        raise DataError(f"{len(choices)} choices", where=where, expected=f"2 to {len(LETTERS)}; {JSONL_FIELDS}")
+        raise DataError(f"{len(choices)} choices", where=where, expected=f"2 to {len(LETTERS)}; {RECORD_FIELDS}")
     letters = LETTERS[: len(choices)]
     text = str(answer).strip().upper()
     if len(text) == 1 and text in letters:
-        return Question(question, tuple(choices), letters.index(text), line)
+        return Question(question, tuple(choices), letters.index(text), line, unit)
     if text.isdigit() and int(text) < len(choices):
-        return Question(question, tuple(choices), int(text), line)
+        return Question(question, tuple(choices), int(text), line, unit)
     raise DataError(f"the answer is {answer!r:.40}", where=where, expected=f"one of {', '.join(letters)}")

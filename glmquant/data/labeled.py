@@ -1,25 +1,42 @@
-"""Read labeled texts: JSONL or CSV with a ``text`` and a ``label`` per record, or a directory with a file per label."""
+"""Read labeled texts: records with a text and a label, or a directory with a file or a directory for each label."""
 
-import csv
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from glmquant.data.text import is_jsonl, not_utf8, read_records, require_file, text_field
+from glmquant.data.fields import label_field, text_value
+from glmquant.data.labeled_directory import directory_texts
+from glmquant.data.reading import USUAL, Reading, nearest
+from glmquant.data.record import Record
+from glmquant.data.records import kind_of
+from glmquant.data.streams import open_data
+from glmquant.data.text import meant_records, required_text
 from glmquant.errors import DataError
 
-COLUMNS = ("text", "label")
+log = logging.getLogger("glmquant")
+
+WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
+DECIMAL: Final = re.compile(r"-?[0-9]{1,18}\.[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text, its label, and its line; in a directory, also the name of its ``file``."""
+    """A text, its label, and its ``line``, record or row, as ``unit`` says; in a directory, also the ``file``."""
 
     text: str
     label: str
     line: int
     file: str = ""
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        """``line 3``, or in a directory ``pos.txt, line 3``."""
+        return f"{self.file}{', ' if self.file else ''}{self.unit} {self.line}"
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class LabeledSet:
     Attributes:
         name: of the file or directory, without its parents.
         examples: in file order.
-        labels: sorted; each occurs among the examples, unless the labels were given.
+        labels: sorted, numbers by their value; each occurs among the examples, unless the labels were given.
     """
 
     name: str
@@ -48,93 +65,107 @@ class LabeledSet:
 
     def place(self, example: Example) -> str:
         """Where an example comes from, for messages: ``train.jsonl, line 3``."""
-        return f"{self.name}{'/' if example.file else ''}{example.file}, line {example.line}"
+        return f"{self.name}{'/' if example.file else ', '}{example.place}"
 
 
-def read_labeled(path: Path, limit: int | None = None, known: Mapping[str, str] | None = None) -> LabeledSet:
-    """The first ``limit`` examples of a file, CSV with a header if its name ends in ``.csv``, else JSONL; or of a
-    directory, where each ``LABEL.txt`` has one text per line; blank lines are skipped.
+def read_labeled(
+    path: Path, limit: int | None = None, known: Mapping[str, str] | None = None, reading: Reading = USUAL
+) -> LabeledSet:
+    """The first ``limit`` examples of a file of records, or of a directory: each ``LABEL.txt`` has one text per line,
+    blank lines skipped, or each ``LABEL/*.txt`` is one text.
 
     Args:
         known: the labels that may occur; empty or None for any.
+        reading: what the file's owner says about it.
 
     Raises:
         DataError: a file that cannot be read, a record without text or label, a label that is not known, fewer
             examples than ``limit``, or fewer than two labels.
     """
     examples: list[Example] = []
-    for example in _examples(path):
+    for example in _trimmed(_examples(path, reading), path):
         if known and example.label not in known:
-            raise DataError(
-                f"unknown label {example.label!r}",
-                where=f"{path / example.file}, line {example.line}",
-                expected=f"one of: {', '.join(known)}",
-            )
+            raise _unknown(example, known, path)
         examples.append(example)
         if len(examples) == limit:
             break
     if limit is not None and len(examples) < limit:
         raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, hint="lower the task's limit")
-    labels = tuple(sorted(known or {example.label for example in examples}))
+    labels = in_order(known or {example.label for example in examples})
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")
     return LabeledSet(path.name, tuple(examples), labels)
 
 
-def _examples(path: Path) -> Iterator[Example]:
-    if path.is_dir():
-        return _from_directory(path)
-    require_file(path)
-    if path.suffix.lower() == ".csv":
-        return _from_csv(path)
-    if is_jsonl(path):
-        return _from_jsonl(path)
-    raise DataError(
-        f"cannot tell the format of {path.name}",
-        where=path,
-        expected="a name in .jsonl or .csv, or a directory with a .txt file for each label",
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels in the order of their values where all are numbers, else by their characters."""
+    found = sorted(labels)
+    if all(WHOLE.fullmatch(label) for label in found):
+        return tuple(sorted(found, key=int))
+    if all(WHOLE.fullmatch(label) or DECIMAL.fullmatch(label) for label in found):
+        log.warning("the labels are decimal numbers (%s, …); each is taken as a name", found[0])
+        return tuple(sorted(found, key=float))
+    return tuple(found)
+
+
+def _unknown(example: Example, known: Mapping[str, str], path: Path) -> DataError:
+    place = path / example.file if example.file else path
+    near = nearest(example.label, known)
+    return DataError(
+        f"unknown label {example.label!r}",
+        where=f"{place}, {example.unit} {example.line}",
+        expected=f"one of: {', '.join(known)}",
+        hint=f"did you mean {near!r}?" if near else None,
     )
 
 
-def _from_directory(path: Path) -> Iterator[Example]:
-    for file in sorted(path.glob("*.txt")):
-        try:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError:
-            raise not_utf8(file) from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield Example(line.strip(), file.stem, number, file.name)
+def _trimmed(examples: Iterator[Example], path: Path) -> Iterator[Example]:
+    """Examples with the blanks around their labels taken off, and a note."""
+    count = 0
+    for example in examples:
+        label = example.label.strip()
+        count += label != example.label
+        yield example if label == example.label else replace(example, label=label)
+    if count:
+        log.info("%s: blanks around %d labels are taken off", path.name, count)
 
 
-def _from_jsonl(path: Path) -> Iterator[Example]:
-    for line, record in read_records(path):
-        yield Example(text_field(record, "text", path, line), _label(record, path, line), line)
+def _examples(path: Path, reading: Reading) -> Iterator[Example]:
+    if path.is_dir():
+        return (Example(*found) for found in directory_texts(path, reading))
+    return _from_records(path, reading)
 
 
-def _label(record: dict[str, object], path: Path, line: int) -> str:
-    value = record.get("label")
+def _from_records(path: Path, reading: Reading) -> Iterator[Example]:
+    data = open_data(path)
+    kind = kind_of(data, reading)
+    if kind == "text":
+        raise DataError(
+            f"{path.name} is plain text, which has no labels",
+            where=path,
+            expected="records with a text and a label, or a directory with a file or a directory for each label",
+            hint='write {"text": "…", "label": "…"} in each line, or a line "text,label" above the rows of a table',
+        )
+
+    def label_of(names: Sequence[str], place: str) -> str:
+        return label_field(names, reading, path, place)
+
+    for record, meant, label in meant_records(data, reading, kind, chats=False, beside=label_of):
+        text = required_text(record, meant.text, path)
+        yield Example(text, _label(record, label, path), record.number, unit=record.unit)
+
+
+def _label(record: Record, name: str, path: Path) -> str:
+    value, where = record.fields.get(name), f"{path}, {record.place}"
+    if isinstance(value, float):
+        raise DataError(
+            f"the label is the number {value!r}",
+            where=where,
+            expected="a whole number or a name",
+            hint="write whole numbers; an empty cell elsewhere in the column makes pandas write decimals",
+        )
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    label = str(value) if is_number else text_field(record, "label", path, line)
+    label = str(value) if is_number else text_value(record, name, path) or ""
     if not label.strip():
-        raise DataError("a record has no label", where=f"{path}, line {line}", hint="fill it, or drop the record")
+        raise DataError("a record has no label", where=where, hint="fill it, or drop the record")
     return label
-
-
-def _from_csv(path: Path) -> Iterator[Example]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"no column {missing[0]!r}", where=f"{path}, line 1", expected="a header with text and label"
-                )
-            for row in reader:
-                record: dict[str, object] = {name: row[name] for name in COLUMNS if row[name] is not None}
-                line = reader.line_num
-                yield Example(text_field(record, "text", path, line), _label(record, path, line), line)
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
-    except csv.Error as error:
-        raise DataError(f"not CSV: {error}", where=f"{path}, line {reader.line_num + 1}") from None

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmquant.core.protocols import Tokenizer
-from glmquant.data.text import is_jsonl, read_documents, read_records, text_field
+from glmquant.data.reading import USUAL, Reading
+from glmquant.data.text import read_lines
 from glmquant.errors import DataError
 
 Ids = NDArray[np.int64]
@@ -65,15 +66,13 @@ def encode_texts(
     return EncodedTexts(tuple(ids), tuple(truncated))
 
 
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file: the field ``text`` of each JSONL record, or each line of a text file.
+def read_texts(path: Path, reading: Reading = USUAL) -> list[str]:
+    """The texts of a file: each record's text, or each line of a plain text.
 
     Raises:
         DataError: a file that cannot be read, or a record without text.
     """
-    if is_jsonl(path):
-        return [text_field(record, "text", path, line) for line, record in read_records(path)]
-    return "".join(read_documents(path)).splitlines()
+    return [text for text, _ in read_lines(path, reading)]
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -1,145 +1,157 @@
-"""Read text: UTF-8 files, and JSONL with one record per line.
+"""Documents of a data file: plain text, records of text, conversations."""
 
-A file is JSONL if its name ends in ``.jsonl`` or ``.ndjson``, and plain text otherwise.
-"""
-
-import codecs
-import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from glmquant.core.protocols import Turn
+from glmquant.data.conversations import turns_of
+from glmquant.data.encodings import open_text, undecodable
+from glmquant.data.fields import Meant, meant_fields, text_value
+from glmquant.data.reading import USUAL, Reading
+from glmquant.data.record import Record
+from glmquant.data.records import Kind, kind_of, read_records
+from glmquant.data.streams import DataFile, open_data
 from glmquant.errors import DataError
 
-JSONL_SUFFIXES = (".jsonl", ".ndjson")
+log = logging.getLogger("glmquant")
+
 CHARACTERS_AT_ONCE = 1 << 21
-BYTES_AT_ONCE = 1 << 20
-ONE_RECORD = 'one JSON object per line, e.g. {"text": "…"}'
 
 
-def is_jsonl(path: Path) -> bool:
-    """Whether the file's name is that of JSONL."""
-    return path.suffix.lower() in JSONL_SUFFIXES
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of a conversation, oldest first, and where they stand."""
+
+    turns: Sequence[Turn]
+    where: str
 
 
-def read_documents(path: Path) -> Iterator[str]:
-    """The documents of a file, in order: each JSONL record's ``text`` with a newline, or the pieces of a text file.
-
-    A text file is one document, so that it is tokenized as a whole; a file of more than two million characters is split
-    at newlines.
-
-    Raises:
-        DataError: no such file, not UTF-8, or a record without text.
-    """
-    require_file(path)
-    if is_jsonl(path):
-        for line, record in read_records(path):
-            yield text_field(record, "text", path, line) + "\n"
-    else:
-        yield from _text_pieces(path)
+Document = str | Conversation
 
 
-def read_records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """The objects of a JSONL file with their line numbers, from 1; blank lines are skipped.
+def read_documents(path: Path, reading: Reading = USUAL) -> Iterator[Document]:
+    """The documents of a file, in order: each record's text with a newline, or its conversation, or the pieces of a
+    plain text.
+
+    A plain text is one document, so that it is tokenized as a whole; one of more than two million characters is split
+    at newlines. Records without text are left out, and counted in the log.
 
     Raises:
-        DataError: no such file, not UTF-8, or a line that is not a JSON object.
+        DataError: a file that cannot be read (docs/data.md says what can), or records none of which holds text.
     """
-    require_file(path)
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            text = _decode(raw, path)
-            if text.strip():
-                yield number, _parse(text, path, number)
+    data = open_data(path)
+    kind = kind_of(data, reading)
+    return _text_pieces(data, reading) if kind == "text" else _documents(data, reading, kind)
 
 
-def text_field(record: dict[str, object], name: str, path: Path, line: int) -> str:
-    """A text field of a record.
+def read_lines(path: Path, reading: Reading = USUAL) -> Iterator[tuple[str, str]]:
+    """Texts to classify with their places: each line of a plain text, or each record's text.
 
     Raises:
-        DataError: the field is missing, is not a string, or holds an unpaired surrogate.
+        DataError: a file that cannot be read, a conversation, or a record without text.
     """
-    if name not in record:
+    data = open_data(path)
+    kind = kind_of(data, reading)
+    if kind == "text":
+        for number, line in enumerate("".join(_text_pieces(data, reading)).splitlines(), start=1):
+            yield line, f"line {number}"
+        return
+    for record, meant, _ in meant_records(data, reading, kind, chats=False):
+        yield required_text(record, meant.text, path), record.place
+
+
+def required_text(record: Record, name: str, path: Path) -> str:
+    """A record's text. Raises DataError where it has none."""
+    text = text_value(record, name, path)
+    if text is None:
         raise DataError(
-            f"a record has no field {name!r}",
-            where=f"{path}, line {line}",
-            expected=ONE_RECORD,
-            hint=f"its fields are: {', '.join(list(record)[:10]) or 'none'}",
+            "a record has no text", where=f"{path}, {record.place}", hint=f"fill {name!r}, or drop the record"
         )
-    value = record[name]
-    if not isinstance(value, str):
-        raise DataError(
-            f"field {name!r} is {type(value).__name__}, not text", where=f"{path}, line {line}", expected=ONE_RECORD
-        )
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"field {name!r} holds an unpaired surrogate", where=f"{path}, line {line}", expected="UTF-8")
-    return value
+    return text
 
 
-def require_file(path: Path) -> None:
-    """Refuses a path that is no file.
+def meant_records(
+    data: DataFile,
+    reading: Reading,
+    kind: Kind,
+    *,
+    chats: bool,
+    beside: Callable[[Sequence[str], str], str] = lambda names, place: "",
+) -> Iterator[tuple[Record, Meant, str]]:
+    """The records inside, and which of their fields are read: decided by the first, told in the log.
 
-    Raises:
-        DataError: there is no file at ``path``.
+    Args:
+        chats: conversations are read too.
+        beside: of a record's fields and its place, a further field to read.
     """
-    if not path.is_file():
-        what = "a directory, not a file" if path.is_dir() else "no such file"
-        raise DataError(f"{what}: {path}", where=path, expected='a UTF-8 text file, or JSONL such as {"text": "…"}')
+
+    def chosen(names: Sequence[str], place: str) -> tuple[Meant, str]:
+        return meant_fields(names, reading, data.path, place, chats=chats), beside(names, place)
+
+    def wanted(names: Sequence[str]) -> Sequence[str]:
+        meant, other = chosen(names, "its columns")
+        return [name for name in names if name in (*meant.columns, other)]
+
+    fields: tuple[Meant, str] | None = None
+    for record in read_records(data, reading, kind, wanted):
+        if fields is None:
+            fields = chosen(list(record.fields), record.place)
+            _tell(data, kind, *fields, record)
+        yield record, *fields
 
 
-def not_utf8(path: Path) -> DataError:
-    """The error for a file that is not UTF-8, saying where its first bad byte is."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, line = 0, 1
-    with path.open("rb") as file:
-        while chunk := file.read(BYTES_AT_ONCE):
-            pending = decoder.getstate()[0]
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                bad = offset - len(pending) + error.start
-                line += (pending + chunk)[: error.start].count(b"\n")
-                return _bad_byte(path, bad, line)
-            line += chunk.count(b"\n")
-            offset += len(chunk)
-    return _bad_byte(path, offset - len(decoder.getstate()[0]), line)
+def holds_conversations(path: Path, reading: Reading = USUAL) -> bool:
+    """Whether the first document of a file is a conversation. Raises DataError as :func:`read_documents`."""
+    return isinstance(next(read_documents(path, reading), None), Conversation)
 
 
-def _bad_byte(path: Path, offset: int, line: int) -> DataError:
-    return DataError(
-        f"{path.name} is not UTF-8: the byte at offset {offset} (line {line}) cannot be decoded",
-        where=f"{path}, line {line}, byte offset {offset}",
-        expected="text in UTF-8",
-        hint="convert it, e.g. with: iconv -f GB18030 -t UTF-8",
-    )
+def _tell(data: DataFile, kind: Kind, meant: Meant, beside: str, record: Record) -> None:
+    """What is read, unless it is what every release read: a text, and a label."""
+    read = [name for name in (*meant.columns, beside) if name]
+    left = [name for name in record.fields if name and name not in read]
+    if set(read) - {"text", "label"} or kind not in ("JSON", "a table"):
+        unread = f"; not read: {', '.join(left[:10])}" if left else ""
+        log.info("%s is %s; read from each record: %s%s", data.path.name, kind, ", ".join(read), unread)
 
 
-def _decode(raw: bytes, path: Path) -> str:
+def _documents(data: DataFile, reading: Reading, kind: Kind) -> Iterator[Document]:
+    total = empty = tools = 0
+    for record, meant, _ in meant_records(data, reading, kind, chats=True):
+        document = _document(record, meant, data.path)
+        total += 1
+        empty += document is None or document == "\n"
+        tools += bool(record.fields.get("tools"))
+        if document is not None:
+            yield document
+    if empty == total:
+        raise DataError(f"none of the {total} records holds text", where=data.path, expected="text")
+    if empty:
+        log.info("%s: %d of %d records hold no text", data.path.name, empty, total)
+    if tools:
+        log.warning("%s: the tools that %d conversations describe are left out", data.path.name, tools)
+
+
+def _document(record: Record, meant: Meant, path: Path) -> Document | None:
+    where = f"{path}, {record.place}"
+    value = record.fields.get(meant.text)
+    if meant.answer is None and not (isinstance(value, list) or _is_turns(value)):
+        text = text_value(record, meant.text, path)
+        return None if text is None else text + "\n"
+    turns = turns_of(record, meant, where)
+    return None if turns is None else Conversation(turns, where)
+
+
+def _is_turns(value: object) -> bool:
+    """Whether the text in a table's cell is a list of turns, as JSON."""
+    return isinstance(value, str) and value.startswith('[{"') and ('"role"' in value or '"from"' in value)
+
+
+def _text_pieces(data: DataFile, reading: Reading) -> Iterator[str]:
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
-
-
-def _parse(text: str, path: Path, line: int) -> dict[str, object]:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"not JSON: {error.msg} at column {error.colno}", where=f"{path}, line {line}", expected=ONE_RECORD
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"cannot read this JSON: {error}", where=f"{path}, line {line}", expected=ONE_RECORD) from None
-    if not isinstance(record, dict):
-        raise DataError(
-            f"the line holds {type(record).__name__}, not an object", where=f"{path}, line {line}", expected=ONE_RECORD
-        )
-    return record
-
-
-def _text_pieces(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(data, reading, newline=None) as file:
             while piece := file.read(CHARACTERS_AT_ONCE):
                 yield piece + file.readline(CHARACTERS_AT_ONCE)
     except UnicodeDecodeError:
-        raise not_utf8(path) from None
+        raise undecodable(data, reading) from None

@@ -13,8 +13,10 @@ from typing import BinaryIO, Final, Literal
 import numpy as np
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.data.chat_tokens import ChatEncoder
+from glmquant.data.reading import USUAL, Reading
 from glmquant.data.sequences import Ids
-from glmquant.data.text import read_documents
+from glmquant.data.text import Document, read_documents
 from glmquant.errors import CheckError
 
 Place = Literal["even", "last"]
@@ -24,16 +26,18 @@ TOKEN_BYTES: Final = 4
 class TokenStream:
     """The tokens of a file, document after document, without the tokenizer's prefix; one document is in memory.
 
-    Reading raises :class:`DataError` for a file that cannot be read.
+    A conversation is written by the model's chat template. Reading raises :class:`DataError` for a file that cannot be
+    read, and :class:`CheckpointError` for conversations where there is no template.
 
     Attributes:
         path: the file.
         num_tokens: tokens read so far.
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, path: Path, tokenizer: Tokenizer, reading: Reading = USUAL) -> None:
         self.path, self.num_tokens = path, 0
-        self._tokenizer, self._digest = tokenizer, hashlib.sha256()
+        self._tokenizer, self._reading, self._chats = tokenizer, reading, ChatEncoder(tokenizer)
+        self._digest = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
@@ -42,11 +46,19 @@ class TokenStream:
 
     def documents(self) -> Iterator[Ids]:
         """Each document's token ids: int64 ``[T]``."""
-        for text in read_documents(self.path):
-            ids_T = np.asarray(self._tokenizer.encode(text), dtype=np.int64)
+        for document in read_documents(self.path, self._reading):
+            ids_T = self._encode(document)
             self.num_tokens += len(ids_T)
             self._digest.update(ids_T.astype("<i4").tobytes())
             yield ids_T
+
+    def _encode(self, document: Document) -> Ids:
+        if isinstance(document, str):
+            return np.asarray(self._tokenizer.encode(document), dtype=np.int64)
+        prefix_T = np.asarray(self._tokenizer.prefix_ids, dtype=np.int64)
+        ids_T = self._chats.ids(document.turns, document.where)
+        starts = np.array_equal(ids_T[: len(prefix_T)], prefix_T)
+        return ids_T[len(prefix_T) :] if starts else ids_T
 
     def windows(self, length: int) -> Iterator[Ids]:
         """Consecutive windows of ``length`` tokens, across documents; the incomplete last one is dropped."""
@@ -82,7 +94,13 @@ class EvaluationText:
 
 
 def read_windows(
-    path: Path, tokenizer: Tokenizer, *, num_tokens: int, seq_len: int, place: Place = "even"
+    path: Path,
+    tokenizer: Tokenizer,
+    *,
+    num_tokens: int,
+    seq_len: int,
+    place: Place = "even",
+    reading: Reading = USUAL,
 ) -> EvaluationText:
     """``num_tokens // seq_len`` windows of a text file, spread over all of it or taken from its end.
 
@@ -92,7 +110,7 @@ def read_windows(
             decode to nothing.
     """
     count = num_tokens // seq_len
-    stream = TokenStream(path, tokenizer)
+    stream = TokenStream(path, tokenizer, reading)
     with TemporaryFile() as spool:
         total = _spool(stream, spool)
         if count < 1 or total < count * seq_len:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.data.labeled import read_labeled
+from glmquant.data.reading import Reading
 from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import CheckError
 from glmquant.evaluation.baseline_cache import Rows
@@ -104,9 +105,10 @@ def _read(task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, max_length:
         raise CheckError(
             "a classifier names its labels itself", where=task.data, expected="a classification task without `labels`"
         )
-    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels})
+    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
+    labeled = read_labeled(Path(task.data), task.limit, {label: label for label in labels}, reading)
     texts = [(task.prompt or "{text}").replace("{text}", example.text) for example in labeled.examples]
-    places = [f"{task.data}, line {example.line}" for example in labeled.examples]
+    places = [f"{task.data}, {example.place}" for example in labeled.examples]
     encoded = encode_texts(texts, tokenizer, max_length, places)
     answers = tuple(labels.index(example.label) for example in labeled.examples)
     truth = Truth(task.name or labeled.name, labels, answers, tuple(texts), encoded.num_truncated)

@@ -6,12 +6,17 @@ Shape suffixes: I examples, L labels.
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.data.chat_tokens import Mask
+from glmquant.data.chat_windows import EvaluationChats, read_chats
+from glmquant.data.reading import Reading
+from glmquant.data.sequences import Ids
+from glmquant.data.text import holds_conversations
 from glmquant.data.windows import EvaluationText, read_windows
 from glmquant.errors import CheckError
 from glmquant.evaluation.examples import worst_token
@@ -33,7 +38,7 @@ Pairs = Iterator[tuple[Logits, Logits]]
 class Material:
     """The texts and tasks of a check, tokenized."""
 
-    texts: tuple[EvaluationText, ...]
+    texts: tuple[EvaluationText | EvaluationChats, ...]
     plans: tuple[TaskPlan, ...]
 
     @property
@@ -63,12 +68,7 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
         CheckError: nothing to measure, too little text, windows longer than the context, or a task that cannot be
             scored.
     """
-    texts = tuple(
-        read_windows(
-            Path(name), tokenizer, num_tokens=options.num_tokens, seq_len=options.seq_len, place=options.windows
-        )
-        for name in options.text
-    )
+    texts = tuple(_read_text(Path(name), tokenizer, options) for name in options.text)
     read = options.seq_len - 1 + len(tokenizer.prefix_ids)
     if texts and max_length is not None and read > max_length:
         raise CheckError(
@@ -86,6 +86,22 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             hint="set check.text or check.tasks",
         )
     return Material(texts, plans)
+
+
+def _read_text(path: Path, tokenizer: Tokenizer, options: CheckOptions) -> EvaluationText | EvaluationChats:
+    reading = Reading("check", options.encoding, options.text_field)
+    amount, length = options.num_tokens, options.seq_len
+    if holds_conversations(path, reading):
+        return read_chats(path, tokenizer, num_tokens=amount, seq_len=length, scored=options.scored, reading=reading)
+    if options.scored == "answers":
+        raise CheckError(
+            f"{path.name} is text, without answers to score",
+            where="check.scored",
+            expected="conversations (docs/data.md)",
+            hint="give conversations, or set check.scored=all",
+        )
+    place = options.windows
+    return read_windows(path, tokenizer, num_tokens=amount, seq_len=length, place=place, reading=reading)
 
 
 def evaluate(
@@ -119,11 +135,13 @@ def evaluate(
     return replace(_report(by_text, tasks, options, setting), coverage=coverage)
 
 
-def _coverage(text: EvaluationText, seq_len: int, calibration_texts: Collection[str]) -> TextCoverage:
+def _coverage(text: EvaluationText | EvaluationChats, seq_len: int, calibration_texts: Collection[str]) -> TextCoverage:
     calibrated_on = text.sha256 in calibration_texts
     if calibrated_on:
         log.warning("the model was calibrated on %s: what it loses there says little of other text", text.name)
-    return TextCoverage(text.name, len(text.windows) * seq_len, text.num_tokens, calibrated_on)
+    chats = isinstance(text, EvaluationChats)
+    read = sum(map(len, text.windows)) if chats else len(text.windows) * seq_len
+    return TextCoverage(text.name, read, text.num_tokens, calibrated_on)
 
 
 def _report(
@@ -154,17 +172,26 @@ def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Q
         yield pair
 
 
-def _window_queries(text: EvaluationText) -> list[Query]:
+def _window_queries(text: EvaluationText | EvaluationChats) -> list[Query]:
     """The last token of a window is only predicted, not read."""
-    return [Query(window[:-1], text.num_scored) for window in text.windows]
+    return [Query(window[:-1], len(scored_R)) for window, scored_R, _ in _scored(text)]
 
 
-def _score_text(text: EvaluationText, pairs: Pairs, tokenizer: Tokenizer) -> list[ScoredWindow]:
-    num_bytes = text.num_scored * text.bytes_per_token
+def _scored(text: EvaluationText | EvaluationChats) -> Iterator[tuple[Ids, Mask, float]]:
+    """Each window, which of its last tokens are scored, and their UTF-8 bytes."""
+    if isinstance(text, EvaluationChats):
+        return zip(text.windows, text.scored, text.num_bytes, strict=True)
+    all_R = np.ones(text.num_scored, dtype=bool)
+    return zip(text.windows, repeat(all_R), repeat(text.num_scored * text.bytes_per_token), strict=False)
+
+
+def _score_text(text: EvaluationText | EvaluationChats, pairs: Pairs, tokenizer: Tokenizer) -> list[ScoredWindow]:
     scored = []
-    for window, pair in zip(text.windows, islice(pairs, len(text.windows)), strict=True):
-        scores = score_tokens(*pair, window[-text.num_scored :])
-        worst = worst_token(text.name, window, *pair, scores, tokenizer)
+    for (window, scored_R, num_bytes), pair in zip(_scored(text), islice(pairs, len(text.windows)), strict=True):
+        places = len(window) - len(scored_R) + np.flatnonzero(scored_R)
+        baseline_RV, candidate_RV = pair if scored_R.all() else (side[scored_R] for side in pair)
+        scores = score_tokens(baseline_RV, candidate_RV, window[places])
+        worst = worst_token(text.name, window, places, baseline_RV, candidate_RV, scores, tokenizer)
         scored.append(ScoredWindow(text.name, scores, num_bytes, worst))
     return scored
 

@@ -18,14 +18,19 @@ GUESSES = 3
 def worst_token(
     text: str,
     window_T: NDArray[np.int64],
+    places_R: NDArray[np.int64],
     baseline_RV: Logits,
     candidate_RV: Logits,
     scores: TokenScores,
     tokenizer: Tokenizer,
 ) -> WorstToken:
-    """The scored token with the largest KL divergence, the text before it, and what each model predicts there."""
+    """The scored token with the largest KL divergence, the text before it, and what each model predicts there.
+
+    Args:
+        places_R: of the scored tokens in the window.
+    """
     row = int(scores.kl.argmax())
-    place = len(window_T) - len(scores.kl) + row
+    place = int(places_R[row])
     start = max(len(tokenizer.prefix_ids), place - CONTEXT_TOKENS)
     before = window_T[start:place].tolist()
     return WorstToken(

@@ -162,30 +162,49 @@ def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[n
 
 
 def summarize(windows: Sequence[ScoredWindow]) -> LanguageMetrics:
-    """All metrics over windows with equal numbers of scored tokens, of one text or several."""
-    baseline_WR, candidate_WR, kl_WR, same_WR = (
-        np.stack([getattr(window.scores, name) for window in windows])
+    """All metrics over windows, of one text or several; every scored token counts alike."""
+    baseline, candidate, kl, same = (
+        _PerWindow([getattr(window.scores, name) for window in windows])
         for name in ("baseline_nll", "candidate_nll", "kl", "same_top")
     )
     num_bytes = math.fsum(window.num_bytes for window in windows)
-    change_WR = np.exp(-candidate_WR) - np.exp(-baseline_WR)
-    median, p99, p999, largest = np.percentile(kl_WR, [50, 99, 99.9, 100])
+    change = _PerWindow([np.exp(-c) - np.exp(-b) for b, c in zip(baseline.rows, candidate.rows, strict=True)])
+    log_ratio = _PerWindow([c - b for b, c in zip(baseline.rows, candidate.rows, strict=True)])
+    median, p99, p999, largest = np.percentile(kl.tokens, [50, 99, 99.9, 100])
     worst = [window.worst for window in windows if window.worst is not None]
-    means = zip(*(x.mean(1).tolist() for x in (baseline_WR, candidate_WR, kl_WR, same_WR)), strict=True)
+    means = zip(*(each.means_W.tolist() for each in (baseline, candidate, kl, same)), strict=True)
     return LanguageMetrics(
         texts=tuple(dict.fromkeys(window.text for window in windows)),
-        num_tokens=baseline_WR.size,
-        baseline=_perplexity(baseline_WR, num_bytes),
-        candidate=_perplexity(candidate_WR, num_bytes),
-        perplexity=ratio_interval(candidate_WR.mean(1)),
-        perplexity_ratio=ratio_interval((candidate_WR - baseline_WR).mean(1)),
-        kl=KlSummary(mean_interval(kl_WR.mean(1), lowest=0), float(median), float(p99), float(p999), float(largest)),
-        top1_agreement=mean_interval(same_WR.mean(1), lowest=0, highest=1),
-        correct_probability_change=mean_interval(change_WR.mean(1)),
-        correct_probability_rms=float(np.sqrt(np.square(change_WR).mean())),
+        num_tokens=baseline.tokens.size,
+        baseline=_perplexity(baseline.tokens, num_bytes),
+        candidate=_perplexity(candidate.tokens, num_bytes),
+        perplexity=ratio_interval(candidate.units()),
+        perplexity_ratio=ratio_interval(log_ratio.units()),
+        kl=KlSummary(mean_interval(kl.units(), lowest=0), float(median), float(p99), float(p999), float(largest)),
+        top1_agreement=mean_interval(same.units(), lowest=0, highest=1),
+        correct_probability_change=mean_interval(change.units()),
+        correct_probability_rms=float(np.sqrt(np.square(change.tokens).mean())),
         windows=tuple(WindowMeans(window.text, *row) for window, row in zip(windows, means, strict=True)),
         worst=tuple(heapq.nlargest(SHOWN_TOKENS, worst, key=lambda token: token.kl)),
     )
+
+
+class _PerWindow:
+    """A quantity of each scored token: ``rows`` of float64 ``[R]``, R differing where windows do."""
+
+    def __init__(self, rows: Sequence[Floats]) -> None:
+        self.rows, self.tokens = rows, np.concatenate(rows)
+        self.means_W = np.array([row.mean() for row in rows])
+
+    def units(self) -> Floats:
+        """A value for each window, ``[W]``, whose mean is that of all tokens, and whose spread gives that mean's interval: for
+        windows of different lengths the linearized ratio of sums (Cochran, Sampling Techniques, 1977, 6.3)."""
+        counts_W = np.array([len(row) for row in self.rows])
+        if (counts_W == counts_W[0]).all():
+            return self.means_W
+        mean = float(self.tokens.mean())
+        units_W: Floats = mean + counts_W / counts_W.mean() * (self.means_W - mean)
+        return units_W
 
 
 def _score_rows(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> tuple[Floats, ...]:
@@ -220,5 +239,6 @@ def _require_finite(side: str, values_R: Floats) -> None:
         )
 
 
-def _perplexity(nll_WR: Floats, num_bytes: float) -> Perplexity:
-    return Perplexity(math.exp(nll_WR.mean()), math.exp(nll_WR.sum() / num_bytes))
+def _perplexity(nll: Floats, num_bytes: float) -> Perplexity:
+    """Of tokens, float64, one after another."""
+    return Perplexity(math.exp(nll.mean()), math.exp(nll.sum() / num_bytes))

@@ -14,6 +14,7 @@ from glmquant.core.protocols import Tokenizer
 from glmquant.core.softmax import logsumexp
 from glmquant.data.choices import LETTERS, Question, read_questions
 from glmquant.data.labeled import read_labeled
+from glmquant.data.reading import Reading
 from glmquant.errors import CheckError
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.tasks import Truth
@@ -64,7 +65,7 @@ class _Item:
     choices: str
     words: tuple[str, ...]
     answer: int
-    line: int
+    place: str
 
 
 def plan_task(task: Task, tokenizer: Tokenizer, max_length: int | None = None) -> TaskPlan:
@@ -136,7 +137,7 @@ class _Planner:
     def plan(self, item: _Item) -> PlannedExample:
         context, whole = self._fitted(item)
         start = min(_common(context, ids) for ids in whole)
-        where = f"{self._task.data}, line {item.line}"
+        where = f"{self._task.data}, {item.place}"
         if len(set(whole)) < len(whole) or min(map(len, whole)) == start:
             raise CheckError(
                 "two answers have the same tokens",
@@ -174,7 +175,7 @@ class _Planner:
         if kept == 0:
             raise CheckError(
                 "the prompt leaves no room for the text",
-                where=f"{self._task.data}, line {item.line}",
+                where=f"{self._task.data}, {item.place}",
                 expected=f"at most {self._max_length} tokens, prompt and answer included",
                 hint="shorten the prompt, lower few_shot.count, or export with a larger export.max_length",
             )
@@ -191,13 +192,14 @@ class _Planner:
 
 
 def _read(task: Task, data: str, limit: int | None, known: Mapping[str, str]) -> tuple[tuple[str, ...], list[_Item]]:
+    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
     if task.kind == "multiple_choice":
-        questions = read_questions(Path(data), limit)
+        questions = read_questions(Path(data), limit, reading)
         labels = tuple(LETTERS[: max(len(question.choices) for question in questions)])
         return labels, [_choice_item(question, task.by_letter) for question in questions]
-    labeled = read_labeled(Path(data), limit, known)
+    labeled = read_labeled(Path(data), limit, known, reading)
     words = tuple(task.labels.get(label, label) for label in labeled.labels)
-    items = [_Item(e.text, "", words, labeled.labels.index(e.label), e.line) for e in labeled.examples]
+    items = [_Item(e.text, "", words, labeled.labels.index(e.label), e.place) for e in labeled.examples]
     return labeled.labels, items
 
 
@@ -205,7 +207,7 @@ def _choice_item(question: Question, by_letter: bool) -> _Item:
     letters = LETTERS[: len(question.choices)]
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, question.choices, strict=True))
     words = tuple(letters) if by_letter else question.choices
-    return _Item(question.question, listed, words, question.answer, question.line)
+    return _Item(question.question, listed, words, question.answer, question.place)
 
 
 def _shots(task: Task, labels: Sequence[str]) -> str:

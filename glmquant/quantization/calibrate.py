@@ -16,6 +16,7 @@ from glmquant.core.device import CPU
 from glmquant.core.matmul import dtype_for
 from glmquant.core.stats import AbsmaxAccumulator
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, sample_calibration
+from glmquant.data.reading import Reading
 from glmquant.errors import CalibrationError
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
@@ -38,6 +39,7 @@ def sample_texts(checkpoint: Checkpoint, options: CalibrationOptions, data: Sequ
     Raises:
         DataError: a file that cannot be read.
         CalibrationError: too little text.
+        CheckpointError: conversations, and a model without a chat template.
     """
     files = tuple(data) or options.data
     if not files:
@@ -51,6 +53,7 @@ def sample_texts(checkpoint: Checkpoint, options: CalibrationOptions, data: Sequ
         seq_len=options.seq_len,
         seed=options.seed,
         sampling=options.sampling,
+        reading=Reading("calibration", options.encoding, options.text_field),
     )
 
 

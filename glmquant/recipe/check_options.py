@@ -8,7 +8,16 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from glmquant.recipe.section import NATS, SHARE, TOKENS, Section
+from glmquant.recipe.section import (
+    NATS,
+    SHARE,
+    TOKENS,
+    Encoding,
+    Section,
+    encoding_key,
+    label_field_key,
+    text_field_key,
+)
 
 
 class FewShot(Section):
@@ -27,9 +36,12 @@ class Task(Section):
     """A labeled set, scored by the likelihood of each answer after the prompt."""
 
     data: str = Field(
-        description="JSONL or CSV, relative to the recipe. Records of `classification` have `text` and `label`; those "
-        "of `multiple_choice` have `question`, choices and `answer`."
+        description="Records as JSON, a table, Parquet or Excel (docs/data.md), relative to the recipe. Those of "
+        "`classification` have a text and a label; those of `multiple_choice` have `question`, choices and `answer`."
     )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
+    label_field: str | None = label_field_key()
     kind: Literal["classification", "multiple_choice"] = Field("classification", description="What the records are.")
     name: str | None = Field(None, description="Name in reports; null: that of the file.")
     prompt: str | None = Field(
@@ -160,7 +172,16 @@ class CheckOptions(Section):
     """What the exported model is measured on, against the FP16 checkpoint, and what decides the verdict."""
 
     text: tuple[str, ...] = Field(
-        (), description="Held-out text files for perplexity and KL divergence, relative to the recipe."
+        (),
+        description="Held-out files for perplexity and KL divergence, relative to the recipe: text, or records with a "
+        "text or a conversation (docs/data.md).",
+    )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
+    scored: Literal["all", "answers"] = Field(
+        "all",
+        description="Which tokens of conversations are scored: `all`, or those of the assistant's `answers`, the end "
+        "of each included.",
     )
     num_tokens: int = Field(
         8192,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from glmquant import assets
 from glmquant.core.untrusted import shown
+from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.methods import METHODS
 from glmquant.recipe.packaged import packaged_recipes
@@ -199,7 +200,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _anchor_files(values: dict[str, Any], directory: Path) -> None:
     def anchored(name: Any) -> Any:
-        named = isinstance(name, str) and not name.startswith(assets.SCHEME)
+        named = isinstance(name, str) and name != STDIN and not name.startswith(assets.SCHEME)
         return str(directory / name) if named else name
 
     for key in FILES:

@@ -15,7 +15,16 @@ from glmquant.core.spec import QuantSpec
 from glmquant.methods import Rtn
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.method_options import AnyMethod
-from glmquant.recipe.section import EPOCHS, SHARE, TOKENS, Section
+from glmquant.recipe.section import (
+    EPOCHS,
+    SHARE,
+    TOKENS,
+    Encoding,
+    Section,
+    encoding_key,
+    label_field_key,
+    text_field_key,
+)
 
 
 class Model(Section):
@@ -37,9 +46,12 @@ class CalibrationOptions(Section):
 
     data: tuple[str, ...] = Field(
         (),
-        description="Text files to sample from, relative to the recipe: UTF-8 text, or JSONL with a `text` in each "
-        "record. `glmquant:calibration.txt` is the packaged text.",
+        description="Files to sample from, relative to the recipe: text, or records with a text or a conversation, "
+        "as JSON, a table, Parquet or Excel, compressed or not (docs/data.md). `glmquant:calibration.txt` is the "
+        "packaged text.",
     )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
     weights: tuple[float, ...] = Field(
         (), description="How much of the samples each file gives, relative to the others: one a file, above zero."
     )
@@ -207,9 +219,13 @@ class TrainOptions(Section):
 
     data: str | None = Field(
         None,
-        description="What `run` trains on before it quantizes: JSONL or CSV with `text` and `label` in each record, "
-        "or a directory with a `LABEL.txt` for each label, one text a line. Relative to the recipe.",
+        description="What `run` trains on before it quantizes: records with a text and a label, as JSON, a table, "
+        "Parquet or Excel, or a directory with a `LABEL.txt` for each label, one text a line, or a `LABEL/` with a "
+        "text a file (docs/data.md). Relative to the recipe.",
     )
+    encoding: Encoding | None = encoding_key()
+    text_field: str | None = text_field_key()
+    label_field: str | None = label_field_key()
     test: float = Field(
         0.1,
         gt=0,
@@ -261,7 +277,7 @@ class TrainOptions(Section):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights beside the examples, in values JSON has."""
-        return self.model_dump(mode="json", exclude={"data", "test"})
+        return self.model_dump(mode="json", exclude={"data", "test", "encoding", "text_field", "label_field"})
 
 
 class Recipe(Section):
@@ -293,5 +309,8 @@ class Recipe(Section):
         parts = self.model_dump(
             mode="json", include={"version", "description", "model", "calibration", "rules", "allocate", "fit", "store"}
         )
-        parts["calibration"]["data"] = [PurePath(name).name for name in self.calibration.data]
+        calibration = parts["calibration"]
+        calibration["data"] = [PurePath(name).name for name in self.calibration.data]
+        for key in ("encoding", "text_field"):  # which say how to read what is hashed itself
+            del calibration[key]
         return parts

@@ -1,12 +1,51 @@
 """What every section of a recipe is, and the units that keys name."""
 
-from pydantic import BaseModel, ConfigDict
+import codecs
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 TOKENS: JsonDict = {"unit": "tokens"}
 NATS: JsonDict = {"unit": "nats per token"}
 SHARE: JsonDict = {"unit": "share, 0 to 1"}
 EPOCHS: JsonDict = {"unit": "epochs"}
+
+
+def _known(encoding: str) -> str:
+    """Raises ValueError for what names no encoding of text."""
+    try:
+        "".encode(encoding)
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise ValueError(f"no encoding {encoding[:60]!r}; expected one such as gb18030, utf-16, big5, cp1252") from None
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_known)]
+"""An encoding that Python knows by this name."""
+
+
+def encoding_key() -> Any:
+    """The key of a data file's encoding."""
+    return Field(
+        None,
+        description="Encoding of the data's text, such as `gb18030`; null: UTF-8, or UTF-16 with its mark.",
+    )
+
+
+def text_field_key() -> Any:
+    """The key of the field that is read."""
+    return Field(
+        None,
+        description="Field of each record that is read: a text, or the turns of a conversation; `question+answer` "
+        "makes a conversation of two fields. null: the usual ones (docs/data.md).",
+    )
+
+
+def label_field_key() -> Any:
+    """The key of the field that labels are read from."""
+    return Field(None, description="Field of each record that holds its label; null: the usual ones (docs/data.md).")
 
 
 class Section(BaseModel):

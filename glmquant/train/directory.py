@@ -11,6 +11,7 @@ import torch
 
 from glmquant import assets
 from glmquant.data.labeled import LabeledSet, read_labeled
+from glmquant.data.reading import Reading
 from glmquant.errors import RecipeError
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions, Task
@@ -55,6 +56,12 @@ def train_directory(
     return report
 
 
+def read_training_data(data: str, options: TrainOptions) -> LabeledSet:
+    """The examples of a file or directory, read as ``options`` say. Raises DataError where they cannot be."""
+    reading = Reading("train", options.encoding, options.text_field, options.label_field)
+    return read_labeled(Path(assets.resolve(data)), reading=reading)
+
+
 def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabeledSet | None:
     """Those of ``train.data``; None where the recipe trains nothing.
 
@@ -63,7 +70,7 @@ def examples_to_train_on(checkpoint: Checkpoint, recipe: Recipe) -> LabeledSet |
         RecipeError: a ``train`` section without data, and a model that is no classifier yet.
     """
     if recipe.train.data is not None:
-        return read_labeled(Path(assets.resolve(recipe.train.data)))
+        return read_training_data(recipe.train.data, recipe.train)
     if "train" in recipe.model_fields_set and not checkpoint.config.num_labels:
         raise RecipeError(
             "the recipe trains a classifier, and names nothing to train on",

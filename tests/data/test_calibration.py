@@ -104,7 +104,7 @@ def test_too_little_text_says_how_much_there_is(tmp_path: Path, sampling: str) -
 
 
 def test_empty_text(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="has 0 tokens"):
+    with pytest.raises(DataError, match="the file is empty"):
         sample_calibration([write(tmp_path, "e.txt", "")], [], Letters(), num_samples=1, seq_len=8)
 
 

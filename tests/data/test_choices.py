@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from glmquant.data.choices import Question, read_questions
+from glmquant.data.reading import Reading
 from glmquant.errors import DataError
 
 CHOICES = ("one", "two", "three", "four")
@@ -55,11 +56,40 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
         ("q.csv", "question,A,B\nx,a,b\n", ["a row of 3 fields"]),
         ("q.csv", 'x,"a"b,c,A\n', ["line 1", "not CSV"]),
         ("q.csv", b"x,\xff,c,A\n", ["byte offset 2", "UTF-8"]),
-        ("q.csv", "", ["0 questions"]),
-        ("q.txt", "x", ["format", ".jsonl or .csv"]),
+        ("q.csv", "", ["the file is empty"]),
+        ("q.csv", "\n", ["nothing but blanks"]),
+        ("q.csv", "question,A,B,answer\n", ["0 questions"]),
+        ("q.csv", "question,A,B,answer\nx,a,b,A,\n", ["line 2", "5 cells under a header of 4"]),
+        ("q.jsonl", '{"question": null, "choices": ["a", "b"], "answer": 0}', ["line 1", "no question"]),
+        ("q.txt", "x", ["plain text", '"question"']),
     ],
 )
 def test_bad_input_is_named_by_file_and_line(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         read_questions(write(tmp_path, name, content))
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("separator", ["\t", ";", "|"])
+def test_other_separators_with_and_without_a_header(tmp_path: Path, separator: str) -> None:
+    row = separator.join(["什么, 吗?", *CHOICES, "C"])
+    header = separator.join(["question", "A", "B", "C", "D", "answer"])
+    for content in (f"{row}\n", f"{header}\n{row}\n"):
+        (question,) = read_questions(write(tmp_path, "q.csv", content))
+        assert (question.question, question.choices, question.answer) == ("什么, 吗?", CHOICES, 2)
+
+
+def test_arcs_layout_and_fields_of_another_name(tmp_path: Path) -> None:
+    arc = '{"question": "x", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"}'
+    assert read_questions(write(tmp_path, "q.json", arc)) == (Question("x", ("a", "b"), 1, 1),)
+    reading = Reading("check.tasks", text_field="Frage", label_field="Antwort")
+    path = write(tmp_path, "q.csv", "Frage;A;B;Antwort\nx;a;b;B\n")
+    assert read_questions(path, reading=reading) == (Question("x", ("a", "b"), 1, 2),)
+    with pytest.raises(DataError, match="no field 'Frage'"):
+        read_questions(write(tmp_path, "q.jsonl", '{"question": "x"}'), reading=reading)
+
+
+def test_an_array_of_questions_says_which_record(tmp_path: Path) -> None:
+    content = '[{"question": "x", "choices": ["a", "b"], "answer": 0}, {"question": "y", "choices": [], "answer": 0}]'
+    with pytest.raises(DataError, match=r"0 choices[\s\S]*record 2"):
+        read_questions(write(tmp_path, "q.json", content))

@@ -48,15 +48,15 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
         ("r.jsonl", '{"text": "a", "label": " "}', ["line 1", "no label"]),
         ("r.jsonl", '{"text": "a", "label": true}', ["line 1", "bool"]),
         ("r.jsonl", '{"label": "x"}', ["line 1", "no field 'text'"]),
-        ("r.csv", "text,label\na,x\nb\n", ["r.csv, line 3", "no field 'label'"]),
+        ("r.csv", "text,label\na,x\nb\n", ["r.csv, line 3", "1 cells under a header of 2"]),
         ("r.csv", "text,label\na,\n", ["line 2", "no label"]),
-        ("r.csv", "text,class\na,x\n", ["line 1", "no column 'label'"]),
-        ("r.csv", "", ["line 1", "no column 'text'"]),
+        ("r.csv", "text,klass\na,x\n", ["line 2", "no field 'label'", "give text as `label_field`"]),
+        ("r.csv", "", ["the file is empty"]),
         ("r.csv", 'text,label\n"a"b,x\n', ["line 2", "not CSV"]),
         ("r.csv", b"text,label\n\xff,x\n", ["line 2", "byte offset 11", "UTF-8"]),
         ("r.jsonl", '{"text": "a", "label": "x"}', ["1 different labels", "at least two"]),
-        ("r.txt", "a x", ["format", ".jsonl or .csv"]),
-        ("r.jsonl", "", ["0 different labels"]),
+        ("r.txt", "a x", ["plain text", "has no labels"]),
+        ("r.jsonl", " \n", ["nothing but blanks"]),
     ],
 )
 def test_bad_input_is_named_by_file_and_line(tmp_path: Path, name: str, content: str, words: list[str]) -> None:
@@ -87,6 +87,33 @@ def test_a_directory_has_a_file_for_each_label(tmp_path: Path) -> None:
 def test_a_directory_without_labels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 different labels"):
         read_labeled(tmp_path)
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "a.txt").write_bytes(b"b\xff")
     with pytest.raises(DataError, match=r"a\.txt"):
         read_labeled(tmp_path)
+
+
+def test_whole_numbers_stand_in_the_order_of_their_values(tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "t", "label": {label}}}\n' for label in (11, 2, 10, 0, 1, -1))
+    assert read_labeled(write(tmp_path, "r.jsonl", lines)).labels == ("-1", "0", "1", "2", "10", "11")
+    path = write(tmp_path, "r.csv", "text,label\na,10\nb,9\n")
+    assert read_labeled(path).labels == read_labeled(path, known={"10": "x", "9": "y"}).labels == ("9", "10")
+
+
+def test_decimal_labels_are_names_and_that_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, "r.csv", "text,label\na,10.0\nb,9.0\n")
+    assert read_labeled(path).labels == ("9.0", "10.0")
+    assert "the labels are decimal numbers (10.0, …); each is taken as a name" in caplog.text
+    with pytest.raises(DataError, match=r"the label is the number 1\.0[\s\S]*line 1[\s\S]*whole numbers"):
+        read_labeled(write(tmp_path, "r.jsonl", '{"text": "a", "label": 1.0}'))
+
+
+def test_blanks_around_labels_are_taken_off_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "glmquant"):
+        assert read_labeled(write(tmp_path, "r.csv", "text,label\na, x\nb,x \nc,y\n")).labels == ("x", "y")
+    assert "r.csv: blanks around 2 labels are taken off" in caplog.text
+
+
+def test_an_unknown_label_suggests_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "r.jsonl", '{"text": "a", "label": "postive"}')
+    with pytest.raises(DataError, match="did you mean 'positive'"):
+        read_labeled(path, known={"positive": "好", "negative": "差"})

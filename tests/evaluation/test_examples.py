@@ -15,9 +15,8 @@ def test_the_token_with_the_largest_divergence_is_shown_in_its_context() -> None
     baseline[np.arange(5), targets] = 5.0
     candidate = baseline.copy()
     candidate[3, [ord("x"), ord("g"), ord("y")]] = (8.0, 2.0, 7.0)
-    worst = worst_token(
-        "en.txt", window, baseline, candidate, score_tokens(baseline, candidate, targets), Letters(PREFIX)
-    )
+    scores, places = score_tokens(baseline, candidate, targets), np.arange(5, 10)
+    worst = worst_token("en.txt", window, places, baseline, candidate, scores, Letters(PREFIX))
     assert (worst.text, worst.before, worst.actual) == ("en.txt", "abcdef", "g")
     assert worst.baseline[0].token == "g"
     assert worst.baseline[0].probability == pytest.approx(worst.baseline_probability, rel=1e-6)
@@ -32,5 +31,6 @@ def test_a_long_context_is_shown_by_its_last_tokens() -> None:
     baseline, candidate = np.zeros((2, 1, 128), np.float32)
     candidate[0, 1] = 3.0
     scores = score_tokens(baseline, candidate, window[-1:])
-    worst = worst_token("t", window, baseline, candidate, scores, Letters(PREFIX))
+    places = np.array([len(window) - 1])
+    worst = worst_token("t", window, places, baseline, candidate, scores, Letters(PREFIX))
     assert (worst.before, worst.actual) == ("a" * CONTEXT_TOKENS, "b")

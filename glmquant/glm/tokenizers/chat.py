@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from glmquant.core.protocols import Turn
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family
 
@@ -69,8 +70,10 @@ TEMPLATES: Final[dict[Family, str]] = {
 """Families that were published without a template file."""
 
 
-def render(template: str, messages: Sequence[Message], special_tokens: dict[str, str]) -> str:
-    """The prompt for ``messages``, ending where the assistant's turn begins.
+def render(
+    template: str, messages: Sequence[Message], special_tokens: dict[str, str], add_generation_prompt: bool = True
+) -> str:
+    """The prompt for ``messages``, ending where the assistant's turn begins unless ``add_generation_prompt`` is false.
 
     Args:
         template: Jinja text, run in a sandbox, with the names that transformers gives it.
@@ -93,7 +96,11 @@ def render(template: str, messages: Sequence[Message], special_tokens: dict[str,
     try:
         with budgeted():
             text: str = compiled(template).render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=True, **special_tokens
+                messages=turns,
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **special_tokens,
             )
     except (TemplateError, MemoryError, *FAILURES) as error:
         raise CheckpointError(
@@ -155,14 +162,20 @@ class TemplateEncoder:
         bounded = {token: rf"(?<!\w){re.escape(token)}(?!\w)" for token in whole_words}
         self._pattern = re.compile("|".join(f"({bounded.get(t) or re.escape(t)})" for t in longest_first) or r"(?!)")
 
-    def ids(self, template: str, messages: Sequence[Message], special_tokens: dict[str, str]) -> list[int]:
+    def ids(
+        self,
+        template: str,
+        messages: Sequence[Turn],
+        special_tokens: dict[str, str],
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
         """Token ids of the prompt; see :func:`render` for the errors."""
         mark = _unused_mark(messages)
         broken = [
             Message(message.role, self._break(message.content, mark), self._break(message.metadata, mark))
             for message in messages
         ]
-        text = render(template, broken, special_tokens)
+        text = render(template, broken, special_tokens, add_generation_prompt)
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(text):
@@ -175,7 +188,7 @@ class TemplateEncoder:
         return self._pattern.sub(lambda match: match.group()[0] + mark + match.group()[1:], text)
 
 
-def _unused_mark(messages: Sequence[Message]) -> str:
+def _unused_mark(messages: Sequence[Turn]) -> str:
     """A character that no message holds, from those Unicode sets aside for internal use."""
     text = "".join(message.content + message.metadata for message in messages)
     for point in range(0xFDD0, 0xFDF0):

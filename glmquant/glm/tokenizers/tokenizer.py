@@ -11,11 +11,12 @@ from typing import Final
 from tokenizers import AddedToken, Tokenizer, processors
 
 from glmquant.core.placeholders import fetch_again
+from glmquant.core.protocols import Turn
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError, DataError
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.tokenizers.added_tokens import DeclaredToken, add_declared, declared_tokens
-from glmquant.glm.tokenizers.chat import TEMPLATES, Message, TemplateEncoder
+from glmquant.glm.tokenizers.chat import TEMPLATES, TemplateEncoder
 from glmquant.glm.tokenizers.files import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -115,8 +116,9 @@ class GlmTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def apply_chat_template(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation, prefix included, ending where the assistant's turn begins.
+    def apply_chat_template(self, messages: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation, prefix included, ending where the assistant's turn begins unless that is not
+        wanted.
 
         Raises:
             CheckpointError: the checkpoint has no chat template, or the template refuses the messages.
@@ -127,7 +129,7 @@ class GlmTokenizer:
                 where="tokenizer_config.json, chat_template",
                 hint="give plain text, or set model.family if the checkpoint is of a family with a known template",
             )
-        return self._template_encoder.ids(self.chat_template, messages, self._named_specials)
+        return self._template_encoder.ids(self.chat_template, messages, self._named_specials, add_generation_prompt)
 
     @cached_property
     def sha256(self) -> str:

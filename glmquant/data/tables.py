@@ -1,0 +1,126 @@
+"""Tables in text: values separated by commas, tabs, semicolons or bars, under a header."""
+
+import csv
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TextIO
+
+from glmquant.data.record import Record
+from glmquant.errors import DataError
+
+SEPARATORS: Final = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+LARGEST_CELL: Final = 16 << 20
+SAMPLED_ROWS: Final = 20
+NAME: Final = re.compile(r"[\w .#@/-]{0,40}")
+SEPARATOR_LINE: Final = re.compile(r"\ufeff?sep=(.)\r?\n")
+
+Row = tuple[int, list[str]]
+
+
+def separator_of(text: str, names: Collection[str] = ()) -> str:
+    """The separator of a table that starts with ``text``: what gives one of the columns ``names``, else the most."""
+    if (named := SEPARATOR_LINE.match(text)) is not None:
+        return named[1]
+
+    def rank(separator: str) -> tuple[bool, bool, int]:
+        rows = _sample(text, separator)
+        header = rows[0] if rows else []
+        return known(header, names), all(len(row) == len(header) for row in rows), len(header)
+
+    return max(SEPARATORS, key=rank)
+
+
+def known(header: Sequence[str], names: Collection[str]) -> bool:
+    """Whether one of the columns ``names`` is in a header, in any case."""
+    return any(column_name(cell).casefold() in names for cell in header)
+
+
+def column_name(cell: str) -> str:
+    """A cell of the header without blanks and marks around it."""
+    return cell.strip("\ufeff").strip()
+
+
+def looks_like_table(text: str, names: Collection[str]) -> bool:
+    """Whether a text without a telling name starts as a table: short names, one of ``names`` among them, and rows of
+    as many cells below."""
+    rows = _sample(text, separator_of(text, names))
+    if len(rows) < 2 or len(rows[0]) < 2 or not known(rows[0], names):
+        return False
+    return all(NAME.fullmatch(cell.strip("\ufeff")) for cell in rows[0]) and all(len(r) == len(rows[0]) for r in rows)
+
+
+def table_rows(file: TextIO, separator: str, path: Path) -> Iterator[Row]:
+    """Rows that hold anything, each with the number of its last line.
+
+    Raises:
+        DataError: quotes that do not pair.
+    """
+    csv.field_size_limit(LARGEST_CELL)
+    reader = csv.reader(_lines(file), delimiter=separator, strict=True)
+    try:
+        for row in reader:
+            if row and not (reader.line_num == 1 and SEPARATOR_LINE.match(separator.join(row) + "\n")):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(
+            f"not CSV: {error}",
+            where=f"{path}, line {reader.line_num}",
+            expected='texts with quotes or separators in quotes, and quotes inside them twice: "so ""called"""',
+        ) from None
+
+
+def table_records(file: TextIO, separator: str, path: Path) -> Iterator[Record]:
+    """The rows under the header, as records.
+
+    Raises:
+        DataError: a column named twice, a row of more or fewer cells than the header, or the header again.
+    """
+    rows = table_rows(file, separator, path)
+    _, header = next(rows, (1, []))
+    names = [column_name(cell) for cell in header]
+    _refuse_repeated(names, path)
+    for line, row in rows:
+        require_row(row, header, separator, path, line)
+        yield Record(dict(zip(names, row, strict=True)), line)
+
+
+def require_row(row: Sequence[str], header: Sequence[str], separator: str, path: Path, line: int) -> None:
+    """Raises DataError for a row of more or fewer cells than its header, and for the header again."""
+    where = f"{path}, line {line}"
+    if len(row) != len(header):
+        raise DataError(
+            f"a row of {len(row)} cells under a header of {len(header)}",
+            where=where,
+            expected=f"{', '.join(header)}, with {SEPARATORS.get(separator, repr(separator))} between them",
+            hint='put a text that holds the separator, a quote or a line end in quotes: "good, but small"',
+        )
+    if list(row) == list(header):
+        raise DataError("the header stands there again", where=where, hint="remove the line")
+
+
+def _refuse_repeated(names: Sequence[str], path: Path) -> None:
+    repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if repeated:
+        raise DataError(f"two columns are called {repeated[0]!r}", where=f"{path}, line 1", hint="rename one")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines of at most a cell, so that a missing line end does not take the memory."""
+    return iter(lambda: file.readline(LARGEST_CELL), "")
+
+
+def _sample(text: str, separator: str) -> list[list[str]]:
+    """The first rows; the last, which may be cut, is left out unless it is the only one below the header."""
+    csv.field_size_limit(LARGEST_CELL)
+    rows: list[list[str]] = []
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+            if len(rows) > SAMPLED_ROWS:
+                break
+    except csv.Error:
+        pass
+    return rows[:SAMPLED_ROWS]
