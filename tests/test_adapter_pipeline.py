@@ -52,6 +52,7 @@ def test_every_step_sees_the_merged_model(
     assert gq.run(DEMO, recipe, adapter=adapter, out=tmp_path / "run") == report
     assert contents(tmp_path / "run" / "quantized") == contents(quantized.path)
     assert contents(tmp_path / "run" / "onnx") == contents(bundle.path)
+    assert report.setting.baseline.name.endswith("with adapter my-lora")
     assert "not made from these files" not in caplog.text
     without = gq.check(bundle, baseline=DEMO, recipe=recipe)
     assert "with adapter my-lora" in caplog.text

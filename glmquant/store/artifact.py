@@ -181,7 +181,7 @@ def manifest_of(
     return Manifest(
         format_version=FORMAT_VERSION,
         glmquant_version=__version__,
-        source_name=source.name,
+        source_name=source.source_name,
         source_revision=source.origin.revision if source.origin else None,
         source_files=dict(source.origin.files) if source.origin else {},
         source_fingerprint=source.fingerprint,

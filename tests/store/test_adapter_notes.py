@@ -96,6 +96,11 @@ def test_a_tokenizer_of_its_own_is_a_note_where_it_differs(base: Path, adapter: 
     assert "the adapter's tokenizer.json, chat_template.jinja" in note
 
 
+def test_an_alpha_that_nothing_tells_is_a_note(base: Path, adapter: Path) -> None:
+    (note,) = notes_on(base, edit(adapter, lora_alpha=None))
+    assert "no lora_alpha: PEFT's default, 8" in note
+
+
 def test_notes_are_logged(base: Path, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "glmquant")
     (note,) = notes_on(base, edit(adapter, target_modules=["k_proj", "q_proj"]))
