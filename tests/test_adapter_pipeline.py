@@ -23,7 +23,10 @@ from tests.test_families import hugging_face
 
 DEMO = assets.DEMO_MODEL
 FITTED = {
-    "rules": [{"match": "*", "spec": {"bits": 8, "group_size": 32}, "method": {"kind": "gptq"}}],
+    "rules": [
+        {"match": "layers.0.self_attn.*", "spec": {"bits": 8, "group_size": 32}, "method": {"kind": "gptq"}},
+        {"match": "*", "spec": {"bits": 8, "group_size": 32}},
+    ],
     "calibration.num_samples": 2,
     "calibration.seq_len": 32,
 }
@@ -175,6 +178,19 @@ def test_the_hint_for_a_quantized_model_works(
     assert "quantize with the `--adapter`" in capsys.readouterr().err
     assert glmquant("quantize", DEMO, "--adapter", adapter, "-r", "int8-rtn", "--out", tmp_path / "q") == 0
     assert glmquant("export", tmp_path / "q", "--out", tmp_path / "onnx") == 0
+
+
+def test_the_hint_for_an_adapter_given_as_the_model(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ggml-org/llama.cpp#6058, with the configuration of its base beside it or not."""
+    for _ in range(2):
+        assert glmquant("inspect", adapter) == 2
+        assert "give the base model" in (told := capsys.readouterr().err)
+        assert "this directory as `--adapter`" in told
+        assert glmquant("inspect", DEMO, "--adapter", adapter) == 0
+        assert "LoRA adapter my-lora" in capsys.readouterr().out
+        shutil.copy(DEMO / "config.json", adapter)
 
 
 def test_a_missing_directory_is_named_as_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ def adapter_notes(adapter: Adapter, base: Path, config: dict[str, Any]) -> tuple
         config: that model's ``config.json``.
     """
     alpha = () if adapter.config.tells_alpha else (NO_ALPHA,)
-    return (*alpha, *_other_base(adapter, base, config), *_without_tensors(adapter), *_other_text_files(adapter, base))
+    missing = (*alpha, *_nothing_added(adapter), *_without_tensors(adapter))
+    return (*missing, *_other_base(adapter, base, config), *_other_text_files(adapter, base))
 
 
 def _other_base(adapter: Adapter, base: Path, config: dict[str, Any]) -> list[str]:
@@ -36,6 +37,13 @@ def _other_base(adapter: Adapter, base: Path, config: dict[str, Any]) -> list[st
         f"the adapter says that it was trained on {shown(adapter.config.base)}, and this model is {shown(base.name)}: "
         "the shapes agree, see that the models do"
     ]
+
+
+def _nothing_added(adapter: Adapter) -> list[str]:
+    """The second matrices start at zero; the first that does not end there settles it."""
+    if not adapter.additions or any(bool(each.up.read().any()) for each in adapter.additions.values()):
+        return []
+    return ["the adapter's lora_B are zero, as they are before training: it adds nothing"]
 
 
 def _model_name(path: str) -> str:
