@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmquant.errors import CheckError, CheckpointError, ExportError
+from glmquant.errors import CheckError, CheckpointError, ExportError, Parameter
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.evaluation.results import AccuracyReport
+    from glmquant.evaluation.stored_baseline import StoredBaseline
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -205,6 +206,7 @@ def check(
     tasks: Sequence[str | Path] | None = None,
     against: "AccuracyReport | str | Path | None" = None,
     cache: str | Path | None = None,
+    save_baseline: str | Path | None = None,
     out: str | Path | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -213,11 +215,13 @@ def check(
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
     Args:
+        baseline: the float checkpoint, or a file that an earlier check on the same data wrote to ``save_baseline``.
         adapter: of the baseline; as in :func:`inspect`.
         text: files to use instead of ``check.text``.
         tasks: labeled files to use instead of ``check.tasks``.
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
+        save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
         out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
             nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
@@ -231,11 +235,12 @@ def check(
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
     return check_directory(
         _path(bundle),
-        _opened(baseline, recipe, adapter, progress),
+        _baseline(baseline, recipe, adapter, save_baseline, progress),
         options,
         description=recipe.description or None,
         against=read_report(against) if isinstance(against, str | Path) else against,
         cache=None if cache is None else Path(cache),
+        save_baseline=None if save_baseline is None else Path(save_baseline),
         out=None if out is None else Path(out),
         resources=resources,
         progress=progress,
@@ -406,6 +411,23 @@ def _opened(
         found = locate(model, progress)
         model = open_checkpoint(found.path, family=recipe.model.family if recipe else None, origin=found.origin)
     return model if adapter is None else with_adapter(model, open_adapter(adapter))
+
+
+def _baseline(
+    baseline: "Checkpoint | str | Path", recipe: "Recipe", adapter: Directory, save: Directory, progress: Progress
+) -> "Checkpoint | StoredBaseline":
+    """The float side of a check: a checkpoint, or what one said on an earlier occasion."""
+    from glmquant.evaluation.stored_baseline import open_stored_baseline
+
+    if not isinstance(baseline, str | Path) or not Path(baseline).is_file():
+        return _opened(baseline, recipe, adapter, progress)
+    if adapter is not None or save is not None:
+        raise CheckError(
+            "a stored baseline takes no adapter and is not stored again",
+            where=Parameter("adapter" if adapter is not None else "save_baseline"),
+            expected="a float checkpoint as the baseline",
+        )
+    return open_stored_baseline(Path(baseline))
 
 
 def _path(bundle: "OnnxBundle | str | Path") -> Path:

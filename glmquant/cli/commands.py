@@ -221,6 +221,12 @@ def check(
         Path | None,
         typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
     ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-baseline", help="Write what the baseline says to this file, for --baseline where it is not at hand."
+        ),
+    ] = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
@@ -241,6 +247,7 @@ def check(
             tasks=task,
             against=against,
             cache=cache,
+            save_baseline=save_baseline,
             out=report,
             memory_limit=memory_limit,
             device=device,

@@ -27,7 +27,9 @@ ModelArgument = Annotated[
 Baseline = Annotated[
     str,
     typer.Option(
-        "--baseline", "-b", help="Compare with the float checkpoint in this directory, or ORG/NAME of the hub."
+        "--baseline",
+        "-b",
+        help="Compare with the float checkpoint in this directory, ORG/NAME of the hub, or a file of --save-baseline.",
     ),
 ]
 BundleArgument = Annotated[Path, typer.Argument(help="Run the ONNX bundle in this directory.")]

@@ -22,6 +22,7 @@ OPTIONS: Final = {
     "predict": "--predict",
     "provider": "--provider",
     "recipe": "--recipe",
+    "save_baseline": "--save-baseline",
     "repetition_penalty": "--repetition-penalty",
     "seed": "--seed",
     "tasks": "--task",

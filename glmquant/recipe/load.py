@@ -157,7 +157,20 @@ def _find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    raise RecipeError(f"no recipe {name!r}", expected=f"a YAML file, or one of: {', '.join(packaged)}")
+    raise RecipeError(
+        f"no recipe {shown(name)}",
+        expected=f"a YAML file, or one of: {', '.join(packaged)}",
+        hint=_recipe_meant(path, packaged),
+    )
+
+
+def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
+    if path.is_dir():
+        return f"{path} is a directory: were recipe and model swapped?"
+    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    names = {name: name for name in packaged} | {name: str(path.parent / name) for name in beside}
+    near = get_close_matches(path.name[:200], names, n=1)
+    return f"did you mean {names[near[0]]}?" if near else None
 
 
 class _Loader(yaml.SafeLoader):

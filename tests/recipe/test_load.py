@@ -281,3 +281,32 @@ def test_a_key_of_another_method_is_not_suggested_to_itself() -> None:
     with pytest.raises(RecipeError, match=r"unknown key 'rules\.0\.method\.coordinate_descent'") as refused:
         load_recipe("int8-rtn", {"rules.0.method.coordinate_descent": 1})
     assert "did you mean" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("int4-g128-gtpq", "did you mean int4-g128-gptq?"),
+        ("int8_rtn", "did you mean int8-rtn?"),
+        ("my.yml", "did you mean {directory}/my.yaml?"),
+        ("model", "{directory}/model is a directory: were recipe and model swapped?"),
+    ],
+)
+def test_a_recipe_nearly_right_is_suggested(
+    given: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.yaml").write_text("version: 1\n")
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    name = given if given.startswith("int") else str(tmp_path / given)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name)
+    assert caught.value.hint == meant.format(directory=tmp_path)
+    if meant.startswith("did you mean"):
+        load_recipe(str(caught.value.hint).removeprefix("did you mean ").removesuffix("?"))
+
+
+def test_a_recipe_like_no_other_is_not_guessed() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("zzz")
+    assert caught.value.hint is None
