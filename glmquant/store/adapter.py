@@ -64,10 +64,11 @@ def open_adapter(directory: str | Path) -> Adapter:
     """
     path = _existing(directory)
     config = read_adapter_config(file_inside(path, ADAPTER_CONFIG, where=path))
-    weights = _weights(path)
+    name = _weights(path)
+    weights = file_inside(path, name, where=path)
     tensors = AdapterTensors(weights)
-    for name, tensor in READERS[weights.suffix](weights).items():
-        tensors.add(name, tensor)
+    for key, tensor in READERS[Path(name).suffix](weights).items():  # a blob of the hub's cache has no suffix
+        tensors.add(key, tensor)
     if not tensors.halves and not tensors.copies:
         raise CheckpointError(
             "the adapter holds no tensors",
@@ -106,7 +107,7 @@ def _instead(path: Path) -> str:
     return "give the directory that the training saved its adapter to"
 
 
-def _weights(path: Path) -> Path:
+def _weights(path: Path) -> str:
     name = next((name for name in WEIGHTS if (path / name).exists()), None)
     if name is None:
         raise CheckpointError(
@@ -115,4 +116,4 @@ def _weights(path: Path) -> Path:
             expected=" or ".join(WEIGHTS),
             hint="download or copy the adapter again, completely",
         )
-    return file_inside(path, name, where=path)
+    return name
