@@ -36,6 +36,7 @@ def publish(blob: Path, snapshot: Path, name: str) -> None:
         OSError: as the operating system says.
     """
     target = snapshot / name
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         target.symlink_to(os.path.relpath(blob, target.parent))

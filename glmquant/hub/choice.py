@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, read_json
+from glmquant.core.weight_names import loose_weights
 from glmquant.errors import CheckpointError
 
 CONFIG: Final = "config.json"
@@ -43,16 +44,15 @@ _SHARD: Final = re.compile(r"-\d+-of-\d+\.\w+")
 def needed(names: Collection[str]) -> tuple[str, ...]:
     """Those of a repository's files that make a checkpoint, the small ones first; without weights where it has none."""
     beside = [name for name in BESIDE if name in names]
-    licenses = sorted(name for name in names if "/" not in name and _is_license(name))
-    return (*beside, *licenses, *weights(names))
+    more = sorted(name for name in names if _is_license(name) or _is_template(name))
+    return (*beside, *more, *weights(names))
 
 
 def weights(names: Collection[str]) -> tuple[str, ...]:
-    """The weights among ``names``, safetensors before ``.bin``, an index before its shards."""
+    """The weights among ``names``, safetensors before ``.bin``, an index before its shards; else those of any name."""
     first = next((name for name in WEIGHTS if name in names), None)
     if first is None:
-        others = sorted(name for name in names if "/" not in name and name.endswith(".safetensors"))
-        return tuple(others) if len(others) == 1 else ()
+        return tuple(loose_weights(sorted(name for name in names if "/" not in name)))
     if not first.endswith(".index.json"):
         return (first,)
     ending = Path(first.removesuffix(".index.json")).suffix
@@ -63,7 +63,7 @@ def weights(names: Collection[str]) -> tuple[str, ...]:
 
 def most_bytes(name: str) -> int | None:
     """How large a file may be; None for weights."""
-    if name in BESIDE or _is_license(name) or name in MOST_BYTES:
+    if name in BESIDE or name in MOST_BYTES or _is_license(name) or _is_template(name):
         return MOST_BYTES.get(name, MAX_CONFIG_BYTES)
     return None
 
@@ -79,7 +79,7 @@ def missing_parts(directory: Path) -> tuple[str, ...]:
 def _missing_weights(directory: Path) -> tuple[str, ...]:
     first = next((name for name in WEIGHTS if (directory / name).exists()), None)
     if first is None:
-        return () if weights([path.name for path in directory.glob("*.safetensors")]) else ("the weights",)
+        return () if weights([path.name for path in directory.iterdir()]) else ("the weights",)
     if not first.endswith(".index.json"):
         return ()
     return tuple(sorted(name for name in _shards(directory / first) if not (directory / name).exists()))
@@ -96,4 +96,8 @@ def _shards(index: Path) -> set[str]:
 
 
 def _is_license(name: str) -> bool:
-    return any(fnmatchcase(name.upper(), pattern) for pattern in LICENSES)
+    return "/" not in name and any(fnmatchcase(name.upper(), pattern) for pattern in LICENSES)
+
+
+def _is_template(name: str) -> bool:
+    return re.fullmatch(r"additional_chat_templates/[^/]+\.jinja", name) is not None

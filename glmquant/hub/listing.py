@@ -118,7 +118,7 @@ def _require_checkpoint(wanted: tuple[str, ...], entries: dict[str, Any], repo: 
         f"{repo} holds no {lacks} to read{_instead(entries)}",
         where=f"{endpoint()}/{repo.name}",
         expected="config.json, a tokenizer, and weights in safetensors or .bin",
-        hint=f"look for the original model at {endpoint()}/{repo.name}, which its page names",
+        hint=_next_step(entries, repo),
     )
 
 
@@ -130,6 +130,12 @@ def _instead(entries: dict[str, Any]) -> str:
         if any(name.endswith(ending) for name in entries):
             return f": it holds {what}"
     return ""
+
+
+def _next_step(entries: dict[str, Any], repo: RepoId) -> str:
+    if "adapter_config.json" in entries:
+        return f"give its base model, and as `adapter` the directory that `hf download {repo.name}` prints"
+    return f"look for the original model, which {endpoint()}/{repo.name} may name"
 
 
 def _no_hub(what: str, where: str) -> HubError:

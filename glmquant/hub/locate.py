@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from glmquant.core.hub_cache import snapshot
 from glmquant.core.origin import Origin
 from glmquant.errors import HubError
 from glmquant.hub import modelscope
@@ -47,7 +48,8 @@ def locate(model: str | Path, progress: Progress = silent) -> Located:
     """
     path = Path(model)
     if os.path.exists(path):
-        return Located(path, origin_of(path.absolute()))
+        found = snapshot(path)
+        return Located(found, origin_of(found.absolute()))
     repo = parse_id(model) if isinstance(model, str) else None
     if repo is None:
         raise no_directory(model)
@@ -57,10 +59,10 @@ def locate(model: str | Path, progress: Progress = silent) -> Located:
 
 
 def _from_caches(repo: RepoId) -> Located | None:
-    snapshot = cached_snapshot(repo)
-    if snapshot is not None and not missing_parts(snapshot):
-        log.info("%s is in the cache: %s", repo, snapshot)
-        return Located(snapshot, origin_of(snapshot))
+    cached = cached_snapshot(repo)
+    if cached is not None and not missing_parts(cached):
+        log.info("%s is in the cache: %s", repo, cached)
+        return Located(cached, origin_of(cached))
     directory = modelscope.find(repo)
     if directory is None:
         return None
@@ -77,10 +79,10 @@ def _from_hub(repo: RepoId, progress: Progress) -> Located:
 
     begun = cached_snapshot(repo)
     try:
-        snapshot = download(repo, repo.asked_for if begun is None else begun.name, progress)
+        found = download(repo, repo.asked_for if begun is None else begun.name, progress)
     except UnreachableError as error:
         raise _not_here(repo, begun, error) from error
-    return Located(snapshot, origin_of(snapshot))
+    return Located(found, origin_of(found))
 
 
 def _not_here(repo: RepoId, begun: Path | None, error: UnreachableError) -> HubError:

@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from glmquant.core.untrusted import file_inside, parse_text, read_bytes, shown
+from glmquant.core.weight_names import loose_weights
 from glmquant.errors import CheckpointError
 from glmquant.store.recognize import listed, without_weights
 
-ENDINGS: Final = ((".safetensors",), (".bin", ".pt", ".pth", ".ckpt"))
-"""Kinds of files in the order they are looked for."""
-
 SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(\w+)")
 PARALLEL: Final = re.compile(r"(?:mp_rank|consolidated)[_.](\d\d)(?:_model_states)?\.(?:pt|pth|bin|safetensors)")
-OTHER_FILES: Final = re.compile(
-    r"adapter_|optimizer|scheduler|scaler|rng_state|random_states|training_args|value_head|sampler|dl_state_dict"
-    r"|.*optim_states|(?:bf16_)?zero_pp_rank|calibration\.",
-    re.IGNORECASE,
-)
-"""What a trainer leaves beside a model."""
 
 DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 LATEST: Final = "latest"
@@ -37,10 +29,9 @@ def weight_files(directory: Path) -> Sequence[str]:
             tell which are meant.
     """
     names = listed(directory)
-    for endings in ENDINGS:
-        found = [name for name in names if name.endswith(endings) and not OTHER_FILES.match(name)]
-        if found:
-            return _one_model(directory, found)
+    found = loose_weights(names)
+    if found:
+        return _one_model(directory, found)
     step = _last_step(directory, names)
     inside = [f"{step}/{name}" for name in listed(directory / step) if PARALLEL.fullmatch(name)] if step else []
     if inside:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import glmquant as gq
+from glmquant import assets
 from glmquant.cli import main
-from glmquant.errors import CheckpointError
+from glmquant.errors import CheckpointError, HubError
 from glmquant.hub.locate import locate
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.manifest import read_manifest
+from tests.support.adapters import packaged_adapter
 from tests.support.hub import COMMIT, Hub, Repository, running
 from tests.support.paths import CHATGLM2
 
@@ -101,19 +104,33 @@ def test_a_path_stays_a_path(hub: Hub, model: str, capsys: pytest.CaptureFixture
     assert hub.requests == []
 
 
-def test_the_way_past_a_directory_of_the_first_name_works(hub: Hub, tmp_path: Path) -> None:
-    Path("THUDM/chatglm3-6b").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"did you mean \./THUDM/chatglm3-6b\?") as caught:
-        locate(f"{ID}@main")
-    command = re.search(r"`(hf download [^`]+)`", str(caught.value))
+def followed(hint: str, hub: Hub, desk: Path) -> str:
+    """The directory that the `hf download` of a hint prints."""
+    command = re.search(r"`(hf download [^`]+)`", hint)
     assert command is not None
     program, *arguments = command[1].split()
-    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(desk / "home")}
     hf = [str(Path(sys.executable).with_name(program)), *arguments]
     done = subprocess.run(hf, env=environment, check=True, capture_output=True, text=True)
     printed = re.search(r"/\S+/snapshots/\w+", done.stdout)
     assert printed is not None
-    found = locate(printed[0])
+    return printed[0]
+
+
+def test_the_way_past_a_directory_of_the_first_name_works(hub: Hub, tmp_path: Path) -> None:
+    Path("THUDM/chatglm3-6b").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"did you mean \./THUDM/chatglm3-6b\?") as caught:
+        locate(f"{ID}@main")
+    found = locate(followed(str(caught.value), hub, tmp_path))
     assert found.origin is not None
     assert found.origin.name == ID
     open_checkpoint(found.path)
+
+
+def test_an_adapters_repository_says_how_to_use_it(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/my-lora"] = Repository.of(packaged_adapter(tmp_path / "lora"))
+    with pytest.raises(HubError, match="it is an adapter") as caught:
+        gq.inspect("me/my-lora")
+    adapted = gq.inspect(assets.DEMO_MODEL, adapter=followed(str(caught.value), hub, tmp_path))
+    assert "my-lora" in str(caught.value)
+    assert adapted.to_dict() != gq.inspect(assets.DEMO_MODEL).to_dict()

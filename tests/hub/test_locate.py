@@ -254,6 +254,7 @@ def test_hub_cache_of_the_reports(tmp_path: Path) -> None:
     origin = locate(snapshot).origin
     assert origin is not None
     assert (origin.name, origin.revision, len(origin.files)) == (ID, "abc123", len(published()))
+    assert locate(hub).origin == origin
 
 
 def test_every_verb_takes_an_id(hub: Hub, tmp_path: Path) -> None:
