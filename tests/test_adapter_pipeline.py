@@ -22,6 +22,14 @@ from tests.test_cli import SMALL, glmquant
 from tests.test_families import hugging_face
 
 DEMO = assets.DEMO_MODEL
+FITTED = {
+    "rules": [
+        {"match": "layers.0.self_attn.*", "spec": {"bits": 8, "group_size": 32}, "method": {"kind": "gptq"}},
+        {"match": "*", "spec": {"bits": 8, "group_size": 32}},
+    ],
+    "calibration.num_samples": 2,
+    "calibration.seq_len": 32,
+}
 CHECK = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 256, "check.seq_len": 64, "check.tasks": []}
 
 
@@ -35,8 +43,10 @@ def merged(adapter: Path) -> gq.Checkpoint:
     return with_adapter(open_checkpoint(DEMO), open_adapter(adapter))
 
 
-def test_every_step_sees_the_merged_model(adapter: Path, merged: gq.Checkpoint, tmp_path: Path) -> None:
-    recipe = gq.load_recipe("demo", CHECK | {"calibration.num_samples": 4, "calibration.seq_len": 64})
+def test_every_step_sees_the_merged_model(
+    adapter: Path, merged: gq.Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = gq.load_recipe(None, CHECK | FITTED)
     calibration = gq.calibrate(DEMO, recipe, adapter=adapter, out=tmp_path / "calibration")
     quantized = gq.quantize(DEMO, recipe, calibration, adapter=adapter, out=tmp_path / "quantized")
     assert contents(quantized.path) == contents(gq.quantize(merged, recipe, calibration, out=tmp_path / "same").path)
@@ -45,7 +55,10 @@ def test_every_step_sees_the_merged_model(adapter: Path, merged: gq.Checkpoint, 
     assert gq.run(DEMO, recipe, adapter=adapter, out=tmp_path / "run") == report
     assert contents(tmp_path / "run" / "quantized") == contents(quantized.path)
     assert contents(tmp_path / "run" / "onnx") == contents(bundle.path)
+    assert report.setting.baseline.name.endswith("with adapter my-lora")
+    assert "not made from these files" not in caplog.text
     without = gq.check(bundle, baseline=DEMO, recipe=recipe)
+    assert "with adapter my-lora" in caplog.text
     assert without.language is not None
     assert report.language is not None
     assert without.language.kl.mean.estimate > 3 * report.language.kl.mean.estimate
@@ -127,15 +140,17 @@ def test_inspect_says_what_the_adapter_holds(adapter: Path, capsys: pytest.Captu
 
 def test_every_command_takes_an_adapter(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, lora = tmp_path / "out", ["--adapter", adapter]
-    small = [*SMALL, "--set", "check.num_tokens=256", "--set", "check.seq_len=64", "--set", "check.tasks=[]"]
-    text = ["--set", "check.text=[glmquant:held-out-en.txt]"]
-    assert glmquant("calibrate", DEMO, *lora, "--out", out / "calib", "-r", "demo", *SMALL) == 0
+    recipe = tmp_path / "fitted.yaml"
+    recipe.write_text(json.dumps({"version": 1, "rules": FITTED["rules"]}), encoding="utf-8")
+    check = [part for name, value in CHECK.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     calibration = ["--calibration", out / "calib"]
-    assert glmquant("quantize", DEMO, *lora, *calibration, "--out", out / "q", "-r", "demo", *SMALL) == 0
+    assert glmquant("calibrate", DEMO, *lora, "--out", out / "calib", "-r", recipe, *SMALL) == 0
+    assert glmquant("quantize", DEMO, *lora, *calibration, "--out", out / "q", "-r", recipe, *SMALL) == 0
     assert glmquant("export", DEMO, *lora, "--out", out / "onnx", "-r", "int8-rtn") == 0
-    assert glmquant("check", out / "onnx", "--baseline", DEMO, *lora, *small, *text) in (0, 1, 3)
-    assert glmquant("run", "demo", "--model", DEMO, *lora, "--out", out / "run", *small, *text) in (0, 1, 3)
-    assert contents(out / "run" / "quantized") == contents(out / "q")
+    assert glmquant("check", out / "onnx", "--baseline", DEMO, *lora, *check) != 2
+    assert glmquant("run", recipe, "--model", DEMO, *lora, "--out", out / "run", *SMALL, *check) != 2
+    names = sorted(path.name for path in (out / "q").glob("*.safetensors"))
+    assert all((out / "run" / "quantized" / n).read_bytes() == (out / "q" / n).read_bytes() for n in names)
     manifest = json.loads((out / "run" / "onnx" / "glmquant.json").read_text())
     assert manifest["adapter"]["name"] == "my-lora"
     capsys.readouterr()
@@ -163,6 +178,19 @@ def test_the_hint_for_a_quantized_model_works(
     assert "quantize with the `--adapter`" in capsys.readouterr().err
     assert glmquant("quantize", DEMO, "--adapter", adapter, "-r", "int8-rtn", "--out", tmp_path / "q") == 0
     assert glmquant("export", tmp_path / "q", "--out", tmp_path / "onnx") == 0
+
+
+def test_the_hint_for_an_adapter_given_as_the_model(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ggml-org/llama.cpp#6058, with the configuration of its base beside it or not."""
+    for _ in range(2):
+        assert glmquant("inspect", adapter) == 2
+        assert "give the base model" in (told := capsys.readouterr().err)
+        assert "this directory as `--adapter`" in told
+        assert glmquant("inspect", DEMO, "--adapter", adapter) == 0
+        assert "LoRA adapter my-lora" in capsys.readouterr().out
+        shutil.copy(DEMO / "config.json", adapter)
 
 
 def test_a_missing_directory_is_named_as_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,12 +135,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "ChatGLM3#88, a page in place of the weights": (
         lambda to: damaged(to, "pytorch_model-00001-of-00002.bin", HTML_PAGE), "/resolve/main/",
     ),
-    "a page in place of config.json": (lambda to: damaged(to, "config.json", HTML_PAGE), "/resolve/main/config.json"),
+    "a page in place of config.json": (lambda to: damaged(to, "config.json", HTML_PAGE), "`hf download ID config.json"),
 }  # fmt: skip
 
 
 def damaged(to: Path, name: str, content: bytes) -> Path:
+    """In a clone, where a pointer's file is fetched by git."""
     (plain(to) / name).write_bytes(content)
+    (to / ".git").mkdir()
     return to
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from tests.core.test_placeholders import HTML, POINTER
 from tests.glm.test_families import HUGGING_FACE, NATIVE
 from tests.support import glm4
@@ -92,7 +93,7 @@ def test_what_lies_in_the_tokenizers_place_is_named(
     """The report lfs-pointers."""
     whole = (model / FILES[kind]).read_bytes()
     (model / FILES[kind]).write_bytes(content)
-    assert_told(model, capsys, named, f"hf download ID {FILES[kind]} --local-dir {model}")
+    assert_told(model, capsys, named, f"hf download {KINDS[kind]} {FILES[kind]} --local-dir {model}")
     (model / FILES[kind]).write_bytes(whole)  # what following the hint does
     assert glmquant("inspect", model) == 0
 
@@ -130,11 +131,9 @@ def glm_4s_tokenizer(model: Path) -> None:
 DAMAGES: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
     "a cut SentencePiece model": ("chatglm2", cut("tokenizer.model"), ("cut short",)),
     "a cut list of ranks": ("glm-4", cut("tokenizer.model"), ("tokenizer.model",)),
-    "a cut tokenizer.json": ("glm", cut("tokenizer.json"), ("cannot be used", "hf download ID tokenizer.json")),
-    "a cut tokenizer_config.json": ("glm", cut("tokenizer_config.json"), ("not valid JSON", "hf download ID")),
+    "a cut tokenizer.json": ("glm", cut("tokenizer.json"), ("cannot be used", "-hf tokenizer.json")),
+    "a cut tokenizer_config.json": ("glm", cut("tokenizer_config.json"), ("not valid JSON", "hf download")),
     "missing": ("chatglm2", lambda model: (model / "tokenizer.model").unlink(), ("missing", "copy the publisher's")),
-    "GLM-4's in ChatGLM2: chatllm.cpp#20": ("chatglm2", glm_4s_tokenizer, ("as GLM-4 has it",)),
-    "ChatGLM2's in GLM-4": ("glm-4", taken_from(CHATGLM2, "tokenizer.model"), ("as ChatGLM2, ChatGLM3",)),
     "a larger model's": ("chatglm2", taken_from(assets.DEMO_MODEL, "tokenizer.model"), ("5405 ids", "2112", "another")),
     "a template that does not compile: gpt4all#3255": (
         "chatglm2", put("chat_template.jinja", "a\n{% if %}"), ("does not compile", "chat_template.jinja, line 2")
@@ -154,6 +153,26 @@ def test_what_export_would_find_is_found_at_once(
 ) -> None:
     damage(model)
     assert_told(model, capsys, *names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "family", "said"),
+    [
+        ("chatglm2", glm_4s_tokenizer, "chatglm2", "as GLM-4 has it"),
+        ("glm-4", taken_from(CHATGLM2, "tokenizer.model"), "glm-4", "as ChatGLM2, ChatGLM3 and CodeGeeX2 have it"),
+    ],
+    ids=["foldl/chatllm.cpp#20: GLM-4's in ChatGLM2", "ChatGLM2's in GLM-4"],
+)
+def test_a_tokenizer_of_the_other_kind_is_named(
+    kind: str, damage: Damage, family: str, said: str, model: Path, capsys: Capture
+) -> None:
+    found = gq.inspect(model).config
+    assert found.family == family
+    damage(model)
+    assert glmquant("inspect", model) == 2
+    assert "tokenizer.model is: " in capsys.readouterr().err
+    with pytest.raises(gq.CheckpointError, match=said):
+        load_tokenizer(model, found)
 
 
 @pytest.mark.parametrize("kind", ["glm"])

@@ -349,7 +349,8 @@ def classify(
     from glmquant.data.reading import Reading
     from glmquant.data.sequences import read_texts
 
-    reading = Reading(encoding=encoding, text_field=text_field)
+    spelled = {"encoding": "--encoding", "text_field": "--text-field"}
+    reading = Reading(encoding=encoding, text_field=text_field, options=spelled)
     given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")

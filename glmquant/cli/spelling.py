@@ -13,7 +13,6 @@ OPTIONS: Final = {
     "calibration": "--calibration",
     "data": "--data",
     "device": "--device",
-    "encoding": "--encoding",
     "force": "--force",
     "max_new_tokens": "--max-new-tokens",
     "memory_limit": "--memory-limit",
@@ -28,7 +27,6 @@ OPTIONS: Final = {
     "tasks": "--task",
     "temperature": "--temperature",
     "text": "--text",
-    "text_field": "--text-field",
     "top_k": "--top-k",
     "top_p": "--top-p",
 }

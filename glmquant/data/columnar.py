@@ -41,10 +41,12 @@ def parquet_records(data: DataFile, wanted: Wanted) -> Iterator[Record]:
             number = size = 0
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
                 size += batch.nbytes
-                if size > limit:
-                    raise _inflates(limit, data.path)
                 for fields in batch.to_pylist():
                     number += 1
+                    # Beside its bytes: a batch holds a text that is repeated once.
+                    size += sum(len(value) for value in fields.values() if isinstance(value, str))
+                    if size > limit:
+                        raise _inflates(limit, data.path)
                     yield Record(fields, number, "record")
     except DataError:
         raise
@@ -91,8 +93,8 @@ def workbook_records(data: DataFile) -> Iterator[Record]:
         import openpyxl
     except ImportError:
         raise missing_reader("openpyxl", "Excel workbooks") from None
-    _require_small(data)
     try:
+        _require_small(data)
         with data.seekable().open("rb") as file:  # openpyxl would look at the name's ending
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             yield from _sheet_records(book, data.path)

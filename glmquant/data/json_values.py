@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 from glmquant.data.record import Record
 from glmquant.errors import DataError
 
-LARGEST_RECORD: Final = 64 << 20
+LARGEST_RECORD: Final = 32 << 20
 """Characters of one record, or of a file that is one object."""
 CHARACTERS_AT_ONCE: Final = 1 << 16
 NEAR_THE_END: Final = 16

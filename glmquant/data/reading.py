@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -22,16 +22,20 @@ class Reading:
         text_field: the field that holds the text or the conversation, or ``question+answer``, two fields that make one;
             None: the usual ones.
         label_field: the field that holds the label; None: the usual ones.
+        options: how a caller without a recipe spells these, by name.
     """
 
     section: str = ""
     encoding: str | None = None
     text_field: str | None = None
     label_field: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def advice(self, name: str, value: str, path: Path) -> str:
         """How to say it: ``set calibration.text_field=review``."""
         told = value if SIMPLE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+        if name in self.options:
+            return f"give {self.options[name]} {told}"
         if not self.section:
             return f"give {told} as `{name}`"
         if self.section == "check.tasks":

@@ -11,7 +11,7 @@ from glmquant.data.fields import ANSWERS, CHATS, LABELS, QUESTIONS, TEXTS
 from glmquant.data.json_values import ONE_RECORD, json_records, looks_like_json
 from glmquant.data.reading import Reading
 from glmquant.data.record import Record
-from glmquant.data.signatures import PARQUET, foreign
+from glmquant.data.signatures import PARQUET, compression_of, foreign
 from glmquant.data.streams import HEAD, DataFile
 from glmquant.data.tables import looks_like_table, separator_of, table_records
 from glmquant.errors import DataError
@@ -43,7 +43,7 @@ def kind_of(data: DataFile, reading: Reading) -> Kind:
     """
     if data.head.startswith(PARQUET):
         return "Parquet"
-    if data.head.startswith(b"PK"):
+    if compression_of(data.head) == "zip":  # of a zip that holds data, the head is that of the data
         return "an Excel workbook"
     if (found := foreign(data.head)) is not None:
         raise DataError(f"the file is {found[0]}", where=data.path, expected="text or records of text", hint=found[1])

@@ -25,8 +25,8 @@ MOST_RATIO: Final = 200
 """A container may inflate to ``FREE_BYTES``, or to so many times its own size, whichever is more."""
 XZ_MEMORY: Final = 256 << 20
 HEAD: Final = 1 << 16
-INPUT_AT_ONCE: Final = 1 << 10
-"""Compressed bytes: zstandard makes at most 32 MiB of them."""
+INPUT_AT_ONCE: Final = 1 << 9
+"""Compressed bytes: zstandard makes at most 16 MiB of them."""
 CHUNK: Final = 1 << 16
 MOST_LAYERS: Final = 2
 
@@ -172,14 +172,14 @@ class _Inflated(io.RawIOBase):
     def __init__(self, outer: BinaryIO, layer: str, limit: int, path: Path) -> None:
         self._outer, self._layer, self._limit, self._path = outer, layer, limit, path
         self._chunks = _chunks_of(outer, layer)
-        self._rest, self._size = b"", 0
+        self._rest, self._size = memoryview(b""), 0  # a view: cutting it copies nothing
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._rest:
-            self._rest = self._next()
+            self._rest = memoryview(self._next())
             self._size += len(self._rest)
             if self._size > self._limit:
                 raise self._too_large()

@@ -42,12 +42,13 @@ def column_name(cell: str) -> str:
 
 
 def looks_like_table(text: str, names: Collection[str]) -> bool:
-    """Whether a text without a telling name starts as a table: short names, one of ``names`` among them, and rows of
-    as many cells below."""
+    """Whether a text without a telling name starts as a table: short names, one of ``names`` among them, and most rows
+    below of as many cells, so that one that does not fit is refused and not read as prose."""
     rows = _sample(text, separator_of(text, names))
     if len(rows) < 2 or len(rows[0]) < 2 or not known(rows[0], names):
         return False
-    return all(NAME.fullmatch(cell.strip("\ufeff")) for cell in rows[0]) and all(len(r) == len(rows[0]) for r in rows)
+    fitting = sum(len(row) == len(rows[0]) for row in rows[1:])
+    return all(NAME.fullmatch(cell.strip("\ufeff")) for cell in rows[0]) and 2 * fitting >= len(rows) - 1
 
 
 def table_rows(file: TextIO, separator: str, path: Path) -> Iterator[Row]:

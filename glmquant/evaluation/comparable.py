@@ -46,7 +46,7 @@ def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline, mani
     if manifest is not None and manifest.source_fingerprint != baseline.fingerprint:
         log.warning(
             "the bundle was not made from these files: it names %s; losses may be the models', not quantization's",
-            manifest.source_name,
+            manifest.origin,
         )
     return baseline.tokenizer if isinstance(baseline, Checkpoint) else tokenizer
 

@@ -197,8 +197,8 @@ class _PerWindow:
         self.means_W = np.array([row.mean() for row in rows])
 
     def units(self) -> Floats:
-        """A value for each window, ``[W]``, whose mean is that of all tokens, and whose spread gives that mean's interval: for
-        windows of different lengths the linearized ratio of sums (Cochran, Sampling Techniques, 1977, 6.3)."""
+        """A value for each window, ``[W]``, whose mean is that of all tokens and whose spread gives its interval: where
+        windows differ in length, the linearized ratio of sums (Cochran, Sampling Techniques, 1977, 6.3)."""
         counts_W = np.array([len(row) for row in self.rows])
         if (counts_W == counts_W[0]).all():
             return self.means_W

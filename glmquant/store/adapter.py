@@ -4,13 +4,15 @@ PEFT writes ``adapter_config.json`` and ``adapter_model.safetensors``, earlier `
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.untrusted import file_inside
+from glmquant.core.untrusted import cached_repository, file_inside
 from glmquant.errors import CheckpointError, Parameter
 from glmquant.store.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
 from glmquant.store.adapter_tensors import AdapterTensors, LowRank
@@ -18,6 +20,7 @@ from glmquant.store.shards import READERS
 from glmquant.store.tensors import CHUNK_BYTES, StoredTensor
 
 WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,9 @@ class Adapter:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """The directory's; that of the repository, for a snapshot in the hub's cache."""
+        repository = cached_repository(self.path)
+        return self.path.name if repository is None else repository.name.rpartition("--")[2]
 
     @cached_property
     def sha256(self) -> str:
@@ -64,11 +69,11 @@ def open_adapter(directory: str | Path) -> Adapter:
     """
     path = _existing(directory)
     config = read_adapter_config(file_inside(path, ADAPTER_CONFIG, where=path))
-    name = _weights(path)
-    weights = file_inside(path, name, where=path)
+    kept = _weights_name(path)
+    weights = file_inside(path, kept, where=path)
     tensors = AdapterTensors(weights)
-    for key, tensor in READERS[Path(name).suffix](weights).items():  # a blob of the hub's cache has no suffix
-        tensors.add(key, tensor)
+    for name, tensor in READERS[Path(kept).suffix](weights).items():
+        tensors.add(name, tensor)
     if not tensors.halves and not tensors.copies:
         raise CheckpointError(
             "the adapter holds no tensors",
@@ -86,6 +91,7 @@ def _existing(directory: str | Path) -> Path:
             "the adapter's directory does not exist" if not path.exists() else "an adapter is a directory, not a file",
             where=Parameter("adapter", str(directory)),
             expected=f"a directory on this machine with {ADAPTER_CONFIG} and {WEIGHTS[0]}",
+            hint=_from_hub(str(directory)),
         )
     if (path / ADAPTER_CONFIG).exists():
         return path.resolve()
@@ -97,18 +103,22 @@ def _existing(directory: str | Path) -> Path:
     )
 
 
+def _from_hub(text: str) -> str | None:
+    return f"`hf download {text}` says where it puts it: give that" if _HUB_ID.fullmatch(text) else None
+
+
 def _instead(path: Path) -> str:
     """What to do with a directory that is no adapter."""
-    below = sorted(found.parent.name for found in path.glob(f"*/{ADAPTER_CONFIG}"))
+    below = sorted(found.parent for way in ("*", "snapshots/*") for found in path.glob(f"{way}/{ADAPTER_CONFIG}"))
     if below:
-        return f"there is one in {path / below[-1]}" + (f", and in {len(below) - 1} beside it" if below[1:] else "")
+        return f"there is one in {below[-1]}" + (f", and in {len(below) - 1} beside it" if below[1:] else "")
     if (path / "config.json").exists():
         return "it holds a config.json, as a whole model does: give it as the model, without an adapter"
     return "give the directory that the training saved its adapter to"
 
 
-def _weights(path: Path) -> str:
-    name = next((name for name in WEIGHTS if (path / name).exists()), None)
+def _weights_name(path: Path) -> str:
+    name = next((name for name in WEIGHTS if os.path.lexists(path / name)), None)
     if name is None:
         raise CheckpointError(
             "the adapter's directory holds no weights",

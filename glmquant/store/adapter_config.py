@@ -15,6 +15,7 @@ from glmquant.store.name_patterns import first_matches
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MOST_RANKS: Final = 1 << 16
+USUAL_ALPHA: Final = 8.0
 MERGE_FIRST: Final = "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model"
 TRAIN_LORA: Final = "train a LoRA adapter instead, or give a model that was trained as a whole"
 
@@ -49,6 +50,7 @@ class AdapterConfig:
     """What decides how much each addition counts.
 
     Attributes:
+        tells_alpha: the file names ``lora_alpha``; else it is PEFT's default.
         rank_pattern, alpha_pattern: other numbers for modules whose names match a pattern.
         base: which model it says it was trained on; None where it does not.
         targets: ``target_modules`` where it is a list of names.
@@ -58,6 +60,7 @@ class AdapterConfig:
     path: Path
     rank: int
     alpha: float
+    tells_alpha: bool
     rank_stabilized: bool
     weight_decomposed: bool
     rank_pattern: Mapping[str, float]
@@ -96,7 +99,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     return AdapterConfig(
         path=path,
         rank=fields.integer("r", high=MOST_RANKS),
-        alpha=fields.number("lora_alpha", low=-1e6, high=1e6),
+        alpha=fields.number("lora_alpha", USUAL_ALPHA, low=-1e6, high=1e6),
+        tells_alpha="lora_alpha" in fields,
         rank_stabilized=fields.flag("use_rslora", False),
         weight_decomposed=fields.flag("use_dora", False),
         rank_pattern=_numbers(fields, "rank_pattern", whole=True),

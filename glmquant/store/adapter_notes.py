@@ -6,9 +6,11 @@ from typing import Any, Final
 from glmquant.core.untrusted import file_inside, read_bytes, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.adapter import Adapter
+from glmquant.store.adapter_config import USUAL_ALPHA
 
 TEXT_FILES: Final = ("tokenizer.model", "tokenizer.json", "added_tokens.json", "chat_template.jinja")
 LARGEST_TEXT_FILE: Final = 64 << 20
+NO_ALPHA: Final = f"the adapter names no lora_alpha: PEFT's default, {USUAL_ALPHA:g}, decides how much it counts"
 CACHED: Final = "models--"
 SET_BY_PEFT: Final = {"classifier", "score"}
 """``modules_to_save`` that PEFT adds for every classifier; a model has one of them at most."""
@@ -21,7 +23,9 @@ def adapter_notes(adapter: Adapter, base: Path, config: dict[str, Any]) -> tuple
         base: the directory of the model that it is merged into.
         config: that model's ``config.json``.
     """
-    return (*_other_base(adapter, base, config), *_without_tensors(adapter), *_other_text_files(adapter, base))
+    alpha = () if adapter.config.tells_alpha else (NO_ALPHA,)
+    missing = (*alpha, *_nothing_added(adapter), *_without_tensors(adapter))
+    return (*missing, *_other_base(adapter, base, config), *_other_text_files(adapter, base))
 
 
 def _other_base(adapter: Adapter, base: Path, config: dict[str, Any]) -> list[str]:
@@ -33,6 +37,13 @@ def _other_base(adapter: Adapter, base: Path, config: dict[str, Any]) -> list[st
         f"the adapter says that it was trained on {shown(adapter.config.base)}, and this model is {shown(base.name)}: "
         "the shapes agree, see that the models do"
     ]
+
+
+def _nothing_added(adapter: Adapter) -> list[str]:
+    """The second matrices start at zero; the first that does not end there settles it."""
+    if not adapter.additions or any(bool(each.up.read().any()) for each in adapter.additions.values()):
+        return []
+    return ["the adapter's lora_B are zero, as they are before training: it adds nothing"]
 
 
 def _model_name(path: str) -> str:

@@ -181,7 +181,7 @@ def manifest_of(
     return Manifest(
         format_version=FORMAT_VERSION,
         glmquant_version=__version__,
-        source_name=source.name,
+        source_name=source.source_name,
         source_revision=source.origin.revision if source.origin else None,
         source_files=dict(source.origin.files) if source.origin else {},
         source_fingerprint=source.fingerprint,
@@ -192,8 +192,15 @@ def manifest_of(
         libraries=library_versions(),
         calibration_texts=calibration.texts if calibration else (),
         limits=limits,
-        adapter=None if source.adapter is None else AdapterRecord(source.adapter.name, source.adapter.sha256),
+        adapter=_adapter_of(source),
     )
+
+
+def _adapter_of(source: Checkpoint) -> AdapterRecord | None:
+    """Of the adapter that is merged into it, or was into what it was trained from."""
+    if source.adapter is not None:
+        return AdapterRecord(source.adapter.name, source.adapter.sha256)
+    return None if source.manifest is None else source.manifest.adapter
 
 
 def _index(shards: Sequence[Path]) -> dict[str, Any]:

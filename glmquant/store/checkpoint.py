@@ -29,7 +29,7 @@ from glmquant.store.adapter_notes import adapter_notes
 from glmquant.store.canonical import TensorTable
 from glmquant.store.diagnosis import refuse_what_is_no_model
 from glmquant.store.gptq_config import QUANTIZE_CONFIG, read_gptq_format
-from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
+from glmquant.store.manifest import MANIFEST, Manifest, named_with, read_manifest
 from glmquant.store.recognize import ADAPTER_CONFIG, CONFIG, existing_directory, without_config
 from glmquant.store.shards import Shards, find_shards
 from glmquant.store.tensors import StoredTensor, update_digest
@@ -46,8 +46,6 @@ SENTENCEPIECE: Final = b"\n"
 """The first field of a SentencePiece model, its list of pieces, as protobuf writes it."""
 
 UNTIED: Final = "embedding and head, which the model ties, are trained apart by the adapter: the merged model has both"
-
-log = logging.getLogger("glmquant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +74,18 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         kind = "float" if self.quantization is None else f"quantized ({self.quantization})"
-        merged = "" if self.adapter is None else f" with adapter {self.adapter.name}"
-        return f"<Checkpoint {self.path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}{merged}>"
+        path = named_with(str(self.path), None if self.adapter is None else self.adapter.name)
+        return f"<Checkpoint {path}: {self.config.family}, {self.config.num_hidden_layers} layers, {kind}>"
+
+    @property
+    def source_name(self) -> str:
+        """The repository's name, or the directory's, without the path to it."""
+        return self.origin.name if self.origin else self.path.name
 
     @property
     def name(self) -> str:
-        """The repository's name, or the directory's, without the path to it."""
-        return self.origin.name if self.origin else self.path.name
+        """As :attr:`source_name`, with the adapter's."""
+        return named_with(self.source_name, None if self.adapter is None else self.adapter.name)
 
     @property
     def quantization(self) -> Quantization | None:

@@ -106,9 +106,19 @@ class Manifest:
     source_revision: str | None = None
     source_files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def origin(self) -> str:
+        """What it was made from, for a reader."""
+        return named_with(self.source_name, None if self.adapter is None else self.adapter.name)
+
 
 _MANIFEST = TypeAdapter(Manifest)
 _RECORDS = TypeAdapter(tuple[GroupRecord, ...])
+
+
+def named_with(name: str, adapter: str | None) -> str:
+    """A model's name for a reader, with that of the adapter merged into it."""
+    return name if adapter is None else f"{name} with adapter {adapter}"
 
 
 def library_versions() -> dict[str, str]:

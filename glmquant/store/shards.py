@@ -9,6 +9,7 @@ from typing import Final
 
 from glmquant.core.untrusted import DOWNLOAD_AGAIN, MAX_INDEX_BYTES, file_inside, read_json, shown
 from glmquant.errors import CheckpointError
+from glmquant.store.inert_pickle import MAX_PICKLE_BYTES
 from glmquant.store.loose_files import weight_files
 from glmquant.store.safetensors_file import read_safetensors
 from glmquant.store.tensors import StoredTensor
@@ -24,6 +25,7 @@ READERS: Final[Mapping[str, Reader]] = {
 INDEX: Final = "model.safetensors.index.json"
 PREFERRED: Final = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 MOST_NAMED: Final = 5
+ALL_PICKLES_BYTES: Final = 4 * MAX_PICKLE_BYTES
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,20 @@ def find_shards(directory: Path) -> Shards:
 def _without_index(directory: Path, names: Sequence[str]) -> Shards:
     files = {name: file_inside(directory, name, where=directory) for name in names}
     if len(files) > 1:
-        log.info("%s has no index: its %d weight files are read together", directory.name, len(files))
+        log.warning("%s has no index: its %d weight files are read together", directory.name, len(files))
     return Shards(tuple(files.values()), tuple(files), _merge(files, f"{len(files)} weight files, and no index: ")[0])
 
 
-def _read(path: Path, name: str) -> dict[str, StoredTensor]:
+def _read(path: Path, name: str, files: int = 1) -> dict[str, StoredTensor]:
+    """The tensors of one of so many ``files``, whose pickles share a bound: a checkpoint's time does not grow with
+    the number of names that it gives to one slow file."""
     reader = _reader(path, name)
     if reader is None:
         raise CheckpointError(
             f"{shown(name)} is no weight file", where=path, expected="a name that ends in " + " or ".join(READERS)
         )
+    if reader is read_torch_bin:
+        return read_torch_bin(path, min(MAX_PICKLE_BYTES, ALL_PICKLES_BYTES // files))
     return reader(path)
 
 
@@ -126,7 +132,7 @@ def _merge(files: Mapping[str, Path], how: str = "") -> tuple[dict[str, StoredTe
     stored: dict[str, StoredTensor] = {}
     home: dict[str, str] = {}
     for shard, path in files.items():
-        for name, tensor in _read(path, shard).items():
+        for name, tensor in _read(path, shard, len(files)).items():
             if name in stored:
                 raise CheckpointError(
                     f"{how}the tensor {shown(name)} is in two shards, {shown(home[name])} and {shown(shard)}",

@@ -42,7 +42,7 @@ def find_state_dict(value: Any, path: Path) -> dict[str, PickledTensor]:
     rivals = [other for other, tensors in others if RIVAL * len(tensors) >= len(state)]
     if rivals:
         raise _several([place, *rivals], path)
-    log.info("%s: the weights are its entry %s; nothing else of the file is read", path.name, _spelled(place))
+    log.warning("%s: the weights are its entry %s; nothing else of the file is read", path.name, _spelled(place))
     return _tensors_of(state, path)
 
 
@@ -77,7 +77,7 @@ def _tensors_of(state: dict[Any, Any], path: Path) -> dict[str, PickledTensor]:
             raise _no_tensor(name, path)
     left = [shown(name) for name in state if name not in tensors]
     if left:
-        log.info("%s: left %s, which are no tensors", path.name, ", ".join(left[:5]))
+        log.warning("%s: left %s, which are no tensors", path.name, ", ".join(left[:5]))
     return tensors
 
 

@@ -26,10 +26,13 @@ ENCRYPTED: Final = 0x1
 UTF8_NAME: Final = 0x800
 
 
-def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
+def read_torch_bin(path: Path, most_bytes: int = MAX_PICKLE_BYTES) -> dict[str, StoredTensor]:
     """The tensors of a file of ``torch.save`` by name; nothing but its directory and its pickle is read.
 
     A state dict may lie inside what a training framework saves (:func:`glmquant.store.state_dict.find_state_dict`).
+
+    Args:
+        most_bytes: of its pickle.
 
     Raises:
         CheckpointError: not a zip file of torch.save, truncated, compressed, hostile, or carrying code.
@@ -38,7 +41,7 @@ def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(_SmallReads(file, path)) as archive:
             members = _Members(path, archive)
-            return _describe(members)
+            return _describe(members, most_bytes)
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, NotImplementedError, struct.error, OSError, EOFError, ValueError) as error:
@@ -160,12 +163,12 @@ class _Members:
         return self._infos[name]
 
 
-def _describe(members: _Members) -> dict[str, StoredTensor]:
+def _describe(members: _Members, most_bytes: int) -> dict[str, StoredTensor]:
     root = members.root()
     byte_order = f"{root}byteorder"
     if byte_order in members and members.content(byte_order, 16) != b"little":
         raise CheckpointError("the file's numbers are big-endian", where=members.path, expected="little-endian")
-    state = _state_dict(members.content(f"{root}data.pkl", MAX_PICKLE_BYTES), members.path)
+    state = _state_dict(members.content(f"{root}data.pkl", most_bytes), members.path)
     return {name: _locate(members, root, name, tensor) for name, tensor in state.items()}
 
 

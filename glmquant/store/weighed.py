@@ -79,7 +79,7 @@ def dtype_field(values: Mapping[str, Any], embedding: StoredTensor | None) -> di
     if said is None or said == "auto":
         return {name: found}
     if isinstance(said, str) and DTYPE_SPELLINGS.get(said.lower().removeprefix("torch.")) not in (found, None):
-        log.info("%s is %s, and the weights are %s: they are read as they are", name, said, found)
+        log.warning("%s is %s, and the weights are %s: they are read as they are", name, said, found)
     return {}
 
 
@@ -87,7 +87,7 @@ def with_one_embedding(stored: Stored, embedding: str, head: str) -> dict[str, S
     """Of a tied model: the head in the embedding's place where only that was saved, as transformers reads it."""
     if embedding in stored or head not in stored:
         return dict(stored)
-    log.info("%s is not there: %s, which is tied to it, is read in its place", embedding, head)
+    log.warning("%s is not there: %s, which is tied to it, is read in its place", embedding, head)
     return {name: tensor for name, tensor in stored.items() if name != head} | {
         embedding: replace(stored[head], name=embedding)
     }

@@ -61,4 +61,6 @@ def _without_inner(name: str) -> str:
 
 def _tell(example: tuple[str, str]) -> None:
     name, old = example
-    log.info("the names of tensors are unwrapped: %s is read as %s, and the others likewise", shown(old), shown(name))
+    log.warning(
+        "the names of tensors are unwrapped: %s is read as %s, and the others likewise", shown(old), shown(name)
+    )

@@ -23,6 +23,7 @@ COMMAND_LINE_ONLY = {
     "--ci": "how it prints",
     "--compare": "`compare`'s second model",
     "--debug": "how errors are shown",
+    "--encoding": "how `classify` reads its file",
     "--file": "`classify`'s texts, from a file",
     "--help": "Typer's own",
     "--inconclusive": "the exit code",
@@ -31,6 +32,7 @@ COMMAND_LINE_ONLY = {
     "--quiet": "how it prints",
     "--raw": "`generate`'s `chat`, the other way round",
     "--report": "`check`'s `out`",
+    "--text-field": "what `classify` reads of its file",
     "--train-data": "the recipe's train.data",
     "--version": "gq.__version__",
 }

@@ -19,6 +19,7 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.cli.streams import ESCAPED, as_typed, open_streams
 from glmquant.errors import DataError
+from tests.support.classifiers import golden_classifier
 
 POSIX = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 TERMINALS = {
@@ -67,6 +68,26 @@ def test_the_answer_itself_does_not_depend_on_the_encoding(bundle: Path, env: di
     open_streams()  # registers the way to escape
     done = ran("generate", bundle, "很好，非常喜欢", "--raw", "--max-new-tokens", 4, env=env)
     assert done.stdout == expected.encode(encoding, ESCAPED)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("classifier")
+    source = golden_classifier(directory, "chatglm2-tiny", ("差😡", "好", "中"))
+    return gq.export(source, out=directory / "onnx").path
+
+
+@pytest.mark.parametrize("env", TERMINALS.values(), ids=TERMINALS)
+def test_a_label_and_its_text_are_printed_in_any_encoding(classifier: Path, env: dict[str, str]) -> None:
+    """The report terminal-encoding: ``classify BUNDLE '很好😀'``; and JSON stays JSON."""
+    encoding = env.get("PYTHONIOENCODING", "ascii").partition(":")[0]
+    open_streams()
+    plain = ran("classify", classifier, "很好😀", "--quiet", env=env)
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert plain.stdout.endswith(b"\t" + "很好😀\n".encode(encoding, ESCAPED))
+    as_json = ran("classify", classifier, "很好😀", "--quiet", "--json", env=env)
+    (result,) = json.loads(as_json.stdout.decode(encoding))
+    assert result["label"] in ("差😡", "好", "中")
 
 
 @pytest.mark.parametrize("env", TERMINALS.values(), ids=TERMINALS)

@@ -1,12 +1,13 @@
 """What downloads leave in a file's place, from public reports: told by its bytes, with a step that is no circle."""
 
 import gzip
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from glmquant.core.placeholders import refuse_placeholder, refuse_placeholder_at
+from glmquant.core.placeholders import refuse_packed, refuse_placeholder, refuse_placeholder_at
 from glmquant.errors import CheckpointError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1018370\n"
@@ -26,9 +27,13 @@ CONTENTS = {
     "an expired token": (b"Invalid credentials in Authorization header", "server's error"),
     "an API's answer": (b'{"error":"Repository not found"}', "server's error"),
     "object storage": (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "storage service's error"),
+}
+
+PACKED = {
     "gzip": (gzip.compress(b"x"), "compressed (gzip)"),
     "zip": (b"PK\x03\x04rest", "compressed (zip)"),
     "zstd": (b"\x28\xb5\x2f\xfdrest", "compressed (zstd)"),
+    "xz": (b"\xfd7zXZ\0rest", "compressed (xz)"),
 }
 
 
@@ -40,6 +45,13 @@ def test_it_is_named(content: bytes, named: str, tmp_path: Path) -> None:
     assert named in str(caught.value)
     assert "git clone" not in str(caught.value)
     assert str(tmp_path / "tokenizer.model") in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "named"), PACKED.values(), ids=PACKED)
+def test_a_compressed_file_is_named(content: bytes, named: str, tmp_path: Path) -> None:
+    refuse_placeholder(content, tmp_path / "x")  # a .bin of torch is a zip file
+    with pytest.raises(CheckpointError, match=re.escape(named)):
+        refuse_packed(content, tmp_path / "tokenizer.model")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +82,7 @@ def test_unpacking_as_told_gives_the_file(tmp_path: Path) -> None:
     packed = tmp_path / "tokenizer.json"
     packed.write_bytes(gzip.compress(b'{"version": "1.0"}'))
     with pytest.raises(CheckpointError) as caught:
-        refuse_placeholder_at(packed)
+        refuse_packed(packed.read_bytes(), packed)
     assert "`gunzip`" in str(caught.value.hint)
     subprocess.run(f"gunzip < {packed} > {packed}.new && mv {packed}.new {packed}", shell=True, check=True)
-    refuse_placeholder_at(packed)
+    refuse_packed(packed.read_bytes(), packed)

@@ -79,7 +79,7 @@ def test_a_cut_container_is_no_shorter_text(tmp_path: Path, kind: str) -> None:
     for share in (0.3, 0.7, 0.97):
         path = tmp_path / "cut"
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(DataError, match="cut|damaged"):
+        with pytest.raises(DataError, match=r"cut|damaged"):
             inside(path)
 
 

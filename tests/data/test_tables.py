@@ -55,6 +55,7 @@ def test_rows_that_do_not_fit_are_refused_by_line(text: str, words: list[str]) -
     ("text", "is_table"),
     [
         ("text,label\na,b\n", True),
+        ("text,label\na,b\nc,d,e\n", True),
         ("id|text\n1|a\n2|b\n", True),
         ("First, some text\nand, more\n", False),
         ("text, and more\none line\n", False),

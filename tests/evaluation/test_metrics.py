@@ -114,3 +114,42 @@ def test_the_interval_is_paired_and_over_windows() -> None:
     assert interval.low is not None
     assert interval.high is not None
     assert 1.01 < interval.low < interval.estimate < interval.high < 1.03
+
+
+def scored(lengths: list[int], seed: int = 0) -> list[ScoredWindow]:
+    """Windows whose tokens' scores differ from window to window."""
+    rng = np.random.default_rng(seed)
+    windows = []
+    for length in lengths:
+        level = rng.normal()
+        rows = [np.abs(level + rng.normal(size=length)) for _ in range(3)]
+        windows.append(ScoredWindow("t", TokenScores(*rows, (rng.random(length) > 0.3).astype(float)), 2.0 * length))
+    return windows
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=9))
+def test_every_token_counts_alike_whatever_its_window(lengths: list[int]) -> None:
+    windows = scored(lengths)
+    metrics = summarize(windows)
+    for name, interval in (("kl", metrics.kl.mean), ("same_top", metrics.top1_agreement)):
+        tokens = np.concatenate([getattr(window.scores, name) for window in windows])
+        assert interval.estimate == pytest.approx(tokens.mean())
+        assert interval.units == len(windows)
+    nll = np.concatenate([window.scores.candidate_nll for window in windows])
+    assert metrics.candidate.per_token == pytest.approx(math.exp(nll.mean()))
+    assert metrics.perplexity.estimate == pytest.approx(metrics.candidate.per_token)
+    assert metrics.candidate.per_byte == pytest.approx(math.exp(nll.sum() / (2 * sum(lengths))))
+
+
+def test_the_spread_is_that_of_a_ratio_of_sums() -> None:
+    windows = scored(list(range(1, 41)))
+    counts = np.array([len(window.scores.kl) for window in windows])
+    sums = np.array([window.scores.kl.sum() for window in windows])
+    interval = summarize(windows).kl.mean
+    residuals = sums - interval.estimate * counts
+    error = math.sqrt((residuals**2).sum() / (len(sums) - 1) / len(sums)) / counts.mean()
+    assert interval.spread is not None
+    assert interval.spread / math.sqrt(len(sums)) == pytest.approx(error)
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(sums), (4000, len(sums)))
+    assert error == pytest.approx(float(np.std(sums[picks].sum(1) / counts[picks].sum(1))), rel=0.2)

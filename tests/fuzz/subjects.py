@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.tokenizers.chat import Message
+from glmquant.glm.tokenizers.chat import TEMPLATES, Message
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.hub import transfer
 from glmquant.hub.locate import locate
@@ -27,6 +27,7 @@ from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.adapter import open_adapter
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
+from tests.fuzz import data_files
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
@@ -104,7 +105,7 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root), *_hub(root)]
+    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root), *_hub(root), *_data(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -214,7 +215,35 @@ def _tokenizers(root: Path) -> list[Subject]:
     (root / "tokenizer-json").mkdir()
     golden_tokenizer("chatglm3-tiny").save(root / "tokenizer-json")
     use = use_tokenizer(replace(golden_config("chatglm3-tiny"), family="glm"))
-    return [*subjects, Subject("tokenizer-json", ("tokenizer.json", "tokenizer_config.json"), use)]
+    json_files = Subject("tokenizer-json", ("tokenizer.json", "tokenizer_config.json"), use)
+    return [*subjects, json_files, *_side_files(root)]
+
+
+def _side_files(root: Path) -> list[Subject]:
+    """A fine-tune's: added tokens, generation settings, templates of its own."""
+    directory = root / "side-files"
+    (directory / "additional_chat_templates").mkdir(parents=True)
+    shutil.copy(golden("chatglm3-tiny") / "tokenizer.model", directory)
+    config = replace(golden_config("chatglm3-tiny"), vocab_size=2112)
+    template = TEMPLATES["chatglm3"]
+    files = {
+        "added_tokens.json": {"<tool>": 2052, "<|end|>": 2053, "</s>": 2},
+        "special_tokens_map.json": {"additional_special_tokens": ["<|end|>"], "eos_token": {"content": "</s>"}},
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {"2052": {"content": "<tool>", "special": False, "rstrip": True}},
+            "chat_template": [{"name": "default", "template": template}, {"name": "rag", "template": "{{ messages }}"}],
+            "eos_token": "</s>",
+        },
+        "generation_config.json": {"eos_token_id": [2, 2053], "do_sample": True, "temperature": 0.8, "top_k": 50},
+        "chat_template.json": {"chat_template": template},
+    }
+    for name, values in files.items():
+        (directory / name).write_text(json.dumps(values), encoding="utf-8")
+    jinja = ("chat_template.jinja", "additional_chat_templates/rag.jinja")
+    for name in jinja:
+        (directory / name).write_text(template, encoding="utf-8")
+    names = (*files, *files, *jinja)
+    return [Subject("side-files", names, use_tokenizer(config)), Subject("side-files", names, use_tokenizer(config))]
 
 
 def _others(root: Path) -> list[Subject]:
@@ -274,6 +303,12 @@ def _hub(root: Path) -> list[Subject]:
         Subject("hub-answer", answers, download_from),
         Subject("hub-cache", (f"{repository}/refs/main", *snapshot), read_cached),
     ]
+
+
+def _data(root: Path) -> list[Subject]:
+    (root / "data").mkdir()
+    names = data_files.write(root / "data")
+    return [Subject("data", (name,), data_files.reader(name)) for name in names]
 
 
 torch.set_num_threads(1)

@@ -106,9 +106,8 @@ def test_values_that_are_not_finite_are_refused_as_they_are_read(tmp_path: Path)
     tensors = {name: tensor.clone() for name, tensor in BOTH.items()}
     tensors[UP][3, 2] = float("nan")
     adapter = open_adapter(write_adapter(tmp_path / "a", tensors))
-    merged = with_adapter(open_checkpoint(tiny_base(tmp_path / "base")), adapter)
     with pytest.raises(CheckpointError, match=r"q_proj.lora_B.*NaN"):
-        merged.block(0)
+        with_adapter(open_checkpoint(tiny_base(tmp_path / "base")), adapter).block(0)
 
 
 def test_a_dora_adapter_without_magnitudes_is_refused(tmp_path: Path) -> None:
@@ -180,6 +179,27 @@ def test_an_lfs_pointer_is_named(tmp_path: Path) -> None:
     lfs_pointer(directory / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="Git LFS pointer"):
         open_adapter(directory)
+
+
+def test_an_adapter_in_the_hubs_cache_is_read_through_its_links(tmp_path: Path) -> None:
+    """As `hf download me/my-lora` leaves it, and prints the snapshot."""
+    repository = tmp_path / "hub" / "models--me--my-lora"
+    snapshot = repository / "snapshots" / "0123abc"
+    written = write_adapter(tmp_path / "a", BOTH)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for number, path in enumerate(sorted(written.iterdir())):
+        path.rename(repository / "blobs" / (str(number) * 40))
+        (snapshot / path.name).symlink_to(Path("../../blobs") / (str(number) * 40))
+    adapter = open_adapter(snapshot)
+    assert adapter.name == "my-lora"
+    assert adapter.additions.keys() == {Q}
+    with pytest.raises(CheckpointError) as refused:
+        open_adapter(repository)
+    assert str(refused.value.hint) == f"there is one in {snapshot}"
+    with pytest.raises(CheckpointError) as absent:
+        open_adapter("me/my-lora")
+    assert "hf download me/my-lora" in str(absent.value.hint)
 
 
 def test_a_directory_that_is_no_adapter_says_where_one_is(tmp_path: Path) -> None:
@@ -255,7 +275,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no rank": {"r": None},
     "rank 0": {"r": 0},
     "a huge rank": {"r": 10**9},
-    "no alpha": {"lora_alpha": None},
     "alpha a text": {"lora_alpha": "16"},
     "alpha beyond reason": {"lora_alpha": 1e30},
     "rank-stabilized a text": {"use_rslora": "yes"},
@@ -305,6 +324,7 @@ def test_the_hint_for_pissa_works(tmp_path: Path) -> None:
 
 ODD_BUT_HONEST: dict[str, dict[str, Any]] = {
     "an alpha below 1": {"lora_alpha": 0.5},
+    "no alpha, which is 8 in PEFT": {"lora_alpha": None},
     "a negative alpha": {"lora_alpha": -4},
     "no kind": {"peft_type": None},
     "kind in small letters": {"peft_type": "lora"},
@@ -319,7 +339,7 @@ ODD_BUT_HONEST: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fields", ODD_BUT_HONEST.values(), ids=ODD_BUT_HONEST)
 def test_unusual_but_honest_configurations_are_read(fields: dict[str, Any], tmp_path: Path) -> None:
     adapter = open_adapter(write_adapter(tmp_path / "a", BOTH, **fields))
-    assert adapter.additions[Q].scale == fields.get("lora_alpha", 8) / 4
+    assert adapter.additions[Q].scale == (fields.get("lora_alpha") or 8) / 4
 
 
 def test_no_code_of_an_adapter_runs(tmp_path: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_tokenizer_of_its_own_is_a_note_where_it_differs(base: Path, adapter: 
     assert "the adapter's tokenizer.json, chat_template.jinja" in note
 
 
+def test_an_alpha_that_nothing_tells_is_a_note(base: Path, adapter: Path) -> None:
+    (note,) = notes_on(base, edit(adapter, lora_alpha=None))
+    assert "no lora_alpha: PEFT's default, 8" in note
+
+
+def test_an_adapter_that_adds_nothing_is_a_note(base: Path, tmp_path: Path) -> None:
+    """liangwq/Chatglm_lora_multi-gpu#14: DeepSpeed saved matrices that it had never trained."""
+    tensors = halves("model.layers.0.self_attn.q_proj", 64, 64)
+    (note,) = notes_on(base, write_adapter(tmp_path / "a", {n: t * ("lora_A" in n) for n, t in tensors.items()}))
+    assert "adds nothing" in note
+
+
 def test_notes_are_logged(base: Path, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "glmquant")
     (note,) = notes_on(base, edit(adapter, target_modules=["k_proj", "q_proj"]))

@@ -127,7 +127,7 @@ def test_a_header_larger_than_any_model_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "claims 0 bytes"), (b"version https://git-lfs.x", "git lfs pull")]
+    ("content", "message"), [(b"", "claims 0 bytes"), (b"version https://git-lfs.x", "Git LFS pointer")]
 )
 def test_other_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.safetensors"

@@ -1,6 +1,9 @@
 """Which files hold the tensors, and indices that lie."""
 
 import json
+import os
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,18 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     save_file({**ONE, **TWO}, tmp_path / "model-2.safetensors")
     with pytest.raises(CheckpointError, match="'a' is in two shards"):
         find_shards(tmp_path)
+
+
+def test_one_slow_file_under_many_names_is_refused_at_the_first(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s0.bin", "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02}" + b"(u" * 150_000 + b".")
+    for number in range(1, 40):
+        os.link(tmp_path / "s0.bin", tmp_path / f"s{number}.bin")
+    write_index(tmp_path, {f"t{number}": f"s{number}.bin" for number in range(40)}, "pytorch_model.bin.index.json")
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match=r"data\.pkl' has 300004 bytes"):
+        find_shards(tmp_path)
+    assert time.process_time() - started < 2
 
 
 def test_a_shard_that_is_a_link_out(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_the_old_format_says_how_to_convert(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (b"<html>404</html>", "an HTML page"),
         (b"", "not a PyTorch checkpoint"),
         (b"PK\x03\x04", "truncated or damaged"),

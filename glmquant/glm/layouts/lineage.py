@@ -30,6 +30,7 @@ VOCABULARIES: Final[dict[Family, Vocabulary]] = {
     "glm-4": "tiktoken",
 }
 
+GLM4_TOKENIZER: Final = "ChatGLM4Tokenizer"
 _ID: Final = re.compile(r"(?:[\w-][\w.-]*/)?([\w-][\w.-]*)")
 _CACHED: Final = re.compile(r"models--[^/\\]+--([\w.-]+)")
 
@@ -45,6 +46,12 @@ class Traces:
 
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+
+    @property
+    def kind(self) -> Vocabulary | None:
+        """The kind of vocabulary, by the file itself, else by the class that reads it."""
+        is_glm4 = self.tokenizer_config.get("tokenizer_class") == GLM4_TOKENIZER
+        return self.vocabulary or ("tiktoken" if is_glm4 else None)
 
 
 def published_names(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> Iterator[str]:
@@ -79,7 +86,7 @@ def lineage(fields: Fields, family: Family | None, traces: Traces) -> Family:
         CheckpointError: they leave several or none, or contradict what is asked for.
     """
     named = _named(fields, traces)
-    possible = [each for each in FAMILIES if traces.vocabulary in (None, VOCABULARIES[each])]
+    possible = [each for each in FAMILIES if traces.kind in (None, VOCABULARIES[each])]
     agreed = [each for each in possible if each in named]
     if family is not None:
         return _confirmed(fields, family, agreed, traces)
@@ -89,8 +96,7 @@ def lineage(fields: Fields, family: Family | None, traces: Traces) -> Family:
     if named and not agreed:
         raise fields.error(
             "_name_or_path",
-            f"the name of a model with a {traces.vocabulary} vocabulary, which tokenizer.model is: "
-            f"{', '.join(possible)}",
+            f"the name of a model with a {traces.kind} vocabulary, which tokenizer.model is: {', '.join(possible)}",
             f"if the tokenizer is right, say which it is: model.family={possible[0]}",
         )
     raise fields.error(
@@ -110,10 +116,10 @@ def _confirmed(fields: Fields, family: Family, agreed: list[Family], traces: Tra
     if family not in FAMILIES:
         expected = f"one of {', '.join(FAMILIES)}"
         raise CheckpointError(f"model.family is {family!r}", where="model.family", expected=expected)
-    if traces.vocabulary not in (None, VOCABULARIES[family]):
-        possible = [each for each, kind in VOCABULARIES.items() if kind == traces.vocabulary]
+    if traces.kind not in (None, VOCABULARIES[family]):
+        possible = [each for each, kind in VOCABULARIES.items() if kind == traces.kind]
         raise CheckpointError(
-            f"model.family is {family}, and tokenizer.model is a {traces.vocabulary} vocabulary",
+            f"model.family is {family}, and tokenizer.model is a {traces.kind} vocabulary",
             where="model.family",
             expected=f"one of {', '.join(possible)}, or the tokenizer.model of {family}",
         )

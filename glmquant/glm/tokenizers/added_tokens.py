@@ -93,6 +93,8 @@ def add_declared(tokenizer: Tokenizer, declared: list[DeclaredToken], vocab_size
     Raises:
         CheckpointError: an id beyond the model's vocabulary, or that the tokenizer has for another token.
     """
+    if not declared:
+        return
     known = tokenizer.get_added_tokens_decoder().keys()
     size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     for token in declared:

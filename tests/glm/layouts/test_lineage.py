@@ -76,6 +76,7 @@ TRACES: dict[str, tuple[dict[str, Any], dict[str, Any], Vocabulary | None, str]]
     "two names, one of which has this vocabulary": (
         {"auto_map": AUTO_MAP}, {"name_or_path": "THUDM/glm-4-9b"}, "tiktoken", "glm-4",
     ),
+    "codegeex4-all-9b, the tokenizer's class": ({}, {"tokenizer_class": "ChatGLM4Tokenizer"}, None, "glm-4"),
     "damaged": ({"auto_map": [1]}, {"auto_map": {"x": {"y": 1}}, "name_or_path": 3}, "tiktoken", "glm-4"),
 }  # fmt: skip
 

@@ -160,6 +160,15 @@ def test_contradictions_name_the_files(files: dict[str, Any], named: tuple[str, 
     assert caught.value.hint
 
 
+def test_removing_the_wrong_name_as_told_works(tmp_path: Path) -> None:
+    files, _ = CONTRADICTIONS["two names of the end"]
+    found = chatglm(tmp_path, **files)
+    with pytest.raises(CheckpointError, match="remove eos_token from the file that is wrong"):
+        load_tokenizer(tmp_path, found)
+    (tmp_path / "special_tokens_map.json").write_text("{}")
+    assert load_tokenizer(tmp_path, found).eos_token == "</s>"
+
+
 MALFORMED: dict[str, dict[str, Any]] = {
     "ids as text": {"added_tokens": {TAG: "2052"}},
     "a negative id": {"added_tokens": {TAG: -1}},
