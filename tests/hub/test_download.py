@@ -468,3 +468,12 @@ def test_the_list_is_read_as_json_alone() -> None:
     with pytest.raises(GlmQuantError, match="given twice"):
         listing.read_listing(b'{"sha": "a", "sha": "b"}', listing.RepoId(ID), "here")
     assert json.loads(b"{}") == {}
+
+
+def test_a_signature_in_a_redirect_is_not_shown(hub: Hub, shard: bytes) -> None:
+    def signed(handler: Handler) -> bool:
+        handler.send(302, b"", {"Location": f"{handler.hub.content_address}/cdn/x?Signature=secret"})
+        return True
+
+    hub.faults |= {f"/resolve/{COMMIT}/{SHARD}": signed, "/cdn/x": raw(b"<html>", "text/html")}
+    assert "secret" not in str(refuse(hub, "where: http://localhost:.*/cdn/x"))

@@ -284,3 +284,12 @@ def test_another_model_of_the_hub(hub: Hub) -> None:
     assert gq.inspect("THUDM/chatglm3-6b").config.family == "chatglm3"
     with pytest.raises(GlmQuantError, match="no repository THUDM/chatglm4-6b"):
         gq.inspect("THUDM/chatglm4-6b")
+
+
+def test_a_ref_that_leads_out_of_the_cache_is_none(hub: Hub, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(CHATGLM2, tmp_path / "elsewhere")
+    refs = cache / "models--THUDM--chatglm2-6b" / "refs"
+    refs.mkdir(parents=True)
+    (refs.parent / "snapshots").mkdir()
+    (refs / "main").write_text("../../../elsewhere")
+    assert locate(ID).path.name == COMMIT
