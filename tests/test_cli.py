@@ -147,7 +147,7 @@ def test_no_checkpoint_directory(model: str, names: str, tmp_path: Path, capsys:
 
 @pytest.mark.parametrize(
     ("content", "names"),
-    [(b"", "0 tokens"), (b"too short", "need"), (b"ok\n\xff\xfe", "UTF-8")],
+    [(b"", "is empty"), (b"too short", "need"), (b"ok\n\xff\xfe", "UTF-8")],
     ids=["empty", "too short", "not UTF-8"],
 )
 def test_calibration_text(content: bytes, names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture
     assert glmquant("--debug", "inspect", tmp_path / "nowhere") == 2
     told = capsys.readouterr().err
     assert "Traceback" in told
-    assert told.endswith(f"glmquant: the checkpoint directory does not exist\n  where: {tmp_path / 'nowhere'}\n")
+    assert f"\nglmquant: the checkpoint directory does not exist\n  where: {tmp_path / 'nowhere'}\n" in told
 
 
 def demo_run(tmp_path: Path, *extra: str) -> list[object]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.files import write_atomically
+from glmquant.core.files import write_atomically, write_text
 from glmquant.core.origin import Origin
 from glmquant.hub.choice import needed
 from glmquant.hub.names import COMMIT, RepoId
@@ -49,7 +49,7 @@ def write_ref(root: Path, revision: str, commit: str) -> None:
     path = root / "refs" / revision
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path, shared=True) as unfinished:
-        unfinished.write_text(commit, encoding="ascii")
+        write_text(unfinished, commit)
 
 
 def origin_of(directory: Path) -> Origin | None:
