@@ -380,3 +380,15 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 def test_inspect_reads_overrides_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert glmquant("inspect", assets.DEMO_MODEL, "--set", "no.such=1") == 2
     assert "unknown key 'no'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [("--recipe", "int8-rtn"), ("--set", "model.family=glm"), ("--memory-limit", "4GB")],
+    ids=lambda pair: pair[0],
+)
+def test_what_a_comparison_would_not_read_is_refused(
+    beside: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glmquant("inspect", tmp_path, "--compare", tmp_path, *beside) == 2
+    assert f"it takes no {beside[0]}" in capsys.readouterr().err

@@ -108,8 +108,9 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
-        if adapter is not None:
-            raise typer.BadParameter("--compare reads what was quantized; --adapter belongs to a float model")
+        given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
+        if beside := [name for name, value in given.items() if value]:
+            raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(False, took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))

@@ -11,6 +11,7 @@ import pytest
 import glmquant as gq
 from glmquant import assets
 from glmquant.evaluation.gate import Verdict
+from tests.support.classifiers import golden_classifier
 from tests.support.paths import GOLDEN
 
 MODEL = GOLDEN["chatglm2-tiny"]
@@ -31,6 +32,7 @@ def checked(bundle: gq.OnnxBundle, *, baseline: Path = MODEL, **changes: Any) ->
 
 
 def test_without_limits_nothing_passes(tmp_path: Path) -> None:
+    """MetaMask/metamask-extension#45450: a gate that measured nothing was green."""
     assert checked(rounded(tmp_path / "onnx")).verdict is Verdict.NOT_JUDGED
 
 
@@ -63,11 +65,13 @@ def edited(directory: Path, source: Path, **fields: Any) -> Path:
 
 
 def test_a_baseline_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    """ml-explore/mlx-lm#1146: token ids that do not line up, compared all the same."""
     with pytest.raises(gq.CheckError, match="different tokenizers"):
         checked(rounded(tmp_path / "onnx"), baseline=OTHER)
 
 
 def test_a_baseline_with_another_vocabulary_or_shape_is_refused(tmp_path: Path) -> None:
+    """ggml-org/llama.cpp#5076: logits of any model that has the same vocabulary are taken."""
     with pytest.raises(gq.CheckError, match=r"different shapes: .*vocab_size 2112, baseline"):
         checked(rounded(tmp_path / "onnx"), baseline=assets.DEMO_MODEL)
 
@@ -113,3 +117,27 @@ def test_an_earlier_report_of_other_windows_is_refused_before_anything_is_measur
             progress=lambda stage, *_: stages.add(stage),
         )
     assert not stages
+
+
+def labeled(path: Path, labels: list[str]) -> Path:
+    path.write_text("\n".join(json.dumps({"text": f"text {n}", "label": label}) for n, label in enumerate(labels)))
+    return path
+
+
+@pytest.mark.parametrize("limit", [{"accuracy_drop": 1.0}, {"accuracy": 0.0}])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param(["no"] * 30, id="DonaldRR/SimpleNet#5, facebookresearch/Mask2Former#18: one class"),
+        pytest.param(["no", "yes", "perhaps"] * 10, id="open-multi-agent/open-multi-agent#573: no evidence, green"),
+    ],
+)
+def test_a_task_that_cannot_measure_quantization_never_passes(
+    tmp_path: Path, labels: list[str], limit: dict[str, float]
+) -> None:
+    """The golden classifier's head is random: its baseline guesses."""
+    model = golden_classifier(tmp_path / "model", "chatglm2-tiny", ("no", "yes", "perhaps"))
+    bundle = gq.export(model, "classifier-int8", out=tmp_path / "onnx")
+    recipe = gq.load_recipe(None, {f"check.limits.{name}": value for name, value in limit.items()})
+    report = gq.check(bundle, baseline=model, recipe=recipe, tasks=[labeled(tmp_path / "task.jsonl", labels)])
+    assert report.verdict is Verdict.NOT_JUDGED

@@ -66,9 +66,17 @@ def window_beyond_the_context(directory: Path) -> dict[str, Any]:
     return {"check__seq_len": 100_000, "check__num_tokens": 100_000}
 
 
-@pytest.mark.parametrize(
-    "spoil", [too_short, misspelled, in_gb18030, task_without_labels, few_shot_missing, window_beyond_the_context]
-)
+LATE = {
+    "qwopqwop200/GPTQ-for-LLaMa#107: an evaluation that ends hours of quantizing": too_short,
+    "PaddlePaddle/PaddleDetection#1388: no dataset where the evaluation looks for it": misspelled,
+    "HuiZhang0812/DiffusionAD#18: an error at the end of training, of the dataset's path": few_shot_missing,
+    "tatsu-lab/stanford_alpaca#42: nothing to evaluate on, found at the end": task_without_labels,
+    "hiyouga/LlamaFactory#4106: held-out text in another encoding": in_gb18030,
+    "windows longer than the context": window_beyond_the_context,
+}
+
+
+@pytest.mark.parametrize("spoil", LATE.values(), ids=LATE)
 def test_what_the_check_cannot_read_stops_the_run_before_any_weight(
     tmp_path: Path, spoil: Callable[[Path], dict[str, Any]]
 ) -> None:
@@ -98,6 +106,7 @@ def test_an_occupied_output_stops_the_run_before_any_weight(tmp_path: Path) -> N
 
 
 def test_a_disk_without_room_stops_the_run_before_any_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """facebookresearch/fastText#1200: what did not fit on the disk was found when it was loaded."""
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     stages = Stages()
     with pytest.raises(gq.OutputError, match=r"0\.00 GB free"):
@@ -106,7 +115,7 @@ def test_a_disk_without_room_stops_the_run_before_any_weight(tmp_path: Path, mon
 
 
 def test_a_later_stages_error_keeps_the_finished_ones(tmp_path: Path) -> None:
-    """The text is there when the run begins, and gone when the check reads it."""
+    """qwopqwop200/GPTQ-for-LLaMa#107. The text is there when the run begins, and gone when the check reads it."""
     text = tmp_path / "held_out.txt"
     shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
 
