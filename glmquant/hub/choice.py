@@ -1,5 +1,6 @@
 """Which files of a repository a checkpoint needs: never code, images, or the same weights in a second format."""
 
+import os
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
@@ -82,7 +83,7 @@ def _missing_weights(directory: Path) -> tuple[str, ...]:
         return () if weights([path.name for path in directory.iterdir()]) else ("the weights",)
     if not first.endswith(".index.json"):
         return ()
-    return tuple(sorted(name for name in _shards(directory / first) if not (directory / name).exists()))
+    return tuple(sorted(name for name in _shards(directory / first) if not os.path.exists(directory / name)))
 
 
 def _shards(index: Path) -> set[str]:

@@ -8,6 +8,8 @@ space is limited, too, so that an absurd allocation fails at once.
 """
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import os
 import random
@@ -100,6 +102,7 @@ def _work(connection: Connection, seed: int, root: Path) -> None:
     built = subjects.build(root)
     for subject in built:
         subject.use(root / subject.name, _emptied(root / "scratch"))  # undamaged, they must succeed
+    _forget_peak()  # of making the inputs, which takes transformers and more
     limit = _virtual_bytes() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     connection.send(len(built))
@@ -132,7 +135,7 @@ def _case(number: int, seed: int, built: list, root: Path) -> Outcome:
         ending, what = "other exception", f"{type(error).__name__} at {place}: {str(error)[:200]}"
     finally:
         path.write_bytes(original)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _peak_bytes()
     if peak > MEMORY and ending in CLEAN:
         ending, what = "memory", f"{peak >> 20} MiB"
     return Outcome(number, f"{subject.name}, {name}", ending, what, time.process_time() - started, peak)
@@ -146,6 +149,18 @@ def _emptied(directory: Path) -> Path:
 
 def _virtual_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _forget_peak() -> None:
+    """Gives freed memory back, and starts the process's peak anew (proc(5), ``clear_refs``)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def report(outcomes: list[Outcome], seed: int) -> str:

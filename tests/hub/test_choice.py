@@ -63,3 +63,10 @@ def test_a_directory_lacks_what_its_index_names(tmp_path: Path) -> None:
     assert missing_parts(tmp_path) == (SHARDS[1],)
     index.write_text("damaged")
     assert missing_parts(tmp_path) == ()
+
+
+def test_a_name_that_no_disk_takes_is_missing_like_any_other(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 5000}}))
+    assert missing_parts(tmp_path) == ("x" * 5000,)
