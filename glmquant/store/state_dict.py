@@ -34,7 +34,7 @@ def find_state_dict(value: Any, path: Path) -> dict[str, PickledTensor]:
         raise CheckpointError("the file holds no dictionary of tensors", where=path, expected="a state dict")
     if any(isinstance(each, PickledTensor) for each in value.values()):
         return _tensors_of(value, path)
-    found = sorted(_nested(value, (), set()), key=lambda each: -len(each[1]))
+    found = sorted(_nested(value, (), {id(value)}), key=lambda each: -len(each[1]))
     if not found:
         _refuse_without_tensors(value, path)
         return {}
@@ -51,16 +51,13 @@ def _nested(
 ) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
     """Dictionaries inside ``value`` that hold tensors, an optimizer's apart, and the keys that lead to each; each is
     looked at once, however often the file repeats it."""
-    if len(place) == DEEPEST or id(value) in seen:
-        return
-    seen.add(id(value))
     for key, inner in value.items():
         if not isinstance(inner, dict) or not isinstance(key, str) or id(inner) in seen or _is_optimizer(key, inner):
             continue
+        seen.add(id(inner))
         if any(isinstance(each, PickledTensor) for each in inner.values()):
-            seen.add(id(inner))
             yield (*place, key), inner
-        else:
+        elif len(place) + 1 < DEEPEST:
             yield from _nested(inner, (*place, key), seen)
 
 

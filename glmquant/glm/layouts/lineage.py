@@ -30,6 +30,9 @@ VOCABULARIES: Final[dict[Family, Vocabulary]] = {
     "glm-4": "tiktoken",
 }
 
+BASES: Final[dict[Family, Family]] = {"codegeex2": "chatglm2"}
+"""A lineage that kept the tokenizer of another, with its name."""
+
 GLM4_TOKENIZER: Final = "ChatGLM4Tokenizer"
 _ID: Final = re.compile(r"(?:[\w-][\w.-]*/)?([\w-][\w.-]*)")
 _CACHED: Final = re.compile(r"models--[^/\\]+--([\w.-]+)")
@@ -109,7 +112,9 @@ def lineage(fields: Fields, family: Family | None, traces: Traces) -> Family:
 
 def _named(fields: Fields, traces: Traces) -> list[Family]:
     names = " ".join(published_names(fields.values, traces.tokenizer_config)).lower()
-    return [family for family, pattern in FAMILIES.items() if re.search(pattern, names)]
+    found = [family for family, pattern in FAMILIES.items() if re.search(pattern, names)]
+    bases = {BASES.get(family) for family in found}
+    return [family for family in found if family not in bases]
 
 
 def _confirmed(fields: Fields, family: Family, agreed: list[Family], traces: Traces) -> Family:
