@@ -387,7 +387,7 @@ def classify(
     from glmquant.runtime.classify import classify as classify_texts
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
-    path = _path(bundle)
+    path, texts = _path(bundle), [texts] if isinstance(texts, str) else texts
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
 
 
@@ -417,8 +417,10 @@ def _baseline(
     baseline: "Checkpoint | str | Path", recipe: "Recipe", adapter: Directory, save: Directory, progress: Progress
 ) -> "Checkpoint | StoredBaseline":
     """The float side of a check: a checkpoint, or what one said on an earlier occasion."""
-    from glmquant.evaluation.stored_baseline import open_stored_baseline
+    from glmquant.evaluation.stored_baseline import open_stored_baseline, require_writable_baseline
 
+    if save is not None:
+        require_writable_baseline(Path(save))
     if not isinstance(baseline, str | Path) or not Path(baseline).is_file():
         return _opened(baseline, recipe, adapter, progress)
     if adapter is not None or save is not None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from glmquant.data.reading import Reading
 from glmquant.data.streams import HEAD, DataFile
-from glmquant.errors import DataError
+from glmquant.errors import DataError, Parameter
 
 MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -30,6 +30,8 @@ RARELY: Final = 0.05
 SHORT: Final = 24
 """Bytes too few for statistics."""
 BYTES_AT_ONCE: Final = 1 << 20
+NOT_OF_FILES: Final = ("idna", "punycode", "undefined")
+"""Encodings of names and of nothing, which Python lists beside those of text."""
 
 
 def encoding_of(data: DataFile, reading: Reading) -> str:
@@ -41,7 +43,7 @@ def encoding_of(data: DataFile, reading: Reading) -> str:
     marked = next((name for mark, name in MARKS if data.head.startswith(mark)), None)
     if reading.encoding is None:
         return marked or _unmarked(data, reading)
-    named = codecs.lookup(reading.encoding).name
+    named = _named(reading.encoding)
     if marked is None:
         return "utf-8-sig" if named == "utf-8" else named
     if not named.startswith(marked.removesuffix("-sig")):
@@ -51,6 +53,22 @@ def encoding_of(data: DataFile, reading: Reading) -> str:
             hint="leave the encoding out: the mark tells it",
         )
     return marked
+
+
+def _named(encoding: str) -> str:
+    """Python's own name of an encoding of text that it decodes piece by piece."""
+    try:
+        "".encode(encoding)
+        codecs.getincrementaldecoder(encoding)()
+        if encoding.replace("-", "_").casefold() not in NOT_OF_FILES:
+            return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        pass
+    raise DataError(
+        f"no encoding {encoding[:60]!r}",
+        where=Parameter("encoding"),
+        expected="one such as gb18030, utf-16, big5, cp1252",
+    )
 
 
 def open_text(data: DataFile, reading: Reading, newline: str | None = "\n") -> io.TextIOWrapper:

@@ -37,6 +37,13 @@ def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline, mani
         CheckError: the two differ; it says in what.
         CheckpointError: a side file of either that is missing or damaged.
     """
+    if isinstance(baseline, Checkpoint) and baseline.quantization == "gptq":
+        raise CheckError(
+            "the baseline is quantized itself",
+            where=Parameter("baseline", str(baseline.path)),
+            expected="the float checkpoint that the bundle was made from",
+            hint="give that checkpoint as `baseline`, and to compare quantizations the other's report as `against`",
+        )
     config = read_bundle_config(bundle / "config.json")
     if different := _differences(config, baseline.config):
         raise _not_the_same("have different shapes: " + "; ".join(different), baseline)

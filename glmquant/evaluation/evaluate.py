@@ -69,6 +69,7 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             scored.
     """
     texts = tuple(_read_text(Path(name), tokenizer, options) for name in options.text)
+    _refuse_repeated(texts)
     read = options.seq_len - 1 + len(tokenizer.prefix_ids)
     if texts and max_length is not None and read > max_length:
         raise CheckError(
@@ -86,6 +87,20 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             hint="set check.text or check.tasks",
         )
     return Material(texts, plans)
+
+
+def _refuse_repeated(texts: Sequence[EvaluationText | EvaluationChats]) -> None:
+    """A text that counts twice narrows the interval without any evidence."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        if text.sha256 in seen:
+            raise CheckError(
+                f"{text.name} is the same text as {seen[text.sha256]}",
+                where="check.text",
+                expected="each text once: repeated windows make the interval look narrower than it is",
+                hint="leave one of them out",
+            )
+        seen[text.sha256] = text.name
 
 
 def _read_text(path: Path, tokenizer: Tokenizer, options: CheckOptions) -> EvaluationText | EvaluationChats:

@@ -34,6 +34,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layouts.hf_config import parse_bundle_config
 from glmquant.glm.linear import Linear
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.recognize import CONFIG
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.tensors import StoredTensor
 
@@ -125,6 +126,8 @@ def open_stored_baseline(path: Path) -> StoredBaseline:
     Raises:
         CheckError: a file that is none, is damaged, or does not fit its own configuration.
     """
+    if (path.parent / CONFIG).is_file() and path.suffix in (".json", ".bin", ".model"):
+        raise CheckError("a checkpoint is a directory, this is a file", where=path, hint=f"give {path.parent}")
     try:
         tensors, metadata = read_safetensors(path), read_metadata(path)
         about = metadata.get(ABOUT)
@@ -137,9 +140,25 @@ def open_stored_baseline(path: Path) -> StoredBaseline:
         description = _description(parse_json(about.encode(), path), path)
         config = parse_bundle_config(description.config, path)
     except CheckpointError as error:
-        raise CheckError(f"the stored baseline is damaged: {error.what}", where=error.where, hint=AGAIN) from error
+        raise CheckError(
+            f"no stored baseline, or a damaged one: {error.what}", where=error.where, hint=AGAIN
+        ) from error
     _require_fitting(tensors, config, path)
     return StoredBaseline(path, description, config, tensors)
+
+
+def require_writable_baseline(path: Path) -> None:
+    """Raises OutputError where a stored baseline cannot be written, or would take the place of another file."""
+    if not path.parent.is_dir():
+        raise OutputError("there is no such directory", where=path.parent, hint="make it, or choose another file")
+    if not path.exists():
+        return
+    try:
+        open_stored_baseline(path)
+    except (CheckError, OSError) as error:
+        raise OutputError(
+            "a file is in the way that is no stored baseline", where=path, hint="choose another file"
+        ) from error
 
 
 def digest_of(queries: Sequence[Query]) -> str:

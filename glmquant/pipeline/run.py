@@ -12,9 +12,10 @@ from typing import Final
 import torch
 
 from glmquant.core.matmul import dtype_for
+from glmquant.core.untrusted import file_inside, read_bytes
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
-from glmquant.errors import CheckError, OutputError
+from glmquant.errors import CheckError, CheckpointError, OutputError
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
@@ -36,12 +37,15 @@ from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import is_finished, output_directory, require_free, require_room
-from glmquant.store.run_record import RunRecord, read_run_record, write_run_record
+from glmquant.store.run_record import RUN, RunRecord, read_run_record, write_run_record
 from glmquant.streaming.memory import forward_bytes
 from glmquant.streaming.resources import Resources
-from glmquant.train.directory import examples_to_train_on, train_for_run
+from glmquant.train.directory import TEST_FILE, examples_to_train_on, train_for_run
 
 log = logging.getLogger("glmquant")
+SIDE_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt")
+MOST_SIDE_BYTES: Final = 64 << 20
+BUNDLE, REPORT = "onnx/model.onnx", "report/report.json"
 STAGES: Final = ("classifier", "quantized", "calibration", "onnx", "report")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
@@ -56,7 +60,9 @@ def run_directory(
     force: bool = False,
 ) -> AccuracyReport:
     """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
-    if not force and read_run_record(out) is None:
+    if force:
+        _require_replaceable(out, checkpoint.path)
+    elif read_run_record(out) is None:
         require_free(out)
     check_supported(checkpoint.config, recipe.export)
     labeled = examples_to_train_on(checkpoint, recipe)
@@ -68,6 +74,7 @@ def run_directory(
     for needed in _needs(plan, resources):
         resources.store(needed)
     inputs = resume_key(checkpoint, _unchecked(plan), samples, labeled, device=resources.device)
+    inputs = hashlib.sha256(f"{inputs} {_side_files(checkpoint.path)}".encode()).hexdigest()
     record = RunRecord(inputs, _check_key(options, data, against))
     if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
         return earlier
@@ -113,8 +120,46 @@ def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
             expected="an empty directory, or the same run",
             hint="choose another directory, or give `force` to start anew",
         )
+    if lost := [name for name in (BUNDLE, REPORT) if not (out / name).is_file()]:
+        raise OutputError(
+            f"the finished run lacks {lost[0]}",
+            where=out,
+            expected="all that it wrote",
+            hint="choose another directory, or give `force` to start anew",
+        )
     log.info("%s holds this very run, finished earlier: nothing is done again", out)
     return read_report(out / "report")
+
+
+def _require_replaceable(out: Path, model: Path) -> None:
+    """Only what a run wrote is ever replaced, and never what it reads."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    strangers = [out.name] if not out.is_dir() or read_run_record(out) is None else _others(out)
+    if strangers or model.resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            f"{strangers[0]} is no part of a finished run" if strangers else "the model lies in the output directory",
+            where=out,
+            expected="a directory that `run` wrote, and nothing else in it",
+            hint="choose another directory",
+        )
+
+
+def _others(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if path.name not in (*STAGES, RUN, TEST_FILE))
+
+
+def _side_files(directory: Path) -> str:
+    """Hash of tokenizer, templates and settings, which travel to the bundle and are no part of the fingerprint."""
+    digest = hashlib.sha256()
+    for found in sorted(path for path in directory.rglob("*") if path.suffix in SIDE_SUFFIXES):
+        name = found.relative_to(directory).as_posix()
+        try:
+            content = read_bytes(file_inside(directory, name, where=directory), MOST_SIDE_BYTES)
+        except CheckpointError:  # none of its files, which whoever reads it will say
+            continue
+        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
+    return digest.hexdigest()
 
 
 def _unchecked(plan: Plan) -> Plan:
@@ -145,6 +190,13 @@ def _read_check_data(
     elif options.tasks or not trains:
         tasks = read_classifier_tasks(options, config.labels, checkpoint.tokenizer, length)
         windows, truths, hashes = [], [task.truth for task in tasks], []
+    elif options.text:
+        raise CheckError(
+            "a classifier is checked on labeled texts only",
+            where="check.text",
+            expected="check.tasks, or none: then examples of train.data are held out",
+            hint="leave check.text out",
+        )
     else:
         return []
     if against is not None:

@@ -17,6 +17,8 @@ def _known(encoding: str) -> str:
     try:
         "".encode(encoding)
         codecs.getincrementaldecoder(encoding)
+        if encoding.casefold() in ("idna", "punycode", "undefined"):
+            raise LookupError(encoding)
     except (LookupError, ValueError):
         raise ValueError(f"no encoding {encoding[:60]!r}; expected one such as gb18030, utf-16, big5, cp1252") from None
     return encoding

@@ -123,3 +123,18 @@ def test_weights_are_no_stored_baseline(bundle: gq.OnnxBundle, tmp_path: Path) -
 def test_a_stored_baseline_is_not_stored_again(bundle: gq.OnnxBundle, stored: Path, tmp_path: Path) -> None:
     with pytest.raises(gq.CheckError, match="not stored again"):
         checked(bundle, stored, save_baseline=tmp_path / "again")
+
+
+def test_no_other_file_is_overwritten(bundle: gq.OnnxBundle, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("keep me")
+    for path in (mine, tmp_path, tmp_path / "nowhere" / "float.safetensors"):
+        with pytest.raises(gq.OutputError):
+            checked(bundle, MODEL, save_baseline=path)
+    assert mine.read_text() == "keep me"
+
+
+def test_a_file_of_a_checkpoint_leads_to_its_directory(bundle: gq.OnnxBundle) -> None:
+    with pytest.raises(gq.CheckError) as caught:
+        checked(bundle, MODEL / "config.json")
+    assert caught.value.hint == f"give {MODEL}"

@@ -141,3 +141,16 @@ def test_a_task_that_cannot_measure_quantization_never_passes(
     recipe = gq.load_recipe(None, {f"check.limits.{name}": value for name, value in limit.items()})
     report = gq.check(bundle, baseline=model, recipe=recipe, tasks=[labeled(tmp_path / "task.jsonl", labels)])
     assert report.verdict is Verdict.NOT_JUDGED
+
+
+def test_a_quantized_baseline_is_refused(tmp_path: Path) -> None:
+    quantized = gq.quantize(MODEL, "int8-rtn", out=tmp_path / "quantized")
+    with pytest.raises(gq.CheckError, match="quantized itself"):
+        gq.check(gq.export(quantized, out=tmp_path / "onnx"), baseline=quantized, text=TEXT)
+
+
+def test_a_text_given_twice_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.txt"
+    shutil.copy(assets.resolve(TEXT), copy)
+    with pytest.raises(gq.CheckError, match=r"copy\.txt is the same text as held-out-en\.txt"):
+        gq.check(rounded(tmp_path / "onnx"), baseline=MODEL, recipe=gq.load_recipe(None, FEW), text=[TEXT, str(copy)])

@@ -204,3 +204,36 @@ def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     values = json.loads((tmp_path / "out" / "run.json").read_text())
     assert values.keys() == {"format", "inputs", "check"}
+
+
+def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    before = contents(tmp_path)
+    for out in (model, tmp_path, tmp_path / "notes"):
+        with pytest.raises(gq.OutputError):
+            gq.run(model, recipe("int8-rtn"), out=out, force=True)
+    assert contents(tmp_path) == before
+    gq.run(model, recipe("int8-rtn"), out=tmp_path / "out")
+    (tmp_path / "out" / "mine.txt").write_text("keep me")
+    with pytest.raises(gq.OutputError, match=r"mine\.txt is no part of a finished run"):
+        gq.run(model, recipe("int8-rtn"), out=tmp_path / "out", force=True)
+
+
+def test_a_run_whose_model_has_other_stop_ids_now_is_another(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    gq.run(model, recipe("int8-rtn"), out=tmp_path / "out")
+    (model / "generation_config.json").write_text('{"eos_token_id": [2, 5]}')
+    with pytest.raises(gq.OutputError, match="other inputs"):
+        gq.run(model, recipe("int8-rtn"), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["onnx", "report"])
+def test_a_finished_run_that_has_lost_something_says_so(tmp_path: Path, lost: str) -> None:
+    gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / lost)
+    with pytest.raises(gq.OutputError, match=f"lacks {lost}/"):
+        gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "out")
