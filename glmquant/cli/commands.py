@@ -56,12 +56,13 @@ def demo(
     recipe: RecipeOption = "demo",
     overrides: Set = None,
     as_json: Json = False,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the whole pipeline on the packaged demo model: calibrate, quantize, export, check."""
     from glmquant import assets
 
-    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet)
+    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet, force=force)
 
 
 def run(

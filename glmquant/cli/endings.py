@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -54,9 +54,10 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, ReaderGoneError):
         return 0
     code, message = _ending(error)
-    if debug and isinstance(error, Exception):
-        traceback.print_exception(error, file=sys.stderr)
-    print(message, file=sys.stderr)
+    with suppress(OSError):  # a stderr that takes nothing changes no code
+        if debug and isinstance(error, Exception):
+            traceback.print_exception(error, file=sys.stderr)
+        print(message, file=sys.stderr, flush=True)
     return code
 
 

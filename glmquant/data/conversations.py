@@ -73,9 +73,11 @@ def _pair(fields: Mapping[str, Any], meant: Meant, where: str) -> list[Said]:
     if not question or not answer:
         return []
     turns: list[Said] = []
-    for past in fields.get("history") or () if "history" in meant.beside else ():
-        if not isinstance(past, Sequence) or len(past) != 2:
-            raise DataError("history is no list of questions and answers", where=where, expected='[["…", "…"]]')
+    history = fields.get("history") or () if "history" in meant.beside else ()
+    pairs = isinstance(history, Sequence) and not isinstance(history, str)
+    if not pairs or not all(isinstance(past, list | tuple) and len(past) == 2 for past in history):
+        raise DataError("history is no list of questions and answers", where=where, expected='[["…", "…"]]')
+    for past in history:
         asked, answered = (_text(said, "history", where) for said in past)
         turns += [Said("user", asked), Said("assistant", answered)]
     return [*turns, Said("user", question), Said("assistant", answer)]
@@ -109,6 +111,8 @@ def _turn(turn: Any, where: str) -> Iterator[Said]:
         raise DataError(f"the turn's role is {str(given)[:60]!r}", where=where, expected=f"one of: {', '.join(ROLES)}")
     content = _content(turn.get("content", turn.get("value")), where)
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    if not isinstance(calls, list):
+        raise DataError(f"tool_calls is {type(calls).__name__}, not a list", where=where, expected="a list of calls")
     if role == "function_call":
         yield _call(_parsed(content), where)
         return

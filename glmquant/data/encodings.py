@@ -6,7 +6,7 @@ from typing import Final
 
 from glmquant.data.reading import Reading
 from glmquant.data.streams import HEAD, DataFile
-from glmquant.errors import DataError, Parameter
+from glmquant.errors import DataError
 
 MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -43,7 +43,7 @@ def encoding_of(data: DataFile, reading: Reading) -> str:
     marked = next((name for mark, name in MARKS if data.head.startswith(mark)), None)
     if reading.encoding is None:
         return marked or _unmarked(data, reading)
-    named = _named(reading.encoding)
+    named = _named(reading.encoding, data)
     if marked is None:
         return "utf-8-sig" if named == "utf-8" else named
     if not named.startswith(marked.removesuffix("-sig")):
@@ -55,7 +55,7 @@ def encoding_of(data: DataFile, reading: Reading) -> str:
     return marked
 
 
-def _named(encoding: str) -> str:
+def _named(encoding: str, data: DataFile) -> str:
     """Python's own name of an encoding of text that it decodes piece by piece."""
     try:
         "".encode(encoding)
@@ -66,7 +66,7 @@ def _named(encoding: str) -> str:
         pass
     raise DataError(
         f"no encoding {encoding[:60]!r}",
-        where=Parameter("encoding"),
+        where=data.path,
         expected="one such as gb18030, utf-16, big5, cp1252",
     )
 

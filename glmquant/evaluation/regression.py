@@ -5,7 +5,7 @@ Shape suffixes: I examples.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from glmquant.evaluation.gate import (
     Direction,
     LimitOutcome,
     Subject,
+    Verdict,
     judge_interval,
     not_measured,
     overall,
@@ -39,7 +40,8 @@ def with_regression(report: AccuracyReport, earlier: AccuracyReport, limits: Reg
         CheckError: reports that cannot be paired.
     """
     measured = regression(report, earlier)
-    outcomes = (*report.limits, *judge_regression(limits, measured))
+    reasons = {task.name: task.why_not_judged for task in report.tasks}
+    outcomes = (*report.limits, *(_if_it_measures(each, reasons) for each in judge_regression(limits, measured)))
     return replace(report, limits=outcomes, verdict=overall(outcomes), regression=measured)
 
 
@@ -112,6 +114,12 @@ def _outcomes(limits: RegressionLimits, measured: Regression) -> Iterator[LimitO
             yield not_measured(PREFIX + name, limit.value, limit.on, Direction.AT_MOST, EXAMPLES)
         for task in measured.tasks:
             yield _judge(name, task.name, EXAMPLES, limit, getattr(task, name), abs(limit.value))
+
+
+def _if_it_measures(outcome: LimitOutcome, reasons: Mapping[str, str | None]) -> LimitOutcome:
+    """Not judged where the task cannot measure quantization, whatever the earlier model did on it."""
+    reason = reasons.get(outcome.subject or "")
+    return outcome if reason is None else replace(outcome, verdict=Verdict.NOT_JUDGED, reason=reason, units_needed=None)
 
 
 def _judge(metric: str, name: str, unit: str, limit: Limit, measured: Interval, margin: float) -> LimitOutcome:

@@ -167,6 +167,13 @@ class RegressionLimits(Section):
     accuracy_drop: Limit | None = _limit("Highest accuracy of the earlier model less that of this one.", SHARE)
     macro_f1_drop: Limit | None = _limit("Highest macro F1 of the earlier model less that of this one.", SHARE)
 
+    @model_validator(mode="after")
+    def _possible(self) -> "RegressionLimits":
+        lowest, limit = POSITIVE[0], self.perplexity_ratio
+        if limit is not None and limit.value < lowest:
+            raise ValueError(f"perplexity_ratio is {limit.value:g}; it can only be {lowest:g} or more")
+        return self
+
 
 class CheckOptions(Section):
     """What the exported model is measured on, against the FP16 checkpoint, and what decides the verdict."""

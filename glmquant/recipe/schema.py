@@ -5,6 +5,7 @@ takes have files of their own, :mod:`glmquant.recipe.check_options` and :mod:`gl
 (:mod:`glmquant.recipe.reference`). A key's unit stands beside its description, as ``json_schema_extra``.
 """
 
+import math
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -74,8 +75,8 @@ class CalibrationOptions(Section):
     def _one_weight_per_file(self) -> "CalibrationOptions":
         if self.weights and len(self.weights) != len(self.data):
             raise ValueError(f"{len(self.weights)} weights for {len(self.data)} files; give one a file, or none")
-        if any(weight <= 0 for weight in self.weights):
-            raise ValueError("weights must be above zero")
+        if any(not 0 < weight < math.inf for weight in self.weights) or math.isinf(sum(self.weights)):
+            raise ValueError("weights must be above zero, and finite together")
         return self
 
 
@@ -273,7 +274,7 @@ class TrainOptions(Section):
         "float32", description="Precision of the model's forward and backward passes."
     )
     rank: int = Field(8, ge=1, description="Rank of the low-rank additions of `mode: lora`.")
-    seed: int = Field(0, description="Seed of the split, of initial weights and of the order of texts.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split, of initial weights and of the order of texts.")
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights beside the examples, in values JSON has."""

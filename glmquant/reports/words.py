@@ -15,8 +15,8 @@ WORDS = {
     None: "not measured",
 }
 HOW_TO_SET_LIMITS = (
-    "No limits are set, so nothing is judged. Set one, for example check.limits.perplexity_ratio=1.05, or check by a "
-    "recipe that has limits."
+    "No limits are set, so nothing is judged. Set one, for example check.limits.perplexity_ratio=1.05 for texts or "
+    "check.limits.accuracy_drop=0.02 for tasks, or check by a recipe that has limits."
 )
 MARKS = {
     Verdict.PASS: "✅ pass",

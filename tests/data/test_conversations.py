@@ -114,3 +114,17 @@ def test_turns_that_cannot_be_understood_are_named(fields: dict[str, Any], words
     with pytest.raises(DataError) as caught:
         turns(fields)
     assert [word for word in ["a.jsonl, line 1", *words] if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("history", [5, True, "ab", {"ab": 1}, ["ab", "cd"], [["a"]]])
+def test_a_history_is_never_made_of_letters(history: Any) -> None:
+    with pytest.raises(DataError, match="no list of questions and answers"):
+        turns({"instruction": "a", "output": "b", "history": history})
+
+
+@pytest.mark.parametrize("calls", [5, True, "call"])
+def test_calls_that_are_no_list_are_refused(calls: Any) -> None:
+    with pytest.raises(DataError, match="not a list"):
+        turns(
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": calls}]}
+        )

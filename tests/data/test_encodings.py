@@ -4,7 +4,7 @@ import pytest
 
 from glmquant.data.reading import Reading
 from glmquant.data.text import read_documents
-from glmquant.errors import DataError
+from glmquant.errors import DataError, RecipeError
 from glmquant.recipe.load import load_recipe, parse_override
 
 CHINESE = "今天的会议改到下午一点，请把材料提前发给我。\n" * 3
@@ -86,3 +86,12 @@ def test_an_unknown_encoding_is_refused_with_the_recipe() -> None:
             load_recipe(None, {f"{key}.encoding": "gb1803"})
     with pytest.raises(ValueError, match="no encoding 'base64'"):
         load_recipe(None, {"calibration.encoding": "base64"})
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "", "hex", "idna", "punycode", "base64"])
+def test_what_is_no_encoding_of_text_is_refused(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"text")
+    with pytest.raises(DataError, match="no encoding"):
+        list(read_documents(tmp_path / "a.txt", Reading(encoding=encoding)))
+    with pytest.raises(RecipeError, match="no encoding"):
+        load_recipe(None, {"calibration.encoding": encoding})

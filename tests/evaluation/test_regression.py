@@ -88,3 +88,9 @@ def test_reports_that_cannot_be_paired(change, message: str) -> None:  # type: i
     one = with_quality(0.02, 20)
     with pytest.raises(CheckError, match=message):
         regression(one, change(one))
+
+
+def test_a_task_that_cannot_measure_quantization_is_not_judged_against_an_earlier_report_either() -> None:
+    near = replace(report(), limits=(), tasks=tuple(replace(task, near_chance=True) for task in report().tasks))
+    limits = RegressionLimits.model_validate({"perplexity_ratio": None, "accuracy_drop": 0.5})
+    assert with_regression(near, report(), limits).verdict is Verdict.NOT_JUDGED

@@ -90,7 +90,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, torch.Tensor], dict[str, Any]], None]
     "another format": (lambda _, about: about.update(format="2"), "format '2'"),
     "a missing field": (lambda _, about: about.pop("vocabulary"), "description is damaged"),
     "another field": (lambda _, about: about.update(extra=1), "description is damaged"),
-    "a configuration of nothing": (lambda _, about: about.update(config={}), "is damaged"),
+    "a configuration of nothing": (lambda _, about: about.update(config={}), "damaged one"),
     "rows of another width": (lambda tensors, _: tensors.update(rows=torch.zeros(8, 3)), "do not fit"),
     "rows in half precision": (lambda tensors, _: tensors.update(rows=tensors["rows"].half()), "do not fit"),
     "no head": (lambda tensors, _: tensors.pop("head"), "do not fit"),

@@ -152,3 +152,21 @@ def test_a_bare_number_is_a_limit() -> None:
     assert limits.accuracy_drop is not None
     assert (limits.mean_kl.value, limits.mean_kl.on) == (0.1, "interval")
     assert (limits.accuracy_drop.value, limits.accuracy_drop.on) == (0.2, "estimate")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"check.against.perplexity_ratio": 0},
+        {"check.against.perplexity_ratio": -1},
+        {"train.seed": -1},
+        {"train.seed": 10**23},
+        {"calibration.data": ["a"], "calibration.weights": [float("inf")]},
+        {"calibration.data": ["a"], "calibration.weights": [float("nan")]},
+        {"calibration.data": ["a", "b"], "calibration.weights": [1e308, 1e308]},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_later_stage_could_take_are_refused(overrides: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError):
+        load_recipe(None, overrides)
