@@ -13,7 +13,6 @@ from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import Manifest
 
 SHAPE: Final = (
-    "architecture",
     "num_hidden_layers",
     "hidden_size",
     "intermediate_size",
@@ -22,7 +21,8 @@ SHAPE: Final = (
     "head_dim",
     "vocab_size",
 )
-"""Fields of the configuration in which no quantization changes a model."""
+"""Fields of the configuration in which no quantization changes a model; not the architecture, since a bundle's
+``config.json`` calls all by the one name that Optimum knows."""
 
 log = logging.getLogger("glmquant")
 

@@ -10,9 +10,13 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.gate import Verdict
+from glmquant.store.checkpoint import open_checkpoint
+from tests.glm.test_families import HUGGING_FACE, Release
 from tests.support.classifiers import golden_classifier
 from tests.support.paths import GOLDEN
+from tests.test_families import hugging_face
 
 MODEL = GOLDEN["chatglm2-tiny"]
 OTHER = GOLDEN["chatglm3-tiny"]
@@ -154,3 +158,13 @@ def test_a_text_given_twice_is_refused(tmp_path: Path) -> None:
     shutil.copy(assets.resolve(TEXT), copy)
     with pytest.raises(gq.CheckError, match=r"copy\.txt is the same text as held-out-en\.txt"):
         gq.check(rounded(tmp_path / "onnx"), baseline=MODEL, recipe=gq.load_recipe(None, FEW), text=[TEXT, str(copy)])
+
+
+@pytest.mark.parametrize("release", HUGGING_FACE, ids=lambda release: release.name)
+def test_a_bundle_and_its_own_checkpoint_are_one_model(release: Release, tmp_path: Path) -> None:
+    """GLM-4-0414's bundle says ``model_type: glm``."""
+    model = tmp_path / "model"
+    model.mkdir()
+    hugging_face(release, model)
+    bundle = gq.export(model, "int8-rtn", out=tmp_path / "onnx")
+    assert require_same_model(bundle.path, open_checkpoint(model), None).vocab_size > 0
