@@ -4,6 +4,7 @@ import codecs
 import io
 from typing import Final
 
+from glmquant.core.encodings import known_encoding
 from glmquant.data.reading import Reading
 from glmquant.data.streams import HEAD, DataFile
 from glmquant.errors import DataError
@@ -30,8 +31,6 @@ RARELY: Final = 0.05
 SHORT: Final = 24
 """Bytes too few for statistics."""
 BYTES_AT_ONCE: Final = 1 << 20
-NOT_OF_FILES: Final = ("idna", "punycode", "undefined")
-"""Encodings of names and of nothing, which Python lists beside those of text."""
 
 
 def encoding_of(data: DataFile, reading: Reading) -> str:
@@ -56,19 +55,11 @@ def encoding_of(data: DataFile, reading: Reading) -> str:
 
 
 def _named(encoding: str, data: DataFile) -> str:
-    """Python's own name of an encoding of text that it decodes piece by piece."""
     try:
-        "".encode(encoding)
-        codecs.getincrementaldecoder(encoding)()
-        if encoding.replace("-", "_").casefold() not in NOT_OF_FILES:
-            return codecs.lookup(encoding).name
-    except (LookupError, ValueError):
-        pass
-    raise DataError(
-        f"no encoding {encoding[:60]!r}",
-        where=data.path,
-        expected="one such as gb18030, utf-16, big5, cp1252",
-    )
+        return known_encoding(encoding)
+    except ValueError as error:
+        what, _, expected = str(error).partition("; expected ")
+        raise DataError(what, where=data.path, expected=expected) from None
 
 
 def open_text(data: DataFile, reading: Reading, newline: str | None = "\n") -> io.TextIOWrapper:

@@ -1,10 +1,11 @@
 """What every section of a recipe is, and the units that keys name."""
 
-import codecs
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
+
+from glmquant.core.encodings import known_encoding
 
 TOKENS: JsonDict = {"unit": "tokens"}
 NATS: JsonDict = {"unit": "nats per token"}
@@ -13,14 +14,7 @@ EPOCHS: JsonDict = {"unit": "epochs"}
 
 
 def _known(encoding: str) -> str:
-    """Raises ValueError for what names no encoding of text."""
-    try:
-        "".encode(encoding)
-        codecs.getincrementaldecoder(encoding)
-        if encoding.casefold() in ("idna", "punycode", "undefined"):
-            raise LookupError(encoding)
-    except (LookupError, ValueError):
-        raise ValueError(f"no encoding {encoding[:60]!r}; expected one such as gb18030, utf-16, big5, cp1252") from None
+    known_encoding(encoding)
     return encoding
 
 
