@@ -81,6 +81,10 @@ class QuantTensor:
     def rows(self, start: int, stop: int) -> "QuantTensor":
         return QuantTensor(self.codes_NK[start:stop], self.scales_NG[start:stop], self.zeros_NG[start:stop], self.spec)
 
+    def take(self, order_N: Tensor) -> "QuantTensor":
+        """The rows of these numbers."""
+        return QuantTensor(self.codes_NK[order_N], self.scales_NG[order_N], self.zeros_NG[order_N], self.spec)
+
     @staticmethod
     def unfilled(rows: int, columns: int, spec: QuantSpec, device: torch.device) -> "QuantTensor":
         """To be given its values by :meth:`fill`."""

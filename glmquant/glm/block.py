@@ -51,7 +51,7 @@ class Block:
 
     def to(self, device: torch.device) -> "Block":
         """The same block on a device."""
-        return self.mapped(lambda linear: linear.to(device), lambda gain: gain.to(device))
+        return Block(self.attention.to(device), self.mlp.to(device))
 
     def equalized(self, config: GlmConfig) -> "Block":
         """The same function with channels of even size (:mod:`glmquant.glm.equalization`).

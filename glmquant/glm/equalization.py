@@ -31,7 +31,7 @@ def equalize_norm(gain_C: Tensor, linear: Linear) -> tuple[Tensor, Linear]:
     return torch.where(usable_C, evened_C, gain_C), Linear(weight_NK * factors_C, linear.bias_N)
 
 
-def divide_rows(linear: Linear, rows: slice, factors_C: Tensor) -> Linear:
+def divide_rows(linear: Linear, rows: slice | Tensor, factors_C: Tensor) -> Linear:
     """The layer, in float32, with outputs ``rows`` divided by ``factors_C``."""
     weight_NK = linear.dense().clone()
     weight_NK[rows] /= factors_C.unsqueeze(1)

@@ -1,12 +1,23 @@
 """The linear groups of a model, as the parts of its blocks declare them."""
 
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.parts import part_kinds
+from glmquant.glm.parts import PartKind, part_kinds
 
 
 def block_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
-    """The linear groups of a block, in the order data flows through them."""
-    return tuple(group for kind in part_kinds(config, layer) for group in kind.groups(config, layer))
+    """The linear groups of a block, in the order data flows through them; routed experts after what is beside them."""
+    return tuple(group for kind in part_kinds(config, layer) for group in part_groups(config, kind, layer))
+
+
+def part_groups(config: GlmConfig, kind: PartKind, layer: int) -> tuple[LinearGroup, ...]:
+    """The linear groups of a part, those of its routed experts last."""
+    experts = (kind.expert_groups(config, layer, expert) for expert in range(num_experts(config, kind)))
+    return (*kind.groups(config, layer), *(group for pair in experts for group in pair))
+
+
+def num_experts(config: GlmConfig, kind: PartKind) -> int:
+    """Routed experts of a part; 0 where it has none."""
+    return config.experts.count if config.experts is not None and kind.router_shapes(config) else 0
 
 
 def head_group(config: GlmConfig) -> LinearGroup:

@@ -40,6 +40,13 @@ class Linear:
             None if self.order_K is None else self.order_K.to(device),
         )
 
+    def reordered(self, order_N: Tensor) -> "Linear":
+        """The layer with its outputs in another order."""
+        weight = self.weight
+        whole = weight if isinstance(weight, Tensor) else _whole(weight)
+        bias_N = None if self.bias_N is None else self.bias_N[order_N]
+        return Linear(whole[order_N] if isinstance(whole, Tensor) else whole.take(order_N), bias_N, self.order_K)
+
     def rows(self, part: slice) -> "Linear":
         """The layer that gives these outputs alone."""
         weight = self.weight

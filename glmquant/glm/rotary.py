@@ -28,13 +28,18 @@ def rotary(config: GlmConfig, positions_BT: Tensor) -> Rotary:
     return Rotary(angles_BTR.cos(), angles_BTR.sin())
 
 
-def rotate(x_BTHE: Tensor, rope: Rotary) -> Tensor:
-    """Rotates the first ``2 R`` dimensions of each head in interleaved pairs ``(2i, 2i + 1)``."""
+def rotate(x_BTHE: Tensor, rope: Rotary, *, in_pairs: bool = True) -> Tensor:
+    """Rotates the first ``2 R`` dimensions of each head.
+
+    Args:
+        in_pairs: ``(2i, 2i + 1)`` together; else ``(i, i + R)``, as GPT-NeoX does.
+    """
     rotary_dim = 2 * rope.cos_BTR.shape[-1]
     turning, still = x_BTHE[..., :rotary_dim].float(), x_BTHE[..., rotary_dim:]
-    even, odd = turning[..., 0::2], turning[..., 1::2]
+    one, other = (turning[..., 0::2], turning[..., 1::2]) if in_pairs else turning.chunk(2, dim=-1)
     cos, sin = rope.cos_BTR.unsqueeze(2), rope.sin_BTR.unsqueeze(2)
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    both = [one * cos - other * sin, other * cos + one * sin]
+    turned = torch.stack(both, dim=-1).flatten(-2) if in_pairs else torch.cat(both, dim=-1)
     return torch.cat([turned.to(x_BTHE.dtype), still], dim=-1)
 
 

@@ -90,7 +90,7 @@ class SensitivityMeter:
         for place, part in enumerate(block.parts):
             for step, (name, linear) in enumerate(part.linears.items()):
                 group = f"layers.{layer}.{part.kind.scope}.{name}"
-                importance_K = mean_square(each.inputs[place][step] for each in passes)
+                importance_K = mean_square(part.seen(step, each.inputs[place][step]) for each in passes)
                 for spec in self._choices.get(group, ()):
                     changed = part.with_linears({name: _rounded(linear, spec, importance_K)})
                     errors = [_relative(each.output_with(place, step, changed), each.output_BTD) for each in passes]

@@ -19,7 +19,9 @@ from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
-from glmquant.glm.parts import Part, part_kinds
+from glmquant.glm.parts import Part, PartKind, part_kinds
+from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts, Router
+from glmquant.glm.parts.sparse_mlp import ROUTER_WEIGHT
 from glmquant.store.gptq import GptqFormat, GptqLinear, locate_linear
 from glmquant.store.row_quantized import RowQuantizedLinear
 from glmquant.store.tensors import StoredTensor
@@ -117,7 +119,7 @@ class TensorTable:
         if source.scales is not None:
             weight = self._typed(source.name, source.shape, torch.int8)
             return RowQuantizedLinear(weight, self._float(source.scales.name, source.shape[:1]), source.scales.bits)
-        is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT)
+        is_linear = len(source.shape) == 2 and name not in (EMBEDDING, HEAD_WEIGHT) and not name.endswith(ROUTER_WEIGHT)
         return self._locate(source.name, source.shape) if is_linear else self._float(source.name, source.shape)
 
     def _holds(self, name: str) -> bool:
@@ -217,10 +219,23 @@ class TensorTable:
         at, config = layer_prefix(layer), self.layout.config
         parts = []
         for kind in part_kinds(config, layer):
-            linears = {group.name.rpartition(".")[2]: self.linear(group) for group in kind.groups(config, layer)}
+            linears = {group.within(kind.scope): self.linear(group) for group in kind.groups(config, layer)}
             gains = {name: self.vector(f"{at}{name}.weight") for name in kind.gain_sizes(config)}
-            parts.append(Part(kind, linears, gains))
+            parts.append(Part(kind, linears, gains, self._experts(layer, kind)))
         return Block(*parts)
+
+    def _experts(self, layer: int, kind: PartKind) -> RoutedExperts | None:
+        """Routed experts, each read when it is asked for; None where the part has none."""
+        config = self.layout.config
+        if config.experts is None or not kind.router_shapes(config):
+            return None
+        weight_XD, bias_X = (self.vector(f"{layer_prefix(layer)}{name}").float() for name in kind.router_shapes(config))
+        router = Router(weight_XD, bias_X, config.experts.per_token, config.experts.scaling)
+
+        def load(expert: int, name: str) -> Linear:
+            return self.linear(kind.expert_groups(config, layer, expert)[EXPERT_LINEARS.index(name)])
+
+        return RoutedExperts(router, config.experts.count, load)
 
     def embedding(self) -> Tensor:
         return self.vector(EMBEDDING)

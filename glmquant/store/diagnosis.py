@@ -134,7 +134,8 @@ def _refuse_other_names(stored: Stored, layout: Layout, config_path: Path) -> No
 
 
 def _refuse_other_layers(stored: Stored, layout: Layout, config_path: Path) -> None:
-    found = {int(match[1]) for name in stored if (match := LAYER.search(name)) and len(match[1]) < 6}
+    used = stored.keys() - layout.ignored
+    found = {int(match[1]) for name in used if (match := LAYER.search(name)) and len(match[1]) < 6}
     expected, field = layout.config.num_hidden_layers, LAYER_FIELDS[_root(layout)]
     if not found or found != set(range(len(found))) or len(found) == expected:
         return

@@ -1,6 +1,7 @@
 """``config.json`` in transformers' form: of ``glm`` and ``glm4`` checkpoints, and of bundles.
 
-Absent fields take the defaults of ``GlmConfig`` and ``Glm4Config`` in transformers (4.57 and 5.23 agree on them); an
+Absent fields take the defaults of ``GlmConfig``, ``Glm4Config``, ``Glm4MoeConfig`` and ``Glm4MoeLiteConfig`` in
+transformers (4.57 and 5.24 agree on them); an
 absent pad token is the first end token, since no attention reads it. A bundle opens without torch, so nothing here
 knows tensors.
 """
@@ -11,11 +12,13 @@ from typing import Any, Final, cast, get_args
 
 from glmquant.core.untrusted import read_json
 from glmquant.glm.config import Architecture, Family, GlmConfig
+from glmquant.glm.layouts.experts import latent_head_dim, latent_rotary_dim, read_experts, read_latent
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields, float_dtype
 from glmquant.glm.layouts.labels import read_labels
 from glmquant.glm.layouts.lineage import published_names
 
 ARCHITECTURES: Final = get_args(Architecture)
+FAMILY_OF: Final[dict[str, Family]] = {"glm4": "glm-4-0414", "glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7-flash"}
 DEFAULT_EOS = (151329, 151336, 151338)
 
 
@@ -35,15 +38,22 @@ def parse_bundle_config(values: dict[str, Any], path: Path) -> GlmConfig:
 
 
 def parse_hf_config(fields: Fields, family: Family | None = None) -> GlmConfig:
-    """The model that ``model_type: glm`` or ``glm4`` describes, its labels apart.
+    """The model that a ``model_type`` of :data:`ARCHITECTURES` describes, its labels apart.
 
     Raises:
         CheckpointError: a field that is missing or out of range.
     """
     architecture = fields.choice("model_type", ARCHITECTURES, "glm")
+    has_experts = architecture in ("glm4_moe", "glm4_moe_lite")
     heads = fields.integer("num_attention_heads")
-    groups = fields.integer("num_key_value_heads", 2)
-    head_dim = fields.integer("head_dim", 128)
+    latent = read_latent(fields) if architecture == "glm4_moe_lite" else None
+    groups = fields.integer("num_key_value_heads", None if latent is not None else 2)
+    if latent is not None:
+        rotary_dim = latent_rotary_dim(fields, _rope_number(fields, "partial_rotary_factor", 1.0))
+        head_dim = latent_head_dim(fields, latent, rotary_dim)
+    else:
+        head_dim = fields.integer("head_dim", 128)
+        rotary_dim = _rotary_dim(fields, head_dim)
     vocabulary = fields.integer("vocab_size")
     if heads % groups:
         raise fields.error("num_key_value_heads", f"a divisor of num_attention_heads, {heads}")
@@ -59,25 +69,28 @@ def parse_hf_config(fields: Fields, family: Family | None = None) -> GlmConfig:
         num_attention_heads=heads,
         num_key_value_heads=groups,
         head_dim=head_dim,
-        rotary_dim=_rotary_dim(fields, head_dim),
+        rotary_dim=rotary_dim,
         rope_theta=_rope_number(fields, "rope_theta", 10000.0),
         position_divisor=_position_divisor(fields),
-        rms_norm_eps=fields.number("rms_norm_eps", 1.5625e-07, high=1.0),
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-5 if has_experts else 1.5625e-07, high=1.0),
         vocab_size=vocabulary,
         max_position_embeddings=fields.integer("max_position_embeddings", 131072),
-        attention_bias=fields.flag("attention_bias", True),
+        attention_bias=fields.flag("attention_bias", not has_experts),
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         bos_token_id=fields.token_id("bos_token_id", vocabulary),
         eos_token_ids=eos,
         pad_token_id=fields.integer("pad_token_id", eos[0], low=0, high=vocabulary - 1),
         float_dtype=float_dtype(fields, "float32"),
         hidden_act=fields.text("hidden_act", "silu"),
+        qk_norm=architecture == "glm4_moe" and fields.flag("use_qk_norm", False),
+        experts=read_experts(fields) if has_experts else None,
+        latent=latent,
     )
 
 
 def _family(fields: Fields, architecture: str) -> Family:
-    if architecture == "glm4":
-        return "glm-4-0414"
+    if architecture in FAMILY_OF:
+        return FAMILY_OF[architecture]
     named = any("glm-edge" in name.lower() for name in published_names(fields.values, {}))
     return "glm-edge" if named else "glm"
 

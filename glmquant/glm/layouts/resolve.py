@@ -19,6 +19,8 @@ RESOLVERS: Final[dict[str, Resolver]] = {
     "chatglm": chatglm.resolve,
     "glm": hf_glm.resolve,
     "glm4": hf_glm.resolve,
+    "glm4_moe": hf_glm.resolve,
+    "glm4_moe_lite": hf_glm.resolve,
 }
 
 

@@ -1,4 +1,4 @@
-"""Grouped-query attention with partial rotation in interleaved pairs (``GlmAttention`` of transformers).
+"""Grouped-query attention with partial rotation (``GlmAttention`` and ``Glm4MoeAttention`` of transformers).
 
 Shape suffixes: B batch, T tokens, H query heads, C key/value heads, E head size, M rows of the fused q, k, v.
 """
@@ -11,9 +11,10 @@ from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.equalization import column_factors, column_sizes, divide_rows, multiply_columns
 from glmquant.glm.parts.attend import attend
 from glmquant.glm.parts.base import Context, Part, PartKind, group_in, modules_in
-from glmquant.glm.rotary import Rotary, rotate
+from glmquant.glm.rotary import rms_norm, rotate
 
 QKV, OUTPUT = "qkv_proj", "o_proj"
+QUERY_NORM, KEY_NORM = "self_attn.q_norm", "self_attn.k_norm"
 
 
 class GroupedQueryAttention(PartKind):
@@ -34,14 +35,18 @@ class GroupedQueryAttention(PartKind):
             LinearGroup(group_in(self.scope, layer, OUTPUT), output, (config.hidden_size,), config.query_rows),
         )
 
-    def between(self, step: int, output: Tensor, part: Part, context: Context) -> Tensor:
-        query, key, value = split_heads(output, context.config, context.rope)
+    def gain_sizes(self, config: GlmConfig) -> dict[str, int]:
+        own = {QUERY_NORM: config.head_dim, KEY_NORM: config.head_dim} if config.qk_norm else {}
+        return own | super().gain_sizes(config)
+
+    def between(self, step: int, output: Tensor, x: Tensor, part: Part, context: Context) -> Tensor:
+        query, key, value = split_heads(output, part, context)
         if context.on_key_values is not None:
             context.on_key_values(key, value)
         return attend(query, key, value, context.mask)
 
     def graph(self, step: int, output: Any, part: Any, operators: Any, context: Any) -> Any:
-        attended, key, value = operators.attention(output, context.past, context.layer)
+        attended, key, value = operators.attention(_normed_heads(output, part, operators), context.past, context.layer)
         context.present.append((key, value))
         return attended
 
@@ -49,11 +54,26 @@ class GroupedQueryAttention(PartKind):
         return _value_to_output(super().equalize(part, config), config)
 
 
-def split_heads(qkv_BTM: Tensor, config: GlmConfig, rope: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(qkv_BTM: Tensor, part: Part, context: Context) -> tuple[Tensor, Tensor, Tensor]:
     """Queries ``[B, T, H, E]``, keys and values ``[B, T, C, E]``; queries and keys are rotated."""
+    config = context.config
     q, k, v = qkv_BTM.split([config.query_rows, config.key_value_rows, config.key_value_rows], dim=-1)
     query, key, value = (x.unflatten(-1, (-1, config.head_dim)) for x in (q, k, v))
-    return rotate(query, rope), rotate(key, rope), value
+    if config.qk_norm:
+        query = rms_norm(query, part.gains[QUERY_NORM], config.rms_norm_eps)
+        key = rms_norm(key, part.gains[KEY_NORM], config.rms_norm_eps)
+    query, key = (rotate(x, context.rope, in_pairs=config.rotates_in_pairs) for x in (query, key))
+    return query, key, value
+
+
+def _normed_heads(qkv: Any, part: Any, operators: Any) -> Any:
+    """One value of all three where heads are not normalized, else three."""
+    if QUERY_NORM not in part.gains:
+        return qkv
+    query, key, value = operators.split_qkv(qkv)
+    gains = part.gains[QUERY_NORM], part.gains[KEY_NORM]
+    query, key = (operators.norm_heads(x, gain) for x, gain in zip((query, key), gains, strict=True))
+    return query, key, value
 
 
 def _value_to_output(part: Part, config: GlmConfig) -> Part:

@@ -2,7 +2,10 @@
 
 A part is a chain of linear layers. It is cut where a linear layer's input appears, so that calibration can stop there:
 
-    x0 = read(hidden)      x1 = between(0, linear0(x0))      …      hidden + linear_n(x_n)
+    x0 = read(hidden)      x1 = between(0, linear0(x0), x0)      …      hidden + linear_n(x_n)
+
+What stands between two linear layers may be wider than what the next one reads: it reads the first columns, and the
+others are carried on. Routed experts, where a part has some, read what the first linear layer reads.
 
 Everything that walks through blocks (forward passes, quantization, sensitivities, artifacts, forecasts, the ONNX graph)
 works on this chain alone. A new kind of part declares its linear groups, its gains and what lies between them.
@@ -21,6 +24,7 @@ from torch import Tensor
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.equalization import equalize_norm
 from glmquant.glm.linear import Linear
+from glmquant.glm.parts.routing import RoutedExperts
 from glmquant.glm.rotary import Rotary, rms_norm
 
 
@@ -46,25 +50,33 @@ class Part:
 
     Attributes:
         kind: what they compute.
-        linears: by the last word of their group's name (``qkv_proj``), in the order data flows through them.
+        linears: by their group's name within the part (``qkv_proj``), in the order data flows through them.
         gains: of norms ``[D]``, by module name within the layer (``input_layernorm``).
+        experts: routed ones, beside the chain; None where there are none.
     """
 
     kind: "PartKind"
     linears: Mapping[str, Linear]
     gains: Mapping[str, Tensor]
+    experts: RoutedExperts | None = None
 
     def with_linears(self, changed: Mapping[str, Linear]) -> "Part":
         """The part with some linear layers replaced; the order stays."""
         return replace(self, linears={name: changed.get(name, linear) for name, linear in self.linears.items()})
 
     def mapped(self, on_linear: Callable[[Linear], Linear], on_gain: Callable[[Tensor], Tensor]) -> "Part":
-        """The part with each weight replaced."""
+        """The part with each weight replaced, but for the router's."""
         return replace(
             self,
             linears={name: on_linear(linear) for name, linear in self.linears.items()},
             gains={name: on_gain(gain) for name, gain in self.gains.items()},
+            experts=None if self.experts is None else self.experts.mapped(on_linear),
         )
+
+    def to(self, device: torch.device) -> "Part":
+        """The same part on a device."""
+        moved = replace(self, experts=None).mapped(lambda linear: linear.to(device), lambda gain: gain.to(device))
+        return replace(moved, experts=None if self.experts is None else self.experts.to(device))
 
     @property
     def has_output_norm(self) -> bool:
@@ -94,7 +106,15 @@ class Part:
             on_input: is shown each linear layer's name and input.
         """
         x = self.read(hidden_BTD, context.config).to(dtype or hidden_BTD.dtype)
+        if self.experts is not None:
+            added_TD = self.experts.output(x.flatten(0, -2), self.kind.within_expert)
+            hidden_BTD = hidden_BTD + added_TD.view(hidden_BTD.shape).to(hidden_BTD.dtype)
         return self.resume(hidden_BTD, 0, x, context, on_input)
+
+    def seen(self, step: int, x: Tensor) -> Tensor:
+        """Of what stands before linear layer ``step``, the columns that it reads."""
+        name = list(self.linears)[step]
+        return x[..., : self.linears[name].weight.shape[1]]
 
     def resume(
         self,
@@ -104,14 +124,16 @@ class Part:
         context: Context,
         on_input: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
-        """As :meth:`forward`, from the input ``x`` of linear layer number ``step`` on."""
+        """As :meth:`forward`, from ``x``, what stands before linear layer number ``step``, on.
+
+        ``hidden_BTD`` holds what routed experts add already.
+        """
         names = list(self.linears)
         for number in range(step, len(names)):
             if on_input is not None:
                 on_input(names[number], x)
-            x = self.linears[names[number]](x)
-            if number < len(names) - 1:
-                x = self.kind.between(number, x, self, context)
+            output = self.linears[names[number]](self.seen(number, x))
+            x = self.kind.between(number, output, x, self, context) if number < len(names) - 1 else output
         return self.add(hidden_BTD, x, context.config)
 
 
@@ -135,17 +157,34 @@ class PartKind(ABC):
         """The linear groups of a layer, in the order data flows through them."""
 
     def gain_sizes(self, config: GlmConfig) -> dict[str, int]:
-        """Modules of norms within the layer, and their sizes."""
+        """Modules of norms within the layer, and their sizes; those of the residual stream first and last."""
         sizes = {self.input_norm: config.hidden_size}
         return sizes | ({self.output_norm: config.hidden_size} if config.sandwich_norms else {})
 
+    def expert_groups(self, config: GlmConfig, layer: int, expert: int) -> tuple[LinearGroup, LinearGroup]:
+        """The linear groups of one routed expert: ``gate_up_proj`` and ``down_proj``."""
+        raise NotImplementedError
+
+    def router_shapes(self, config: GlmConfig) -> dict[str, tuple[int, ...]]:
+        """The router's float32 tensors within the layer, weight first; empty where the part has no routed experts."""
+        return {}
+
+    def within_expert(self, gate_up: Tensor) -> Tensor:
+        """What an expert's ``down_proj`` reads, from the output of its ``gate_up_proj``."""
+        raise NotImplementedError
+
+    def width(self, step: int, config: GlmConfig, layer: int) -> int:
+        """Columns of what stands before linear layer ``step``; more than that reads where something is carried on."""
+        return self.groups(config, layer)[step].columns
+
     @abstractmethod
-    def between(self, step: int, output: Tensor, part: Part, context: Context) -> Tensor:
-        """What linear layer ``step + 1`` reads, from the output of linear layer ``step``."""
+    def between(self, step: int, output: Tensor, x: Tensor, part: Part, context: Context) -> Tensor:
+        """What stands before linear layer ``step + 1``, from the output of linear layer ``step`` and what stood before
+        that."""
 
     @abstractmethod
     def graph(self, step: int, output: Any, part: Any, operators: Any, context: Any) -> Any:
-        """As :meth:`between`, in the ONNX graph.
+        """What linear layer ``step + 1`` reads, in the ONNX graph; what is carried on waits in ``context.carried``.
 
         Args:
             output: an ``onnx_ir.Value``.

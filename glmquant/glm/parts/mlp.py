@@ -1,4 +1,4 @@
-"""The gated MLP (``GlmMLP`` of transformers): SwiGLU (arXiv:2002.05202, eq. 6) on fused gate and up."""
+"""The gated MLP (``GlmMLP`` of transformers): SwiGLU (arXiv:2002.05202, eq. 6) on stacked gate and up."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch.nn.functional import silu
 
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.equalization import column_factors, column_sizes, divide_rows, multiply_columns
+from glmquant.glm.linear import Linear
 from glmquant.glm.parts.base import Context, Part, PartKind, group_in, modules_in
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
@@ -21,6 +22,8 @@ class SwigluMlp(PartKind):
 
     def groups(self, config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
         hidden, inner = config.hidden_size, config.intermediate_size
+        if not config.fuses_gate_up:
+            return gated_groups(self.scope, layer, hidden, inner)
         fused, down = modules_in(self.scope, layer, (GATE_UP,)), modules_in(self.scope, layer, (DOWN,))
         halves = modules_in(self.scope, layer, ("gate_proj", "up_proj"))
         return (
@@ -28,7 +31,7 @@ class SwigluMlp(PartKind):
             LinearGroup(group_in(self.scope, layer, DOWN), down, (hidden,), inner),
         )
 
-    def between(self, step: int, output: Tensor, part: Part, context: Context) -> Tensor:
+    def between(self, step: int, output: Tensor, x: Tensor, part: Part, context: Context) -> Tensor:
         return swiglu(output)
 
     def graph(self, step: int, output: Any, part: Any, operators: Any, context: Any) -> Any:
@@ -38,6 +41,17 @@ class SwigluMlp(PartKind):
         return _up_to_down(super().equalize(part, config))
 
 
+def gated_groups(
+    scope: str, layer: int, hidden: int, inner: int, unit: str | None = None
+) -> tuple[LinearGroup, LinearGroup]:
+    """Of an MLP whose gate and up are apart."""
+    halves, down = modules_in(scope, layer, ("gate_proj", "up_proj")), modules_in(scope, layer, (DOWN,))
+    return (
+        LinearGroup(group_in(scope, layer, GATE_UP), halves, (inner, inner), hidden, shared_unit=unit),
+        LinearGroup(group_in(scope, layer, DOWN), down, (hidden,), inner, shared_unit=unit),
+    )
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """The first half gates the second."""
     gated, up = gate_up.chunk(2, dim=-1)
@@ -45,10 +59,12 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def _up_to_down(part: Part) -> Part:
+    gate_up, down = equalize_inner(part.linears[GATE_UP], part.linears[DOWN])
+    return part.with_linears({GATE_UP: gate_up, DOWN: down})
+
+
+def equalize_inner(gate_up: Linear, down: Linear) -> tuple[Linear, Linear]:
     """Up rows divided, and the down columns that read them multiplied, by the same factors."""
-    down = part.linears[DOWN]
     factors_K = column_factors(column_sizes(down.dense()))
     up = slice(down.weight.shape[1], None)
-    return part.with_linears(
-        {GATE_UP: divide_rows(part.linears[GATE_UP], up, factors_K), DOWN: multiply_columns(down, factors_K)}
-    )
+    return divide_rows(gate_up, up, factors_K), multiply_columns(down, factors_K)
