@@ -12,7 +12,6 @@ import onnx_ir as ir
 from glmquant.core.files import write_json
 from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.model import ModelSource
 from glmquant.onnx_export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
@@ -67,7 +66,7 @@ def export_classifier(
     data = to_bytes(graph.graph, metadata_of(config, options, file))
     (out / GRAPH_FILE).write_bytes(data)
     names = {"architectures": ["GlmForSequenceClassification"]}
-    write_json(out / "config.json", optimum_config(to_hf_config(config)) | names)
+    write_json(out / "config.json", optimum_config(config) | names)
     if tokenizer is not None:
         tokenizer.save(out)
     digest = hashlib.sha256(data).hexdigest()

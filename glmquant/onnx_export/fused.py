@@ -4,7 +4,9 @@ import onnx_ir as ir
 
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import GraphBuilder
-from glmquant.onnx_export.graph import CacheType
+from glmquant.onnx_export.expert_matrices import StoredExperts
+from glmquant.onnx_export.expert_ops import routed_experts
+from glmquant.onnx_export.graph import CacheType, Heads
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
 from glmquant.onnx_export.ops import (
     MICROSOFT,
@@ -18,14 +20,14 @@ from glmquant.onnx_export.ops import (
     matmul,
     matmul_integer,
     matmul_nbits,
-    rms_norm,
     swiglu,
 )
 from glmquant.onnx_export.padding import AlignedRows, align_rows, last_real, restore_rows
+from glmquant.onnx_export.shared_operators import SharedOperators
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
 
 
-class FusedOperators:
+class FusedOperators(SharedOperators):
     """A :class:`glmquant.onnx_export.graph.Operators`.
 
     Args:
@@ -36,10 +38,10 @@ class FusedOperators:
     def __init__(
         self, config: GlmConfig, weights: StoredModel, dtype: ir.DataType, accuracy_level: int, cache_bits: int = 0
     ) -> None:
-        self.g = GraphBuilder("glm", {"": OPSET, MICROSOFT: 1})
+        super().__init__(GraphBuilder("glm", {"": OPSET, MICROSOFT: 1}), config)
         self.cache = cache_type(dtype, config.head_dim, cache_bits)
-        self._config = config
         self._weights = weights
+        self._dtype = dtype
         self._accuracy_level = accuracy_level
         self._rows: AlignedRows
 
@@ -64,26 +66,27 @@ class FusedOperators:
             return matmul_integer(self.g, x, layer.weight, bias)
         return matmul(self.g, x, self.g.weight(layer.weight), bias)
 
-    def norm(self, x_BSD: ir.Value, gain_D: ir.ExternalTensor) -> ir.Value:
-        return rms_norm(self.g, x_BSD, self.g.weight(gain_D), self._config.rms_norm_eps)
+    def experts(self, x_BSD: ir.Value, experts: StoredExperts) -> ir.Value:
+        return routed_experts(self.g, x_BSD, experts, self._dtype, self._accuracy_level)
 
     def add_and_norm(
         self, x_BSD: ir.Value, residual_BSD: ir.Value, gain_D: ir.ExternalTensor
     ) -> tuple[ir.Value, ir.Value]:
-        return add_and_norm(self.g, x_BSD, residual_BSD, self.g.weight(gain_D), self._config.rms_norm_eps)
+        return add_and_norm(self.g, x_BSD, residual_BSD, self.g.weight(gain_D), self.config.rms_norm_eps)
 
     def attention(
-        self, qkv: ir.Value, past: tuple[ir.Value, ir.Value], layer: int
+        self, heads: Heads, past: tuple[ir.Value, ir.Value], layer: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         g, weights = self.g, self._weights
         caches = (g.weight(weights.cos_cache), g.weight(weights.sin_cache))
-        heads = (self._config.num_attention_heads, self._config.num_key_value_heads)
+        counts = (self.config.num_attention_heads, self.config.num_key_value_heads)
         scales = None
         if weights.cache_scales:
             stored = weights.cache_scales[layer]
             bits = 4 if self.cache.dtype == ir.DataType.UINT8 else 8
             scales = CacheScales(bits, g.weight(stored.key), g.weight(stored.value))
-        return grouped_query_attention(g, qkv, past, self._rows.step, caches, heads, scales)
+        in_pairs = self.config.rotates_in_pairs
+        return grouped_query_attention(g, heads, past, self._rows.step, caches, counts, scales, in_pairs=in_pairs)
 
     def swiglu(self, gate_up: ir.Value) -> ir.Value:
         return swiglu(self.g, gate_up)

@@ -4,7 +4,7 @@ Shape suffixes: B batch, S new tokens, D hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import IR_VERSION, GraphBuilder
 from glmquant.onnx_export.bundle import TensorInfo
+from glmquant.onnx_export.expert_matrices import StoredExperts
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel, StoredPart
 
 KEEP = "num_logits_to_keep"
@@ -35,11 +36,16 @@ class CacheType:
     width: int
 
 
+Heads = ir.Value | tuple[ir.Value, ir.Value, ir.Value]
+"""Queries, keys and values, in one value or in three."""
+
+
 class Operators(Protocol):
     """What the decoder is made of, in a profile's operators; each method adds nodes to ``g``."""
 
     g: GraphBuilder
     cache: CacheType
+    config: GlmConfig
 
     def start(self, input_ids_BS: ir.Value, mask_BT: ir.Value) -> ir.Value:
         """Whatever all layers need of the step; gives the ids ``[B, S]`` in the order the layers see them."""
@@ -49,7 +55,25 @@ class Operators(Protocol):
 
     def linear(self, x: ir.Value, layer: StoredLinear) -> ir.Value: ...
 
-    def norm(self, x_BSD: ir.Value, gain_D: ir.ExternalTensor) -> ir.Value: ...
+    def norm(self, x_BSD: ir.Value, gain_D: ir.ExternalTensor, epsilon: float | None = None) -> ir.Value:
+        """By the model's own epsilon where none is given."""
+        ...
+
+    def split(self, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+        """Along the last dimension."""
+        ...
+
+    def norm_heads(self, x: ir.Value, gain_E: ir.ExternalTensor) -> ir.Value:
+        """Each head of ``[B, S, heads * E]`` by itself."""
+        ...
+
+    def shared_key(self, key_BSR: ir.Value, keys: ir.Value, heads: int) -> ir.Value:
+        """Heads ``[B, S, heads * E]``: in each what is shared by all, then its own of ``keys``."""
+        ...
+
+    def experts(self, x_BSD: ir.Value, experts: StoredExperts) -> ir.Value:
+        """What routed experts add to each token."""
+        ...
 
     def add_and_norm(
         self, x_BSD: ir.Value, residual_BSD: ir.Value, gain_D: ir.ExternalTensor
@@ -58,9 +82,9 @@ class Operators(Protocol):
         ...
 
     def attention(
-        self, qkv: ir.Value, past: tuple[ir.Value, ir.Value], layer: int
+        self, heads: Heads, past: tuple[ir.Value, ir.Value], layer: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The context, and keys and values with the new ones added."""
+        """The context, and keys and values with the new ones added. Queries and keys are not rotated yet."""
         ...
 
     def swiglu(self, gate_up: ir.Value) -> ir.Value: ...
@@ -96,11 +120,13 @@ class GraphContext:
     Attributes:
         past: keys and values of the layer so far.
         present: gets each layer's keys and values with the new ones added.
+        carried: what later linear layers of the part read, by names of the part's own.
     """
 
     layer: int
     past: tuple[ir.Value, ir.Value]
     present: list[tuple[ir.Value, ir.Value]]
+    carried: dict[str, ir.Value] = field(default_factory=dict)
 
 
 Selection = Callable[[ir.Value], ir.Value]
@@ -170,13 +196,14 @@ class DecoderBuilder:
     ) -> tuple[ir.Value, ir.Value]:
         """What a part adds to the residual stream, and that stream; both of the selected tokens alone, if any."""
         layers = list(part.linears.values())
+        routed = None if part.experts is None else self._operators.experts(x, part.experts)
         for step, layer in enumerate(layers):
             x = self._operators.linear(x, layer)
             if step + 1 < len(layers):
                 x = part.kind.graph(step, x, part, self._operators, context)
                 if select is not None and step == part.kind.mixes_tokens_after:
                     x, residual_BSD = select(x), select(residual_BSD)
-        return x, residual_BSD
+        return x if routed is None else self._g.node("Add", [x, routed]), residual_BSD
 
     def _following_gains(self) -> Iterator[ir.ExternalTensor]:
         """For each part, the gain of the norm that reads what comes out of it."""

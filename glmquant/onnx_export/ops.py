@@ -7,6 +7,7 @@ Shape suffixes: B batch, S new tokens, D hidden size, N output columns, K input 
 heads, E head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,24 @@ def add_and_norm(
     return outputs[0], outputs[3]
 
 
+def split(g: GraphBuilder, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+    """Parts of the last dimension: Split-18."""
+    return g.nodes("Split", [x, g.ints(*sizes)], [f"part_{number}" for number in range(len(sizes))], axis=-1)
+
+
+def norm_heads(g: GraphBuilder, x: ir.Value, gain_E: ir.Value, head_dim: int, epsilon: float) -> ir.Value:
+    """Each head of ``[B, S, heads * E]`` normalized by itself: Reshape-23, RMSNormalization-23."""
+    heads_BSHE = g.node("Reshape", [x, g.ints(0, 0, -1, head_dim)])
+    return g.node("Reshape", [rms_norm(g, heads_BSHE, gain_E, epsilon), g.ints(0, 0, -1)])
+
+
+def shared_key(g: GraphBuilder, key_BSR: ir.Value, keys: ir.Value, heads: int) -> ir.Value:
+    """Heads of what all share, then of their own: Unsqueeze-23, Expand-13, Reshape-23, Concat-13."""
+    shared = g.node("Expand", [g.node("Unsqueeze", [key_BSR, g.ints(2)]), g.ints(1, 1, heads, 1)])
+    own = g.node("Reshape", [keys, g.ints(0, 0, heads, -1)])
+    return g.node("Reshape", [g.node("Concat", [shared, own], axis=-1), g.ints(0, 0, -1)])
+
+
 def swiglu(g: GraphBuilder, gate_up: ir.Value) -> ir.Value:
     """``silu(first half) * second half``: Split-18, com.microsoft QuickGelu-1 with alpha 1, Mul-14."""
     gated, up = g.nodes("Split", [gate_up], ["gate", "up"], axis=-1, num_outputs=2)
@@ -139,21 +158,24 @@ class CacheScales:
 
 def grouped_query_attention(
     g: GraphBuilder,
-    qkv: ir.Value,
+    qkv: ir.Value | tuple[ir.Value, ir.Value, ir.Value],
     past: tuple[ir.Value, ir.Value],
     step: CacheStep,
     caches: tuple[ir.Value, ir.Value],
     heads: tuple[int, int],
     scales: CacheScales | None = None,
+    *,
+    in_pairs: bool = True,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Rotation, cache update and causal attention on fused q, k, v: com.microsoft GroupQueryAttention-1.
+    """Rotation, cache update and causal attention on q, k, v, fused or apart: com.microsoft GroupQueryAttention-1.
 
     ``caches`` holds cosines and sines ``[positions, rotary_dim / 2]``; their width decides how much of a head rotates,
-    in interleaved pairs. ``heads`` are query heads and key/value heads. Gives the context, and keys and values with the
-    new ones added.
+    ``in_pairs`` or in halves. ``heads`` are query heads and key/value heads. Gives the context, and keys and values
+    with the new ones added.
     """
     quantized: list[ir.Value | None] = [None, None] if scales is None else [scales.key, scales.value]
-    inputs = [qkv, None, None, *past, step.seqlens_k, step.total_length, *caches]
+    heads_in = qkv if isinstance(qkv, tuple) else (qkv, None, None)
+    inputs = [*heads_in, *past, step.seqlens_k, step.total_length, *caches]
     inputs += [None] * 3 + quantized + [None] * 2 + [step.query_seqlens]
     kind: dict[str, int | str] = {}
     if scales is not None:
@@ -166,7 +188,7 @@ def grouped_query_attention(
         num_heads=heads[0],
         kv_num_heads=heads[1],
         do_rotary=1,
-        rotary_interleaved=1,
+        rotary_interleaved=int(in_pairs),
         **kind,
     )
     return context, key, value

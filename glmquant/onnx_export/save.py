@@ -13,7 +13,6 @@ from glmquant.core.files import write_json
 from glmquant.data.calibration import KeyValueRange
 from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.model import ModelSource
 from glmquant.glm.tokenizers.generation import GENERATION_CONFIG, Generation
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
@@ -21,7 +20,7 @@ from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.side_files import genai_config, generation_config, keep_text_whole, optimum_config
-from glmquant.onnx_export.standard import StandardOperators
+from glmquant.onnx_export.standard import StandardOperators, without_experts
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
@@ -101,7 +100,7 @@ def export_bundle(
         sampling = tokenizer.generation.sampling.stated()
         write_tokenizer(tokenizer, config, out)
     write_json(out / "genai_config.json", genai_config(config, options, positions(config, options), sampling))
-    write_json(out / "config.json", optimum_config(to_hf_config(config)))
+    write_json(out / "config.json", optimum_config(config))
     return bundle
 
 
@@ -128,6 +127,8 @@ def check_supported(config: GlmConfig, options: ExportOptions) -> None:
         ExportError: naming the dimension.
     """
     if options.profile == "standard":
+        if config.experts is not None:
+            raise without_experts(config)
         return
     for name, value in (("head_dim", config.head_dim), ("rotary_dim", config.rotary_dim)):
         if value % 16:

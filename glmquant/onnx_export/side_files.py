@@ -8,6 +8,7 @@ from typing import Any
 
 from glmquant.core.files import write_json
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.hf_config import to_hf_config
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE
 from glmquant.recipe.schema import ExportOptions
 
@@ -94,12 +95,13 @@ def generation_config(stated: dict[str, Any], config: GlmConfig) -> dict[str, An
     return {**stated, **{name: value for name, value in ids.items() if name in stated or name == "eos_token_id"}}
 
 
-def optimum_config(hf_config: dict[str, Any]) -> dict[str, Any]:
+def optimum_config(config: GlmConfig) -> dict[str, Any]:
     """``config.json`` of a bundle.
 
     Optimum 0.1 counts key/value heads right for ``glm`` and not for ``glm4``; all else it takes from the graph.
     """
-    return {**hf_config, "model_type": "glm", "architectures": ["GlmForCausalLM"]}
+    shape = {"head_dim": config.head_dim, "num_key_value_heads": config.num_key_value_heads}
+    return {**to_hf_config(config), **shape, "model_type": "glm", "architectures": ["GlmForCausalLM"]}
 
 
 def keep_text_whole(path: Path) -> None:

@@ -9,22 +9,35 @@ H query heads, C key/value heads, E head size.
 
 import onnx_ir as ir
 
+from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import GraphBuilder
-from glmquant.onnx_export.graph import CacheType
+from glmquant.onnx_export.expert_matrices import StoredExperts
+from glmquant.onnx_export.graph import CacheType, Heads
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
 from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
 from glmquant.onnx_export.padding import END
+from glmquant.onnx_export.shared_operators import SharedOperators
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
 
 
-class StandardOperators:
+def without_experts(config: GlmConfig) -> ExportError:
+    """The error for a model that this profile cannot write."""
+    return ExportError(
+        f"a {config.family} model has routed experts",
+        where="export.profile",
+        expected="ort: up to opset 28 plain ONNX has no operator of routed experts, and what others give would read "
+        "whole matrices of experts for each token",
+        hint="set export.profile=ort",
+    )
+
+
+class StandardOperators(SharedOperators):
     """A :class:`glmquant.onnx_export.graph.Operators`."""
 
     def __init__(self, config: GlmConfig, weights: StoredModel, dtype: ir.DataType) -> None:
-        self.g = GraphBuilder("glm", {"": OPSET})
+        super().__init__(GraphBuilder("glm", {"": OPSET}), config)
         self.cache = CacheType(dtype, config.head_dim)
-        self._config = config
         self._weights = weights
         self._recent_BS: ir.Value
         self._positions_BS: ir.Value
@@ -75,8 +88,9 @@ class StandardOperators:
         weight_KN = g.node("DequantizeLinear", inputs, axis=matrix.axis, block_size=matrix.block_size)
         return matmul(g, x, weight_KN, bias)
 
-    def norm(self, x_BSD: ir.Value, gain_D: ir.ExternalTensor) -> ir.Value:
-        return rms_norm(self.g, x_BSD, self.g.weight(gain_D), self._config.rms_norm_eps)
+    def experts(self, x_BSD: ir.Value, experts: StoredExperts) -> ir.Value:
+        """Raises ExportError: no operator of plain ONNX has routed experts."""
+        raise without_experts(self.config)
 
     def add_and_norm(
         self, x_BSD: ir.Value, residual_BSD: ir.Value, gain_D: ir.ExternalTensor
@@ -85,12 +99,13 @@ class StandardOperators:
         return self.norm(total_BSD, gain_D), total_BSD
 
     def attention(
-        self, qkv: ir.Value, past: tuple[ir.Value, ir.Value], layer: int
+        self, heads: Heads, past: tuple[ir.Value, ir.Value], layer: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Split-18, RotaryEmbedding-23 of interleaved pairs, Attention-23 with a boolean mask."""
-        g, config = self.g, self._config
+        assert not isinstance(heads, tuple), "check_supported lets no such model pass"
+        g, config = self.g, self.config
         parts = (config.query_rows, config.key_value_rows, config.key_value_rows)
-        query, key, value = g.nodes("Split", [qkv, g.ints(*parts)], ["query", "key", "value"], axis=-1)
+        query, key, value = g.nodes("Split", [heads, g.ints(*parts)], ["query", "key", "value"], axis=-1)
         names = ["context", f"layers.{layer}.keys", f"layers.{layer}.values"]
         context, keys, values = g.nodes(
             "Attention",
@@ -127,5 +142,5 @@ class StandardOperators:
         g, weights = self.g, self._weights
         inputs = [x, g.weight(weights.cos_cache), g.weight(weights.sin_cache), self._positions_BS]
         return g.node(
-            "RotaryEmbedding", inputs, interleaved=1, num_heads=heads, rotary_embedding_dim=self._config.rotary_dim
+            "RotaryEmbedding", inputs, interleaved=1, num_heads=heads, rotary_embedding_dim=self.config.rotary_dim
         )

@@ -20,6 +20,7 @@ from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
 from glmquant.glm.parts import Part, PartKind
 from glmquant.glm.rotary import rotary
+from glmquant.onnx_export.expert_matrices import StoredExperts, write_experts
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, MatrixWriter, PackedMatrix, cast, piece_rows
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.streaming.prefetch import blocks_ahead
@@ -51,6 +52,7 @@ class StoredPart:
     kind: PartKind
     linears: dict[str, StoredLinear]
     gains: dict[str, ir.ExternalTensor]
+    experts: StoredExperts | None = None
 
     @property
     def input_gain(self) -> ir.ExternalTensor:
@@ -113,21 +115,23 @@ class WeightWriter:
         order = None if layer.order_K is None else self._file.add(f"{name}.order", layer.order_K.int())
         return StoredLinear(name, weight, bias, order)
 
-    def block(self, layer: int, block: Block) -> StoredBlock:
+    def block(self, layer: int, block: Block, config: GlmConfig) -> StoredBlock:
         """The parts one after the other, then the norms behind their outputs."""
-        parts = [self._part(layer, part) for part in block.parts]
+        parts = [self._part(layer, part, config) for part in block.parts]
         for stored, part in zip(parts, block.parts, strict=True):
             if part.has_output_norm:
                 name = part.kind.output_norm
                 stored.gains[name] = self.float_tensor(f"layers.{layer}.{name}.weight", part.gains[name])
         return tuple(parts)
 
-    def _part(self, layer: int, part: Part) -> StoredPart:
+    def _part(self, layer: int, part: Part, config: GlmConfig) -> StoredPart:
         gains = {name: gain for name, gain in part.gains.items() if name != part.kind.output_norm}
         stored_gains = {n: self.float_tensor(f"layers.{layer}.{n}.weight", gain) for n, gain in gains.items()}
         scope = f"layers.{layer}.{part.kind.scope}"
-        linears = {name: self.linear(f"{scope}.{name}", linear) for name, linear in part.linears.items()}
-        return StoredPart(part.kind, linears, stored_gains)
+        exported = {name: part.kind.exported(name, linear, config) for name, linear in part.linears.items()}
+        linears = {name: self.linear(f"{scope}.{name}", linear) for name, linear in exported.items()}
+        experts = None if part.experts is None else write_experts(self._file, scope, part.experts, self._dtype)
+        return StoredPart(part.kind, linears, stored_gains, experts)
 
     def embedding(self, weight_VD: Tensor, spec: QuantSpec | None) -> StoredMatrix:
         """Float, or rounded to nearest with ``spec``, some rows at a time."""
@@ -184,7 +188,7 @@ def store_model(
             stored_embedding = writer.embedding(part, embedding)
             cos_cache, sin_cache = writer.rotary_caches(config, length)
         elif isinstance(part, Block):
-            blocks.append(writer.block(number, part))
+            blocks.append(writer.block(number, part, config))
             if progress is not None:
                 progress(number + 1, layers)
         else:

@@ -32,11 +32,11 @@ LITE: dict[str, Any] = {
     "num_key_value_heads": 4,
     "q_lora_rank": 32,
     "kv_lora_rank": 32,
-    "qk_nope_head_dim": 24,
-    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
     "v_head_dim": 32,
 }
-MOE: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 16, "first_k_dense_replace": 1}
+MOE: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 32, "first_k_dense_replace": 1}
 
 
 def moe_model(model_type: str, seed: int = 0, **changes: Any) -> PreTrainedModel:

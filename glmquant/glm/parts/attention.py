@@ -70,7 +70,8 @@ def _normed_heads(qkv: Any, part: Any, operators: Any) -> Any:
     """One value of all three where heads are not normalized, else three."""
     if QUERY_NORM not in part.gains:
         return qkv
-    query, key, value = operators.split_qkv(qkv)
+    config = operators.config
+    query, key, value = operators.split(qkv, [config.query_rows, config.key_value_rows, config.key_value_rows])
     gains = part.gains[QUERY_NORM], part.gains[KEY_NORM]
     query, key = (operators.norm_heads(x, gain) for x, gain in zip((query, key), gains, strict=True))
     return query, key, value

@@ -193,6 +193,10 @@ class PartKind(ABC):
             context: a :class:`glmquant.onnx_export.graph.GraphContext`.
         """
 
+    def exported(self, name: str, linear: Linear, config: GlmConfig) -> Linear:
+        """The linear layer as its operator wants it: by default as it is."""
+        return linear
+
     def equalize(self, part: Part, config: GlmConfig) -> Part:
         """The same function with columns of even size (:mod:`glmquant.glm.equalization`); weights are float32."""
         first = next(iter(part.linears))

@@ -95,7 +95,9 @@ class LatentAttention(PartKind):
         if step == 1:
             waiting["query"] = output
             return waiting["latent"]
-        heads = operators.expand_latent(waiting["query"], waiting["key"], output)
+        count = operators.config.num_attention_heads
+        keys, values = operators.split(output, [count * latent.still_dim, operators.config.query_rows])
+        heads = waiting["query"], operators.shared_key(waiting["key"], keys, count), values
         attended, key, value = operators.attention(heads, context.past, context.layer)
         context.present.append((key, value))
         return attended
