@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from glmquant.core.spec import QuantSpec
+
 Architecture = Literal["glm", "glm4", "glm4_moe", "glm4_moe_lite"]
 """The canonical architectures: ``Glm``, ``Glm4``, ``Glm4Moe`` and ``Glm4MoeLite`` of transformers."""
 
@@ -161,6 +163,14 @@ class LinearGroup:
     @property
     def rows(self) -> int:
         return sum(self.member_rows)
+
+    @property
+    def num_weights(self) -> int:
+        return self.rows * self.columns
+
+    def stored_bytes(self, spec: QuantSpec) -> int:
+        """Of codes, scales and zero points."""
+        return spec.stored_bytes(self.rows, self.columns)
 
     def within(self, scope: str) -> str:
         """The name within a part: ``qkv_proj``, ``shared_experts.down_proj``."""

@@ -1,7 +1,40 @@
 """The linear groups of a model, as the parts of its blocks declare them."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.parts import PartKind, part_kinds
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a recipe's rule matches and a plan has one spec for: a linear group, or all routed experts of a layer."""
+
+    name: str
+    groups: tuple[LinearGroup, ...]
+
+    @property
+    def num_weights(self) -> int:
+        return sum(group.num_weights for group in self.groups)
+
+    @property
+    def columns(self) -> int:
+        """Of what it reads."""
+        return self.groups[0].columns
+
+    def stored_bytes(self, spec: QuantSpec) -> int:
+        """Of codes, scales and zero points."""
+        return sum(group.stored_bytes(spec) for group in self.groups)
+
+
+def units(groups: Iterable[LinearGroup]) -> tuple[Unit, ...]:
+    """The units that linear groups belong to, in the order of their first ones."""
+    members: dict[str, list[LinearGroup]] = {}
+    for group in groups:
+        members.setdefault(group.unit, []).append(group)
+    return tuple(Unit(name, tuple(each)) for name, each in members.items())
 
 
 def block_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:

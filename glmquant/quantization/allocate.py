@@ -12,7 +12,7 @@ from glmquant.core.files import write_atomically, write_text
 from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, RecipeError
-from glmquant.glm.config import LinearGroup
+from glmquant.glm.groups import Unit
 from glmquant.progress import Progress, silent
 from glmquant.quantization.sensitivity import MEASURED_TOKENS, Sensitivities, measure_sensitivities
 from glmquant.recipe.plan import Plan, make_plan
@@ -41,7 +41,7 @@ def allocate(
     recipe = plan.recipe
     assert recipe.allocate is not None
     choices = {name: each.choices for name, each in plan.by_group.items() if each.alternatives}
-    taking_part = [group for group in plan.groups if group.name in choices]
+    taking_part = [unit for unit in plan.units if unit.name in choices]
     tokens_SL = samples.tokens_SL[:, :MEASURED_TOKENS]
     tokens_SL = tokens_SL[: max(1, MEASURED_TOKENS // tokens_SL.shape[1])]
     most = budget_bytes(recipe.allocate, taking_part)
@@ -85,10 +85,10 @@ def allocated(
 
 
 def require_budget(
-    most_bytes: float, groups: Sequence[LinearGroup], choices: Mapping[str, Collection[QuantSpec]]
+    most_bytes: float, units: Sequence[Unit], choices: Mapping[str, Collection[QuantSpec]]
 ) -> None:
     """Raises RecipeError where the budget is less than the smallest choices take."""
-    least = sum(min(spec.stored_bytes(g.rows, g.columns) for spec in choices[g.name]) for g in groups)
+    least = sum(min(unit.stored_bytes(spec) for spec in choices[unit.name]) for unit in units)
     if least > most_bytes:
         raise RecipeError(
             f"the budget is {most_bytes / 1e6:,.3f} MB, and the smallest alternatives take {least / 1e6:,.3f} MB",
@@ -97,29 +97,29 @@ def require_budget(
         )
 
 
-def budget_bytes(budget: Allocation, groups: Sequence[LinearGroup]) -> float:
+def budget_bytes(budget: Allocation, units: Sequence[Unit]) -> float:
     if budget.megabytes is not None:
         return budget.megabytes * 1e6
     assert budget.average_bits is not None
-    return budget.average_bits / 8 * sum(group.rows * group.columns for group in groups)
+    return budget.average_bits / 8 * sum(unit.num_weights for unit in units)
 
 
-def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: float) -> dict[str, QuantSpec]:
-    """A spec for each group, with the smallest sum of errors that ``most_bytes`` allow.
+def choose(units: Sequence[Unit], errors: Sensitivities, most_bytes: float) -> dict[str, QuantSpec]:
+    """A spec for each unit, with the smallest sum of errors that ``most_bytes`` allow.
 
     Solved as an integer program by HiGHS.
 
     Raises:
         RecipeError: ``most_bytes`` is less than the smallest specs take.
     """
-    require_budget(most_bytes, groups, errors)
+    require_budget(most_bytes, units, errors)
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and seldom needed
 
-    options = [(number, spec) for number, group in enumerate(groups) for spec in errors[group.name]]
-    sizes = np.array([spec.stored_bytes(groups[n].rows, groups[n].columns) for n, spec in options], dtype=float)
-    costs = np.array([errors[groups[n].name][spec] for n, spec in options])
+    options = [(number, spec) for number, unit in enumerate(units) for spec in errors[unit.name]]
+    sizes = np.array([units[n].stored_bytes(spec) for n, spec in options], dtype=float)
+    costs = np.array([errors[units[n].name][spec] for n, spec in options])
     owner = np.array([n for n, _ in options])
-    each_once = LinearConstraint(np.equal.outer(np.arange(len(groups)), owner).astype(float), 1, 1)
+    each_once = LinearConstraint(np.equal.outer(np.arange(len(units)), owner).astype(float), 1, 1)
     within = LinearConstraint(sizes / most_bytes, -np.inf, 1)
     whole = np.ones_like(owner)
     solved = milp(
@@ -130,7 +130,7 @@ def choose(groups: Sequence[LinearGroup], errors: Sensitivities, most_bytes: flo
         options={"presolve": False},  # with it HiGHS 1.12 sometimes prints to stdout, where results go
     )
     assert solved.success, solved.message
-    return {groups[n].name: spec for (n, spec), taken in zip(options, solved.x, strict=True) if taken > 0.5}
+    return {units[n].name: spec for (n, spec), taken in zip(options, solved.x, strict=True) if taken > 0.5}
 
 
 def _rules(plan: Plan, chosen: Mapping[str, QuantSpec]) -> Iterator[Rule]:

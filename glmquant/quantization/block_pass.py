@@ -4,96 +4,22 @@ Each linear layer sees the inputs it will meet: those that the layers before it,
 is cut where a linear layer's input appears, and what is there is kept, so each product is computed once.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from glmquant.core.parallel import over_strips
-from glmquant.core.qtensor import QuantTensor
-from glmquant.core.stats import LayerStats, mean_square_output
-from glmquant.errors import QuantizationError
 from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts import Part
 from glmquant.quantization.error_propagation import LinearFit, without_bias
-from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relative, square_sums
-from glmquant.recipe.plan import GroupPlan, Plan
-from glmquant.store.manifest import GroupRecord
+from glmquant.quantization.expert_pass import quantize_experts
+from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
+from glmquant.recipe.plan import Plan
 from glmquant.streaming.activations import Activations, ActivationTensor, Batch
+from glmquant.streaming.experts import RoutedStream, routed
 from glmquant.streaming.forward import require_finite
-
-ROWS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True)
-class GroupOutcome:
-    """What quantizing one linear group cost.
-
-    Attributes:
-        weight_error: ``‖W - Q‖² / ‖W‖²``, with ``W`` as it was to be quantized; None where the group is kept.
-        output_error: ``E‖(W - Q) x‖² / E‖W x‖²`` over the calibration inputs; None where none were gathered.
-        seconds: that the method and these errors took, whatever the number of samples.
-    """
-
-    name: str
-    plan: GroupPlan
-    weight_error: float | None = None
-    output_error: float | None = None
-    seconds: float = 0.0
-
-    @property
-    def record(self) -> GroupRecord:
-        """What an artifact's manifest says of it."""
-        kind = None if self.plan.method is None else self.plan.method.kind
-        return GroupRecord(self.name, self.plan.spec, kind, self.weight_error, self.output_error)
-
-
-def quantize_linear(
-    name: str,
-    linear: Linear,
-    plan: GroupPlan,
-    seen: LinearFit | None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Linear, GroupOutcome]:
-    """The linear layer by its plan.
-
-    Args:
-        seen: what this layer is to be fitted to, where the plan's method needs it.
-        dtype: of the products behind the outcome.
-    """
-    if plan.spec is None or plan.method is None:
-        return linear, GroupOutcome(name, plan)
-    weight_NK = require_float(name, linear)
-    started = time.monotonic()
-    if seen is None:
-        squares: Squares = {}
-        quantized = LazyMatrix(weight_NK, plan.spec, plan.method, squares).rows(0, len(weight_NK))
-        outcome = GroupOutcome(name, plan, relative(squares))
-    else:
-        weight_NK, stats = seen.result(weight_NK)
-        quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-        outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
-    return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
-
-
-def require_float(name: str, linear: Linear) -> Tensor:
-    """The linear layer's weight ``[N, K]``.
-
-    Raises:
-        QuantizationError: it is quantized already.
-    """
-    if not isinstance(linear.weight, Tensor):
-        raise QuantizationError(
-            "the linear layer is quantized already",
-            where=name,
-            expected="a float checkpoint",
-            hint="start from the original",
-        )
-    return linear.weight
 
 
 def quantize_block(
@@ -109,22 +35,28 @@ def quantize_block(
         block: float.
         reference: the residual stream of the float model, where errors are propagated; it moves on, too.
     """
-    if activations is None:
-        done = {
-            name: quantize_linear(f"layers.{layer}.{name}", linear, plan[f"layers.{layer}.{name}"], None)
-            for name, linear in block.linears().items()
-        }
-        quantized = block.with_linears({name: linear for name, (linear, _) in done.items()})
-        return quantized, [outcome for _, outcome in done.values()]
     outcomes: list[GroupOutcome] = []
-    changed: dict[str, Linear] = {}
+    parts = []
     for part in block.parts:
-        scope = f"{part.kind.scope}."
-        run = _PartPass(part, f"layers.{layer}.{scope}", plan, activations, reference)
-        linears, of_part = run.quantize()
-        changed |= {scope + name: linear for name, linear in linears.items()}
+        if activations is None:
+            quantized, of_part = _rounded(part, layer, plan)
+        else:
+            quantized, of_part = _PartPass(part, layer, plan, activations, reference).quantize()
+        parts.append(quantized)
         outcomes += of_part
-    return block.with_linears(changed), outcomes
+    return Block(*parts), outcomes
+
+
+def _rounded(part: Part, layer: int, plan: Plan) -> tuple[Part, list[GroupOutcome]]:
+    """By methods that need no samples."""
+    prefix = f"layers.{layer}.{part.kind.scope}."
+    done = {n: quantize_linear(prefix + n, linear, plan[prefix + n], None) for n, linear in part.linears.items()}
+    outcomes = [outcome for _, outcome in done.values()]
+    quantized = part.with_linears({name: linear for name, (linear, _) in done.items()})
+    if part.experts is None:
+        return quantized, outcomes
+    experts, outcome = quantize_experts(part, f"{prefix}experts", plan, None, None)
+    return replace(quantized, experts=experts), [*outcomes, outcome]
 
 
 class _PartPass:
@@ -133,29 +65,36 @@ class _PartPass:
     ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did.
     """
 
-    def __init__(self, part: Part, prefix: str, plan: Plan, stream: Activations, reference: Activations | None) -> None:
-        self._part, self._prefix, self._plan = part, prefix, plan
+    def __init__(self, part: Part, layer: int, plan: Plan, stream: Activations, reference: Activations | None) -> None:
+        self._part, self._layer, self._plan = part, layer, plan
+        self._prefix = f"layers.{layer}.{part.kind.scope}."
         self._stream, self._reference = stream, reference
         self._fit, self._dtype = plan.recipe.fit, stream.dtype
         self._names = list(part.linears)
 
-    def quantize(self) -> tuple[dict[str, Linear], list[GroupOutcome]]:
-        """All linear layers; the samples move on to after the part."""
+    def quantize(self) -> tuple[Part, list[GroupOutcome]]:
+        """All linear layers, routed experts first; the samples move on to after the part."""
         done: dict[str, Linear] = {}
-        outcomes = []
+        outcomes, of_experts = list[GroupOutcome](), list[GroupOutcome]()
+        part = self._part
         with ExitStack() as stack:
             found: ActivationTensor | None = None
             wanted: ActivationTensor | None = None
+            if part.experts is not None:
+                here, there = self._routed(stack)
+                found, wanted = here.x, None if there is None else there.x
+                experts, outcome = quantize_experts(part, f"{self._prefix}experts", self._plan, here, there)
+                part, of_experts = replace(part, experts=experts), [outcome]
             seen = self._fit_to(0)
             if seen is not None:
-                self._show_first(seen)
+                self._show_first(seen, found, wanted)
             for step, name in enumerate(self._names):
                 done[name], outcome = quantize_linear(
                     self._prefix + name, self._part.linears[name], self._plan[self._prefix + name], seen, self._dtype
                 )
                 outcomes.append(outcome)
                 if step + 1 < len(self._names):
-                    width = self._part.linears[self._names[step + 1]].weight.shape[1]
+                    width = self._part.kind.width(step + 1, self._stream.config, self._layer)
                     came_from, was_wanted = found, wanted
                     found = stack.enter_context(self._stream.lend(width))
                     wanted = None if self._reference is None else stack.enter_context(self._reference.lend(width))
@@ -164,7 +103,14 @@ class _PartPass:
             self._finish(self._stream, done[self._names[-1]], found)
             if self._reference is not None:
                 self._finish(self._reference, self._part.linears[self._names[-1]], wanted)
-        return done, outcomes
+        return part.with_linears(done), outcomes + of_experts
+
+    def _routed(self, stack: ExitStack) -> tuple[RoutedStream, RoutedStream | None]:
+        """Both streams, by what the quantized one's router chooses."""
+        here = stack.enter_context(routed(self._part, self._stream))
+        if self._reference is None:
+            return here, None
+        return here, stack.enter_context(routed(self._part, self._reference, here.chosen))
 
     def _fit_to(self, step: int) -> LinearFit | None:
         """What gathers the inputs of a linear layer, where its method needs them."""
@@ -177,13 +123,15 @@ class _PartPass:
         """Whether a linear layer's output is added to the residual stream, its inputs being kept."""
         return step > 0 and step == len(self._names) - 1
 
-    def _show_first(self, seen: LinearFit) -> None:
+    def _show_first(
+        self, seen: LinearFit, found: ActivationTensor | None, wanted: ActivationTensor | None
+    ) -> None:
         for batch in self._stream.batches:
-            x = self._input(self._stream, None, batch)
-            seen.add(x, None if self._reference is None else self._input(self._reference, None, batch) - x)
+            x = self._input(self._stream, found, batch)
+            seen.add(x, None if self._reference is None else self._input(self._reference, wanted, batch) - x)
 
     def _input(self, stream: Activations, kept: ActivationTensor | None, batch: Batch) -> Tensor:
-        """What a linear layer reads: kept, or made anew from the residual stream."""
+        """What stands before a linear layer: kept, or made anew from the residual stream."""
         if kept is not None:
             return kept.read(batch)
         return self._part.read(stream.hidden.read(batch), stream.config).to(self._dtype)
@@ -200,18 +148,20 @@ class _PartPass:
         project = quantized.floating(self._dtype)
         error = None if self._reference is None else self._error(step, self._reference, came_from[1])
         for batch in self._stream.batches:
-            inputs = project(self._input(self._stream, came_from[0], batch))
-            x, missing = self._between(step, inputs, self._stream, batch), None
+            state = self._input(self._stream, came_from[0], batch)
+            x, missing = self._between(step, project, state, self._stream, batch), None
             goes_to[0].write(batch, x)
             if error is not None and goes_to[1] is not None:
                 float_x, missing = error(batch, x)
                 goes_to[1].write(batch, float_x)
             if seen is not None:
                 weights = self._token_weights(batch) if self._writes(step + 1) else None
-                seen.add(x, missing, weights)
+                seen.add(self._part.seen(step + 1, x), missing, weights)
 
-    def _between(self, step: int, output: Tensor, stream: Activations, batch: Batch) -> Tensor:
-        return self._part.kind.between(step, output, self._part, stream.context(batch))
+    def _between(self, step: int, project: Linear, state: Tensor, stream: Activations, batch: Batch) -> Tensor:
+        """What stands before the next linear layer."""
+        output = project(self._part.seen(step, state))
+        return self._part.kind.between(step, output, state, self._part, stream.context(batch))
 
     def _error(
         self, step: int, reference: Activations, came_from: ActivationTensor | None
@@ -223,10 +173,11 @@ class _PartPass:
         output = without_bias(self._part.linears[self._names[step + 1]]).floating(self._dtype)
 
         def of(batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
-            float_x = self._between(step, project(self._input(reference, came_from, batch)), reference, batch)
+            float_x = self._between(step, project, self._input(reference, came_from, batch), reference, batch)
+            lost = self._part.seen(step + 1, float_x) - self._part.seen(step + 1, x)
             if not self._writes(step + 1):
-                return float_x, float_x - x
-            missing = output(float_x - x).float()
+                return float_x, lost
+            missing = output(lost).float()
             if not self._part.has_output_norm:
                 missing += reference.hidden.read(batch) - self._stream.hidden.read(batch)
             return float_x, missing
@@ -243,24 +194,7 @@ class _PartPass:
         """Adds the last linear layer's output to the residual stream, which must stay finite."""
         project = last.floating(self._dtype)
         for batch in stream.batches:
-            output = project(self._input(stream, inputs, batch))
+            output = project(self._part.seen(len(self._names) - 1, self._input(stream, inputs, batch)))
             hidden_BTD = self._part.add(stream.hidden.read(batch), output, stream.config)
             require_finite(hidden_BTD, self._prefix.rstrip("."))
             stream.hidden.write(batch, hidden_BTD)
-
-
-def _measure(
-    name: str, plan: GroupPlan, weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats, dtype: torch.dtype
-) -> GroupOutcome:
-    def squares(part: slice) -> tuple[int, tuple[float, float]]:
-        return part.start, square_sums(weight_NK[part].float(), quantized.rows(part.start, part.stop))
-
-    rows, columns = weight_NK.shape
-    weight_error = relative(dict(over_strips(squares, rows, columns, weight_NK.device)))
-    lost_output = whole_output = 0.0
-    for start in range(0, rows, ROWS_AT_ONCE):
-        rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
-        whole_output += mean_square_output(rows_NK, stats, dtype)
-        lost_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
-        lost_output += mean_square_output(lost_NK, stats, dtype)
-    return GroupOutcome(name, plan, weight_error, ratio(lost_output, whole_output))

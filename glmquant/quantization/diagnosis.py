@@ -8,7 +8,7 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.units import size
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import GlmConfig
-from glmquant.glm.groups import linear_groups
+from glmquant.glm.groups import linear_groups, units
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import GroupRecord
 
@@ -104,12 +104,12 @@ def _same_shape(first: GlmConfig, second: GlmConfig) -> bool:
 
 
 def _compare(first: GroupRecord, second: GroupRecord, config: GlmConfig, total: float) -> GroupComparison:
-    (group,) = [group for group in linear_groups(config) if group.name == second.name]
+    (unit,) = [unit for unit in units(linear_groups(config)) if unit.name == second.name]
     now, raised = _error(second), _error(second)
     added = 0
     if second.spec is not None and second.spec.bits < RAISED_BITS:
         spec = replace(second.spec, bits=RAISED_BITS)
-        added = spec.stored_bytes(group.rows, group.columns) - second.spec.stored_bytes(group.rows, group.columns)
+        added = unit.stored_bytes(spec) - unit.stored_bytes(second.spec)
         raised = _error(first) if _has_bits(first.spec, RAISED_BITS) else now * _shrinks(second.spec)
     return GroupComparison(
         name=second.name,

@@ -37,6 +37,7 @@ class LinearFit:
     def __init__(self, linear: Linear, strength: float, *, by_inputs: bool) -> None:
         assert isinstance(linear.weight, Tensor)
         rows, columns = linear.weight.shape
+        self.columns, self.device, self.num_tokens = columns, linear.weight.device, 0
         self._hessian = HessianAccumulator(columns, linear.weight.device)
         self._strength, self._by_inputs = strength, by_inputs
         self._error = (
@@ -45,6 +46,7 @@ class LinearFit:
 
     def add(self, x: Tensor, error: Tensor | None = None, weights: Tensor | None = None) -> None:
         """``x`` ``[..., K]``; ``error`` ``[..., K]`` or ``[..., N]``; ``weights`` ``[...]``."""
+        self.num_tokens += x.numel() // self.columns
         self._hessian.add(x, weights)
         if self._error is not None and error is not None:
             self._error.add(error, x, weights)

@@ -186,12 +186,12 @@ def _allocate_second(plan: Plan, device: torch.device) -> float:
     """Of measuring one block's sensitivities: the one with the most choices."""
     config, options = plan.config, plan.recipe.calibration
     layers = range(config.num_hidden_layers)
-    layer = max(layers, key=lambda layer: sum(len(plan[group.name].choices) for group in plan.block_groups(layer)))
+    layer = max(layers, key=lambda layer: sum(len(plan[group.unit].choices) for group in plan.block_groups(layer)))
     length = min(MEASURED_TOKENS, options.seq_len)
     samples = min(options.num_samples, MEASURED_TOKENS // length)
     activations = _random_activations(config, samples, length, ActivationStore(device=device))
     block = _random_block(config).to(device)
-    meter = SensitivityMeter({group.name: plan[group.name].choices for group in plan.groups}, equalized=False)
+    meter = SensitivityMeter({unit.name: plan[unit.name].choices for unit in plan.units}, equalized=False)
     started = time.monotonic()
     meter.visit(layer, block, [activations])
     return time.monotonic() - started

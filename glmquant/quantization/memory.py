@@ -42,15 +42,15 @@ def _quantized_block_bytes(plan: Plan, layer: int, dtype: torch.dtype) -> int:
     groups, fit = plan.block_groups(layer), plan.recipe.fit
     at_work = [
         _hessian_bytes(group, fit.error_propagation > 0)
-        if plan[group.name].needs_hessian
+        if plan[group.unit].needs_hessian
         else group.rows * group.columns
         for group in groups
     ]
     computing = max(group.rows * group.columns for group in groups) * dtype.itemsize
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
-    needs_samples = any(plan[group.name].needs_hessian for group in groups)
+    needs_samples = any(plan[group.unit].needs_hessian for group in groups)
     of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
-    written = sum(_written_bytes(group, plan[group.name]) for group in groups)
+    written = sum(_written_bytes(group, plan[group.unit]) for group in groups)
     held = num_weights(groups) * of_block + written + _strips_bytes()
     return held + max(at_work) + (computing + samples if needs_samples else 0)
 

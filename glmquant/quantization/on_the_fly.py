@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
+from statistics import mean
 
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import head_group
 from glmquant.glm.linear import Linear
-from glmquant.quantization.block_pass import GroupOutcome, require_float
+from glmquant.glm.parts import Part
+from glmquant.quantization.linear_pass import GroupOutcome, require_float
 from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, relative
 from glmquant.quantization.prepare import float_block, float_head
 from glmquant.recipe.plan import GroupPlan, Plan
@@ -47,7 +49,7 @@ class QuantizedOnTheFly:
                 expected="methods that need no samples, such as rtn",
                 hint="quantize first, and export what that gives; without a recipe a checkpoint is exported as it is",
             )
-        self._squares: dict[str, Squares] = {}
+        self._squares: dict[str, dict[str, Squares]] = {}
 
     @property
     def config(self) -> GlmConfig:
@@ -62,7 +64,20 @@ class QuantizedOnTheFly:
         """Its linear layers are quantized as their rows are asked for."""
         block = float_block(self._checkpoint, layer, self._plan)
         lazy = {name: self._on_demand(f"layers.{layer}.{name}", linear) for name, linear in block.linears().items()}
-        return block.with_linears(lazy)
+        parts = [self._with_experts(layer, part) for part in block.with_linears(lazy).parts]
+        return Block(*parts)
+
+    def _with_experts(self, layer: int, part: Part) -> Part:
+        """Routed experts are quantized as they are read."""
+        experts, unit = part.experts, f"layers.{layer}.{part.kind.scope}.experts"
+        if experts is None:
+            return part
+        load = experts.load
+
+        def quantized(expert: int, name: str) -> Linear:
+            return self._on_demand(unit, load(expert, name), f"{expert}.{name}")
+
+        return replace(part, experts=replace(experts, load=quantized))
 
     def final_norm(self) -> Tensor:
         return self._checkpoint.final_norm() if self._checkpoint.config.num_labels else self._head[0]
@@ -85,16 +100,17 @@ class QuantizedOnTheFly:
         )
 
     def _record(self, name: str, plan: GroupPlan) -> GroupRecord:
-        error = None if plan.spec is None else relative(self._squares[name])
+        error = None if plan.spec is None else mean([relative(each) for each in self._squares[name].values()])
         return GroupOutcome(name, plan, error).record
 
-    def _on_demand(self, name: str, linear: Linear) -> Linear:
-        plan = self._plan[name]
+    def _on_demand(self, unit: str, linear: Linear, member: str = "") -> Linear:
+        plan = self._plan[unit]
         if plan.spec is None or plan.method is None:
             return linear
-        self._squares[name] = {}
-        weight_NK = require_float(name, linear)
-        return replace(linear, weight=LazyMatrix(weight_NK, plan.spec, plan.method, self._squares[name]))
+        squares: Squares = {}
+        self._squares.setdefault(unit, {})[member] = squares
+        weight_NK = require_float(unit, linear)
+        return replace(linear, weight=LazyMatrix(weight_NK, plan.spec, plan.method, squares))
 
     @cached_property
     def _head(self) -> tuple[Tensor, Linear]:

@@ -1,5 +1,7 @@
 """What quantizing starts from: a checkpoint's weights as floats, equalized where the recipe says so."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,15 @@ def float_block(checkpoint: Checkpoint, layer: int, plan: Plan) -> Block:
         return block
     equalized = block.equalized(checkpoint.config)
     kept = {name for name in block.linears() if plan[f"layers.{layer}.{name}"].spec is None}
-    return equalized.with_linears(_in_stored_dtype(equalized, block, kept))
+    return _kept_experts(equalized.with_linears(_in_stored_dtype(equalized, block, kept)), block, layer, plan)
+
+
+def _kept_experts(equalized: Block, block: Block, layer: int, plan: Plan) -> Block:
+    """Routed experts that are not quantized stay as they came: nothing beside them was changed."""
+    unit = f"layers.{layer}.{block.mlp.kind.scope}.experts"
+    if block.mlp.experts is None or plan[unit].spec is not None:
+        return equalized
+    return replace(equalized, mlp=replace(equalized.mlp, experts=block.mlp.experts))
 
 
 def float_head(checkpoint: Checkpoint, plan: Plan) -> tuple[Tensor, Linear]:

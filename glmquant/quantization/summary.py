@@ -6,7 +6,8 @@ from typing import Any
 
 from glmquant.core.spec import QuantSpec
 from glmquant.core.units import size
-from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.config import GlmConfig
+from glmquant.glm.groups import Unit
 from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.quantization.allocate import budget_bytes
 from glmquant.quantization.forecast import Forecast
@@ -21,7 +22,11 @@ FLOAT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """One linear group: ``[rows, columns]``, and its spec where the recipe quantizes it."""
+    """One unit of the recipe's rules: ``[rows, columns]``, and its spec where the recipe quantizes it.
+
+    Attributes:
+        rows: of routed experts, as many rows of what they read as they have weights.
+    """
 
     name: str
     rows: int
@@ -94,7 +99,7 @@ class ModelSummary:
 def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
     """What a checkpoint is, what a plan would make of it, and what is wrong with its text files; reads no weight."""
     problems = text_problems(checkpoint)
-    groups = tuple(_summary(group, plan[group.name].spec, plan.config) for group in plan.groups) if plan else ()
+    groups = tuple(_summary(unit, plan[unit.name].spec, plan.config) for unit in plan.units) if plan else ()
     weights = sum(group.rows * group.columns for group in groups)
     return ModelSummary(
         path=str(checkpoint.path),
@@ -157,15 +162,12 @@ def stored_bytes(summary: ModelSummary, plan: Plan) -> int:
     """Of all linear layers once they are quantized; where bits are allocated, as far as budget and choices go."""
     if plan.recipe.allocate is None:
         return sum(group.num_bytes for group in summary.groups)
-    chosen = [group for group in plan.groups if plan[group.name].alternatives]
+    chosen = [unit for unit in plan.units if plan[unit.name].alternatives]
     others = [group.num_bytes for group in summary.groups if not plan[group.name].alternatives]
-    largest = sum(max(spec.stored_bytes(g.rows, g.columns) for spec in plan[g.name].choices) for g in chosen)
+    largest = sum(max(unit.stored_bytes(spec) for spec in plan[unit.name].choices) for unit in chosen)
     return sum(others) + min(int(budget_bytes(plan.recipe.allocate, chosen)), largest)
 
 
-def _summary(group: LinearGroup, spec: QuantSpec | None, config: GlmConfig) -> GroupSummary:
-    if spec is None:
-        size = group.rows * group.columns * FLOAT_BYTES[config.float_dtype]
-    else:
-        size = spec.stored_bytes(group.rows, group.columns)
-    return GroupSummary(group.name, group.rows, group.columns, spec, size)
+def _summary(unit: Unit, spec: QuantSpec | None, config: GlmConfig) -> GroupSummary:
+    size = unit.num_weights * FLOAT_BYTES[config.float_dtype] if spec is None else unit.stored_bytes(spec)
+    return GroupSummary(unit.name, unit.num_weights // unit.columns, unit.columns, spec, size)

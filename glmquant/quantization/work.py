@@ -16,7 +16,14 @@ from glmquant.store.checkpoint import Checkpoint
 def forward_work(config: GlmConfig, layers: Sequence[int], tokens: int) -> int:
     """Of ``tokens`` on their way through some blocks."""
     groups = (group for layer in layers for group in block_groups(config, layer))
-    return sum(2 * tokens * group.rows * group.columns for group in groups)
+    return sum(2 * tokens_of(group, config, tokens) * group.num_weights for group in groups)
+
+
+def tokens_of(group: LinearGroup, config: GlmConfig, tokens: int) -> int:
+    """How many of ``tokens`` pass through a linear group: of a routed expert's, its even share."""
+    if group.shared_unit is None or config.experts is None:
+        return tokens
+    return tokens * config.experts.per_token // config.experts.count
 
 
 def quantize_work(plan: Plan, layers: Sequence[int], tokens: int) -> int:
@@ -27,7 +34,8 @@ def quantize_work(plan: Plan, layers: Sequence[int], tokens: int) -> int:
 
 
 def _hessian_work(group: LinearGroup, plan: Plan, tokens: int) -> int:
-    return (2 * tokens + group.columns) * group.columns**2 if plan[group.name].needs_hessian else 0
+    seen = tokens_of(group, plan.config, tokens)
+    return (2 * seen + group.columns) * group.columns**2 if plan[group.unit].needs_hessian else 0
 
 
 def quantize_rate(

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import RecipeError
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.groups import linear_groups
+from glmquant.glm.groups import Unit, linear_groups, units
 from glmquant.methods import Method
 from glmquant.recipe.schema import Recipe, Rule
 
@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         groups: every linear group of the model, blocks first.
-        by_group: what happens to each, by name.
+        by_group: what happens to each unit (:class:`glmquant.glm.groups.Unit`), by name.
     """
 
     recipe: Recipe
@@ -51,6 +51,11 @@ class Plan:
 
     def __getitem__(self, group: str) -> GroupPlan:
         return self.by_group[group]
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What rules match, blocks first."""
+        return units(self.groups)
 
     def block_groups(self, layer: int) -> tuple[LinearGroup, ...]:
         """The groups of one block."""
@@ -101,21 +106,22 @@ def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:
 
 def _resolve(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[str, GroupPlan]:
     """The first rule that matches a group wins; a group without a rule is kept float."""
+    names = [unit.name for unit in units(groups)]
     plans: dict[str, GroupPlan] = {}
     for number, rule in enumerate(rules):
-        matched = [group.name for group in groups if fnmatchcase(group.name, rule.match)]
+        matched = [name for name in names if fnmatchcase(name, rule.match)]
         free = [name for name in matched if name not in plans]
         if not free:
             why = "only linear layers that rules above it match" if matched else "no linear layer"
             raise RecipeError(
                 f"the rule {rule.match!r} matches {why}",
                 where=f"rules.{number}.match",
-                expected="a glob over names such as " + ", ".join(_examples(groups)),
+                expected="a glob over names such as " + ", ".join(_examples(names)),
             )
         plan = GroupPlan() if rule.keep else GroupPlan(rule.spec, rule.method, rule.alternatives)
         plans.update(dict.fromkeys(free, plan))
-    return {group.name: plans.get(group.name, GroupPlan()) for group in groups}
+    return {name: plans.get(name, GroupPlan()) for name in names}
 
 
-def _examples(groups: Sequence[LinearGroup]) -> list[str]:
-    return [group.name for group in groups[:4]] + [groups[-1].name]
+def _examples(names: Sequence[str]) -> list[str]:
+    return [*names[:4], names[-1]]

@@ -20,10 +20,12 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.groups import block_groups, head_group, linear_groups
+from glmquant.glm.groups import head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
+from glmquant.glm.parts import PartKind
+from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts
 from glmquant.recipe.check_options import Limits
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
@@ -69,7 +71,7 @@ class ArtifactWriter:
         self._config = replace(config, tie_word_embeddings=False) if own_head else config
         self._version = version_for(specs)
         for group in linear_groups(config):
-            spec = specs[group.name]
+            spec = specs[group.unit]
             for module, start, stop in self._modules(group):
                 if spec is not None:
                     require_whole_words(module, stop - start, group.columns, spec.bits)
@@ -93,8 +95,11 @@ class ArtifactWriter:
         at = layer_prefix(layer)
         gains = {name: gain for part in block.parts for name, gain in part.gains.items()}
         tensors = {f"{at}{name}.weight": gain for name, gain in gains.items()}
-        for group, linear in zip(block_groups(self._config, layer), block.linears().values(), strict=True):
-            tensors |= self._linear(group, linear)
+        for part in block.parts:
+            for group in part.kind.groups(self._config, layer):
+                tensors |= self._linear(group, part.linears[group.within(part.kind.scope)])
+            if part.experts is not None:
+                tensors |= self._experts(layer, part.kind, part.experts)
         self._write(self._shard(1 + layer), tensors, records)
 
     def write_head(
@@ -149,10 +154,21 @@ class ArtifactWriter:
                 yield name, start, stop
                 start = stop
 
+    def _experts(self, layer: int, kind: PartKind, experts: RoutedExperts) -> dict[str, Tensor]:
+        """The router in float32, and each expert's linear layers apart."""
+        router = (experts.router.weight_XD, experts.router.bias_X)
+        names = kind.router_shapes(self._config)
+        tensors = {f"{layer_prefix(layer)}{name}": each for name, each in zip(names, router, strict=True)}
+        for expert in range(experts.count):
+            pair = kind.expert_groups(self._config, layer, expert)
+            for group, name in zip(pair, EXPERT_LINEARS, strict=True):
+                tensors |= self._linear(group, experts.load(expert, name))
+        return tensors
+
     def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
         weight, bias_N = linear.weight, linear.bias_N
         spec = None if isinstance(weight, Tensor) else weight.spec
-        assert spec == self._specs[group.name], f"{group.name} is not quantized as planned"
+        assert spec == self._specs[group.unit], f"{group.name} is not quantized as planned"
         tensors: dict[str, Tensor] = {}
         for module, start, stop in self._modules(group):
             if isinstance(weight, Tensor):

@@ -141,21 +141,25 @@ def quantize_config(groups: Sequence[LinearGroup], specs: Specs, quantizer: str)
 def _block_rules(groups: Sequence[LinearGroup], specs: Specs, base: QuantSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     layers: dict[tuple[str, QuantSpec | None], list[str]] = {}
     for group in groups:
-        if (spec := specs[group.name]) != base:
+        if (spec := specs[group.unit]) != base:
             layers.setdefault((_module_pattern(group), spec), []).append(group.name.split(".")[1])
     for (modules, spec), numbers in layers.items():
-        pattern = rf"model\.layers\.({'|'.join(numbers)})\.{modules}$"
+        pattern = rf"model\.layers\.({'|'.join(dict.fromkeys(numbers))})\.{modules}$"
         yield (f"-:{pattern}", {}) if spec is None else (f"+:{pattern}", _difference(spec, base))
 
 
 def _module_pattern(group: LinearGroup) -> str:
-    """A regular expression for the group's modules in every form a reader may have them: split, or fused."""
+    """A regular expression for the group's modules in every form a reader may have them: split, or fused; one for all
+    experts of a layer."""
     scope, _, fused = group.within_layer.rpartition(".")
+    scope = re.sub(r"\\\.\d+$", r"\\.\\d+", re.escape(scope))
     names = dict.fromkeys(module.rpartition(".")[2] for module in (*(group.split or group.members), fused))
     if len(names) == 1:
-        return re.escape(f"{scope}.{fused}")
+        return rf"{scope}\.{re.escape(fused)}"
+    if not all(name.endswith("_proj") for name in names):
+        return rf"{scope}\.({'|'.join(names)})"
     stems = "|".join(name.removesuffix("_proj") for name in names)
-    return rf"{re.escape(scope)}\.({stems})_proj"
+    return rf"{scope}\.({stems})_proj"
 
 
 def _values(spec: QuantSpec) -> dict[str, Any]:

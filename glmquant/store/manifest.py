@@ -41,6 +41,8 @@ class GroupRecord:
         method: the recipe's name for it; None where kept.
         weight_error: ``‖W - Q‖² / ‖W‖²``; None where kept.
         output_error: ``E‖(W - Q) x‖² / E‖W x‖²`` on the calibration inputs; None where none were gathered.
+        few_tokens: of routed experts, the numbers of those that hardly a calibration token reached; left out of the
+            file where there are none.
     """
 
     __pydantic_config__ = _STRICT
@@ -50,6 +52,7 @@ class GroupRecord:
     method: str | None = None
     weight_error: float | None = None
     output_error: float | None = None
+    few_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,13 @@ def library_versions() -> dict[str, str]:
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
     unknown = {name for name in _OPTIONAL if not getattr(manifest, name)}
-    return _MANIFEST.dump_json(manifest, indent=1, exclude=unknown) + b"\n"
+    left_out: dict[str, Any] = {name: True for name in unknown} | {"groups": _without_few(manifest.groups)}
+    return _MANIFEST.dump_json(manifest, indent=1, exclude=left_out) + b"\n"
+
+
+def _without_few(records: Sequence[GroupRecord]) -> dict[int, Any]:
+    """What is left out of each record that names no experts."""
+    return {number: {"few_tokens"} for number, record in enumerate(records) if not record.few_tokens}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -165,7 +174,7 @@ def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def records_to_json(records: Sequence[GroupRecord]) -> str:
     """Records as the metadata of a shard hold them."""
-    return _RECORDS.dump_json(tuple(records)).decode()
+    return _RECORDS.dump_json(tuple(records), exclude=_without_few(records)).decode()
 
 
 def records_from_json(text: str, where: Path) -> tuple[GroupRecord, ...]:

@@ -6,6 +6,7 @@ Shape suffixes: B sequences of a batch, T tokens, D hidden, C key/value heads, E
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -19,7 +20,8 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.parts import Context
 from glmquant.progress import Progress, silent
-from glmquant.streaming.activations import Activations
+from glmquant.streaming.activations import Activations, ActivationTensor
+from glmquant.streaming.experts import pass_through, routed
 from glmquant.streaming.prefetch import blocks_ahead
 
 
@@ -68,6 +70,9 @@ class Forward:
     def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
         """Raises CheckpointError where activations are not finite."""
         for stream in streams:
+            if any(part.experts is not None for part in block.parts):
+                self._visit_sparse(layer, block, stream)
+                continue
             floating = block.floating(stream.dtype)
             for batch in stream.batches:
                 context = self._context(layer, stream.context(batch))
@@ -76,6 +81,25 @@ class Forward:
                     hidden_BTD = part.forward(hidden_BTD, context, stream.dtype)
                 require_finite(hidden_BTD, f"layers.{layer}")
                 stream.hidden.write(batch, hidden_BTD)
+
+    def _visit_sparse(self, layer: int, block: Block, stream: Activations) -> None:
+        """Part by part: routed experts meet all of their tokens before the next ones are read."""
+        for part in block.parts:
+            floating = replace(part, experts=None).mapped(lambda each: each.floating(stream.dtype), lambda gain: gain)
+            with ExitStack() as stack:
+                x: ActivationTensor | None = None
+                if part.experts is not None:
+                    through = stack.enter_context(routed(part, stream))
+                    pass_through(part, through)
+                    x = through.x
+                for batch in stream.batches:
+                    context, hidden_BTD = self._context(layer, stream.context(batch)), stream.hidden.read(batch)
+                    if x is None:
+                        hidden_BTD = floating.forward(hidden_BTD, context, stream.dtype)
+                    else:
+                        hidden_BTD = floating.resume(hidden_BTD, 0, x.read(batch), context)
+                    require_finite(hidden_BTD, f"layers.{layer}")
+                    stream.hidden.write(batch, hidden_BTD)
 
     def _context(self, layer: int, context: Context) -> Context:
         show = self._on_key_values

@@ -105,9 +105,11 @@ class Part:
             dtype: of the linear layers' inputs; None for the residual stream's own.
             on_input: is shown each linear layer's name and input.
         """
-        x = self.read(hidden_BTD, context.config).to(dtype or hidden_BTD.dtype)
+        read_BTD = self.read(hidden_BTD, context.config)
+        x = read_BTD.to(dtype or hidden_BTD.dtype)
         if self.experts is not None:
-            added_TD = self.experts.output(x.flatten(0, -2), self.kind.within_expert)
+            choice = self.experts.router.choose(read_BTD.flatten(0, -2))
+            added_TD = self.experts.output(x.flatten(0, -2), choice, self.kind.within_expert)
             hidden_BTD = hidden_BTD + added_TD.view(hidden_BTD.shape).to(hidden_BTD.dtype)
         return self.resume(hidden_BTD, 0, x, context, on_input)
 
