@@ -40,7 +40,7 @@ class ToyMlp(PartKind):
             LinearGroup(group_in(self.scope, layer, "down_proj"), down, (hidden,), inner),
         )
 
-    def between(self, step: int, output: Tensor, part: Part, context: Context) -> Tensor:
+    def between(self, step: int, output: Tensor, x: Tensor, part: Part, context: Context) -> Tensor:
         return relu(output)
 
     def graph(self, step: int, output: Any, part: Any, operators: Any, context: Any) -> Any:

@@ -155,5 +155,3 @@ class _Packed:
                 hint="quantize the float model with glmquant, which writes such experts",
             )
         return replace(weight.rows(0, weight.shape[0]), spec=self.spec)
-
-

@@ -53,8 +53,8 @@ def _quantized(g: GraphBuilder, matrices: ExpertMatrices) -> list[ir.Value | Non
 
 def _router(g: GraphBuilder, x_BSD: ir.Value, experts: StoredExperts, dtype: ir.DataType) -> ir.Value:
     """Float32 up to the scores, whatever ``dtype`` is: Reshape-23, Cast-23, MatMul-13, MoEGroupRouter-1."""
-    width = experts.router.shape[0]
-    x_TD = g.node("Reshape", [x_BSD, g.ints(-1, int(width))])
+    width, _ = experts.router.shape.numpy()
+    x_TD = g.node("Reshape", [x_BSD, g.ints(-1, width)])
     if dtype != ir.DataType.FLOAT:
         x_TD = g.node("Cast", [x_TD], to=int(ir.DataType.FLOAT))
     logits_TX = g.node("MatMul", [x_TD, g.weight(experts.router)])

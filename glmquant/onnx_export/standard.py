@@ -15,7 +15,7 @@ from glmquant.onnx_export.builder import GraphBuilder
 from glmquant.onnx_export.expert_matrices import StoredExperts
 from glmquant.onnx_export.graph import CacheType, Heads
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
-from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul, rms_norm
+from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul
 from glmquant.onnx_export.padding import END
 from glmquant.onnx_export.shared_operators import SharedOperators
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel

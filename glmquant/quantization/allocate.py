@@ -84,9 +84,7 @@ def allocated(
     return make_plan(Recipe.model_validate_json(found.read_text(encoding="utf-8")), plan.config)
 
 
-def require_budget(
-    most_bytes: float, units: Sequence[Unit], choices: Mapping[str, Collection[QuantSpec]]
-) -> None:
+def require_budget(most_bytes: float, units: Sequence[Unit], choices: Mapping[str, Collection[QuantSpec]]) -> None:
     """Raises RecipeError where the budget is less than the smallest choices take."""
     least = sum(min(unit.stored_bytes(spec) for spec in choices[unit.name]) for unit in units)
     if least > most_bytes:

@@ -123,9 +123,7 @@ class _PartPass:
         """Whether a linear layer's output is added to the residual stream, its inputs being kept."""
         return step > 0 and step == len(self._names) - 1
 
-    def _show_first(
-        self, seen: LinearFit, found: ActivationTensor | None, wanted: ActivationTensor | None
-    ) -> None:
+    def _show_first(self, seen: LinearFit, found: ActivationTensor | None, wanted: ActivationTensor | None) -> None:
         for batch in self._stream.batches:
             x = self._input(self._stream, found, batch)
             seen.add(x, None if self._reference is None else self._input(self._reference, wanted, batch) - x)

@@ -12,8 +12,8 @@ from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import head_group
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts import Part
-from glmquant.quantization.linear_pass import GroupOutcome, require_float
 from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, relative
+from glmquant.quantization.linear_pass import GroupOutcome, require_float
 from glmquant.quantization.prepare import float_block, float_head
 from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.store.artifact import manifest_of

@@ -17,8 +17,8 @@ from glmquant.glm.rotary import rms_norm
 from glmquant.progress import Progress, silent
 from glmquant.quantization.allocate import FOUND, allocated
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.quantization.error_propagation import LinearFit
+from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.quantization.prepare import float_block, float_head
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import ArtifactWriter

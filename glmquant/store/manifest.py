@@ -132,7 +132,7 @@ def library_versions() -> dict[str, str]:
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Equal manifests give equal bytes."""
     unknown = {name for name in _OPTIONAL if not getattr(manifest, name)}
-    left_out: dict[str, Any] = {name: True for name in unknown} | {"groups": _without_few(manifest.groups)}
+    left_out: dict[str, Any] = dict.fromkeys(unknown, True) | {"groups": _without_few(manifest.groups)}
     return _MANIFEST.dump_json(manifest, indent=1, exclude=left_out) + b"\n"
 
 

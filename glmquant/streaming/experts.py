@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from glmquant.glm.parts import Part
-from glmquant.glm.parts.routing import DOWN, GATE_UP, Routing, RoutedExperts, by_expert
+from glmquant.glm.parts.routing import DOWN, GATE_UP, RoutedExperts, Routing, by_expert
 from glmquant.streaming.activations import Activations, ActivationTensor, Batch
 
 
@@ -32,7 +32,7 @@ class RoutedStream:
     routings: tuple[Routing, ...]
 
     def rows(self, expert: int) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
-        """Batch by batch where the expert has tokens: the batch, their numbers, weights ``[M]`` and inputs ``[M, D]``."""
+        """Batch by batch where the expert has tokens: the batch, their numbers, weights ``[M]``, inputs ``[M, D]``."""
         for batch, routing in zip(self.stream.batches, self.routings, strict=True):
             tokens_M, weights_M = routing.of(expert)
             if len(tokens_M):

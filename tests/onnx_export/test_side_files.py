@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.recipe.schema import ExportOptions
@@ -35,7 +34,7 @@ def test_a_model_without_bos_says_none() -> None:
 
 
 def test_config_is_a_glm_to_optimum() -> None:
-    config = optimum_config(to_hf_config(TINY_GLM4))
+    config = optimum_config(TINY_GLM4)
     assert config["model_type"] == "glm"
     assert config["num_key_value_heads"] == 1
 

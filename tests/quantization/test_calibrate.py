@@ -7,6 +7,7 @@ import torch
 
 from glmquant import api
 from glmquant.data.calibration import CalibrationSet
+from glmquant.glm.parts import Context
 from glmquant.glm.parts.attention import split_heads
 from glmquant.glm.rotary import rotary
 from glmquant.quantization import calibrate as module
@@ -30,7 +31,7 @@ def test_ranges_are_those_of_the_plain_forward() -> None:
     for layer, seen in enumerate(ranges):
         block = checkpoint.block(layer)
         qkv = block.linears()["self_attn.qkv_proj"](block.attention.read(x, config))
-        _, key, value = split_heads(qkv, config, rope)
+        _, key, value = split_heads(qkv, block.attention, Context(config, rope))
         torch.testing.assert_close(seen.key_absmax_CE, key.abs().amax((0, 1)))
         torch.testing.assert_close(seen.value_absmax_CE, value.abs().amax((0, 1)))
         x = block_forward(x, block, config, rope)

@@ -59,7 +59,7 @@ def test_keys_and_values_are_shown_in_order() -> None:
     walk(source.block, range(2), [activations], Forward(lambda layer, key, value: keys.append((layer, key, value))))
     first = source.blocks[0]
     qkv = first.linears()["self_attn.qkv_proj"](first.attention.read(before, source.config))
-    _, key, value = split_heads(qkv, source.config, activations.ropes[7])
+    _, key, value = split_heads(qkv, first.attention, activations.context(batch))
     assert [layer for layer, _, _ in keys] == [0, 1]
     torch.testing.assert_close(keys[0][1], key)
     torch.testing.assert_close(keys[0][2], value)

@@ -8,6 +8,7 @@ from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from glmquant.glm.parts import Context
 from glmquant.glm.parts.attention import split_heads
 from glmquant.glm.rotary import Rotary, positions_and_mask, rms_norm, rotary
 from tests.support.blocks import block_forward, make_block
@@ -52,5 +53,6 @@ def first_cache(tensors: dict[str, Tensor], config: GlmConfig, ids_BT: Tensor) -
     rope, _ = inputs(config, ids_BT, None)
     first = block(tensors, config, 0)
     x = embedding(ids_BT, tensors[EMBEDDING])
-    _, key, value = split_heads(first.linears()["self_attn.qkv_proj"](first.attention.read(x, config)), config, rope)
+    qkv = first.linears()["self_attn.qkv_proj"](first.attention.read(x, config))
+    _, key, value = split_heads(qkv, first.attention, Context(config, rope))
     return key, value

@@ -57,8 +57,6 @@ def parse_hf_config(fields: Fields, family: Family | None = None) -> GlmConfig:
     vocabulary = fields.integer("vocab_size")
     if heads % groups:
         raise fields.error("num_key_value_heads", f"a divisor of num_attention_heads, {heads}")
-    if head_dim % 2:
-        raise fields.error("head_dim", "an even number: rotation acts on pairs")
     eos = fields.token_ids("eos_token_id", vocabulary, DEFAULT_EOS)
     return GlmConfig(
         architecture=cast(Architecture, architecture),
@@ -117,6 +115,8 @@ def _rope_number(fields: Fields, name: str, default: float) -> float:
 
 
 def _rotary_dim(fields: Fields, head_dim: int) -> int:
+    if head_dim % 2:
+        raise fields.error("head_dim", "an even number: rotation acts on pairs")
     factor = _rope_number(fields, "partial_rotary_factor", 0.5)
     rotary_dim = int(head_dim * factor)
     if not 2 <= rotary_dim <= head_dim or rotary_dim % 2:

@@ -1,5 +1,5 @@
-"""``model_type: glm``, ``glm4``, ``glm4_moe`` and ``glm4_moe_lite``: GLM-4-9B-hf, GLM-Edge, GLM-4-0414, GLM-Z1, GLM-4.5,
-GLM-4.6, GLM-4.7, GLM-4.7-Flash, and what glmquant writes.
+"""``model_type: glm``, ``glm4``, ``glm4_moe`` and ``glm4_moe_lite``: GLM-4-9B-hf, GLM-Edge, GLM-4-0414, GLM-Z1, GLM-4.5
+to GLM-4.7, GLM-4.7-Flash, and what glmquant writes.
 
 All are transformers' own layouts, so names stay. Layers behind the last one predict several tokens at once, as a draft
 for speculative decoding; the model itself does not read them, and transformers leaves them out too.

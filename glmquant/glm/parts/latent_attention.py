@@ -1,4 +1,4 @@
-"""Multi-head latent attention, expanded (``Glm4MoeLiteAttention`` of transformers; DeepSeek-V2, arXiv:2405.04434, §2.1).
+"""Multi-head latent attention, expanded (``Glm4MoeLiteAttention`` of transformers; DeepSeek-V2, arXiv:2405.04434, 2.1).
 
 Queries come from one latent, keys and values from another; one rotating key is shared by all heads. The published
 heads have their rotating dimensions last; inside they stand first, as in every other GLM, which changes no score.

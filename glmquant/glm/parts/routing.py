@@ -100,9 +100,7 @@ class RoutedExperts:
     def to(self, device: torch.device) -> "RoutedExperts":
         return replace(self.mapped(lambda each: each.to(device)), router=self.router.to(device))
 
-    def output(
-        self, x_TD: Tensor, choice: tuple[Tensor, Tensor], inner: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def output(self, x_TD: Tensor, choice: tuple[Tensor, Tensor], inner: Callable[[Tensor], Tensor]) -> Tensor:
         """What the experts add to each token, float32 ``[T, D]``.
 
         Args:

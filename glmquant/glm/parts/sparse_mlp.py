@@ -60,7 +60,7 @@ class SparseMlp(PartKind):
 
 
 def _equalized(experts: RoutedExperts) -> RoutedExperts:
-    """Each expert evened as it is read; both of its linear layers are read for that, once if they are wanted in turn."""
+    """Each expert evened as it is read: both of its linear layers are, once where they are wanted in turn."""
 
     def pair(expert: int) -> dict[str, Linear]:
         gate_up, down = (experts.load(expert, name) for name in (GATE_UP, DOWN))
