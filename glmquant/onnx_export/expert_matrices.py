@@ -6,7 +6,7 @@ Gate and up rows alternate, the only order that ONNX Runtime's CPU kernels take;
 Shape suffixes: X experts, N output rows, K input columns, B blocks along K.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from glmquant.core.packing import pack_bits, pack_zero_points
-from glmquant.core.qtensor import QuantTensor
+from glmquant.core.qtensor import QuantTensor, spread
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts.routing import DOWN, EXPERT_LINEARS, RoutedExperts
-from glmquant.onnx_export.matrices import block_size, cast, per_block
+from glmquant.onnx_export.matrices import block_size, cast
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.streaming.prefetch import blocks_ahead
 
@@ -64,11 +64,14 @@ def write_experts(file: WeightsFile, scope: str, experts: RoutedExperts, dtype: 
     router = experts.router
     stored_router = file.add(f"{scope}.gate.weight", router.weight_XD.T.contiguous())
     bias = file.add(f"{scope}.gate.bias", router.bias_X)
-    gate_up, down = (_write(file, f"{scope}.experts.{name}", experts, name, dtype) for name in EXPERT_LINEARS)
+    size = _block(scope, experts)
+    gate_up, down = (_write(file, f"{scope}.experts.{name}", experts, name, dtype, size) for name in EXPERT_LINEARS)
     return StoredExperts(stored_router, bias, router.per_token, gate_up, down)
 
 
-def _write(file: WeightsFile, name: str, experts: RoutedExperts, which: str, dtype: torch.dtype) -> ExpertMatrices:
+def _write(
+    file: WeightsFile, name: str, experts: RoutedExperts, which: str, dtype: torch.dtype, size: int
+) -> ExpertMatrices:
     first = experts.load(0, which).weight
     scaling = experts.router.scaling if which == DOWN else 1.0
 
@@ -80,7 +83,6 @@ def _write(file: WeightsFile, name: str, experts: RoutedExperts, which: str, dty
         shape = (experts.count, *first.shape)
         pieces = (cast(name, each.dense() * scaling, dtype) for each in matrices())
         return ExpertMatrices(file.add_pieces(name, dtype, shape, pieces))
-    size = expert_block(name, first.spec, first.shape[1])
     return _Packed(file, name, first.spec, (experts.count, *first.shape), size).write(matrices(), scaling, dtype)
 
 
@@ -90,19 +92,23 @@ def _alternating(gate_up: Linear) -> Linear:
     return gate_up.reordered(torch.arange(rows).view(2, -1).T.flatten())
 
 
-def expert_block(name: str, spec: QuantSpec, columns: int) -> int:
-    """The operator's block for a spec's groups; 0 for whole rows.
+def _block(scope: str, experts: RoutedExperts) -> int:
+    """The operator's one block for the groups of both linear layers; 0 for whole rows.
 
-    Raises:
-        ExportError: groups that ``QMoE`` has no block for.
+    A row of a single group repeats its scale over the other layer's blocks: on disk it is not told from a whole row.
     """
-    if spec.num_groups(columns) == 1:
-        return 0
-    size = block_size(spec, columns)
-    if columns % size or size < SMALLEST_BLOCK or size & (size - 1):
+    weights = [experts.load(0, name).weight for name in EXPERT_LINEARS]
+    shapes = [(each.spec, each.shape[1]) for each in weights if not isinstance(each, Tensor)]
+    grouped = [block_size(spec, columns) for spec, columns in shapes if spec.num_groups(columns) > 1]
+    return _checked_block(scope, max(grouped), [columns for _, columns in shapes]) if grouped else 0
+
+
+def _checked_block(scope: str, size: int, columns: Sequence[int]) -> int:
+    """Raises ExportError for a block that ``QMoE`` does not have."""
+    if any(each % size for each in columns) or size < SMALLEST_BLOCK or size & (size - 1):
         raise ExportError(
-            f"{name} has {columns} columns in groups of {spec.group_size}",
-            where=name,
+            f"the experts of {scope} have {' and '.join(map(str, columns))} columns in groups of {size}",
+            where=f"{scope}.experts",
             expected=f"groups of a power of two from {SMALLEST_BLOCK} on that divides the columns, or whole rows "
             "(QMoE of ONNX Runtime)",
             hint="quantize the experts with group_size: 32, 64 or 128, whichever divides the columns, or with -1",
@@ -142,7 +148,10 @@ class _Packed:
         )
 
     def _grouped(self, values_NG: Tensor) -> Tensor:
-        return per_block(values_NG, self.spec, self.shape[2]) if self.size else values_NG[:, 0].contiguous()
+        columns = self.shape[2]
+        if not self.size:
+            return values_NG[:, 0].contiguous()
+        return spread(values_NG, columns // (values_NG.shape[1] * self.size), columns // self.size).contiguous()
 
     def _whole(self, linear: Linear) -> QuantTensor:
         weight = linear.weight

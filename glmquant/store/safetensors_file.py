@@ -86,13 +86,24 @@ def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     return parse_json(file.read(length), f"{path}, header"), LENGTH.size + length
 
 
+def _unknown_dtype(dtype: Any, where: str) -> CheckpointError:
+    if isinstance(dtype, str) and dtype.startswith("F8_"):
+        return CheckpointError(
+            f"the tensor is FP8 ({shown(dtype)}): a copy that its publisher quantized",
+            where=where,
+            expected="float weights: BF16, F16 or F32",
+            hint="give the BF16 model that it was made from; a repository's name is usually the same without -FP8",
+        )
+    return CheckpointError(f"the dtype {shown(dtype)} is not supported", where=where, expected=", ".join(DTYPES))
+
+
 def _entry(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
     where = f"{path}, header, {shown(name)}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError("the header's entry is malformed", where=where, expected="dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"the dtype {shown(dtype)} is not supported", where=where, expected=", ".join(DTYPES))
+        raise _unknown_dtype(dtype, where)
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise CheckpointError("shape or data_offsets are not sizes", where=where, expected="lists of whole numbers")
     reject_dimensions(shape, where)

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeLiteConfig, PreTrainedModel
 
+from glmquant.store.checkpoint import Checkpoint
+
 LATENTS = ("q_a_proj", "kv_a_proj_with_mqa")
 COMMON: dict[str, Any] = {
     "vocab_size": 160,
@@ -74,4 +76,23 @@ def write_moe(directory: Path, model_type: str, *, draft: bool = True, **changes
         hidden = model.config.hidden_size
         tensors |= {f"{at}.eh_proj.weight": torch.ones(hidden, 2 * hidden), f"{at}.enorm.weight": torch.ones(hidden)}
         save_file(tensors, path, {"format": "pt"})
+    return model
+
+
+def with_weights_of(model: PreTrainedModel, checkpoint: Checkpoint) -> PreTrainedModel:
+    """The same model with a quantized checkpoint's linear layers, dequantized."""
+    state = model.state_dict() | {"lm_head.weight": checkpoint.lm_head().dense()}
+    for layer in range(checkpoint.config.num_hidden_layers):
+        block, at = checkpoint.block(layer), f"model.layers.{layer}"
+        for part in block.parts:
+            for group in part.kind.groups(checkpoint.config, layer):
+                linear = part.linears[group.within(part.kind.scope)]
+                rows = linear.dense().split(list(group.member_rows))
+                state |= {f"{member}.weight": weight for member, weight in zip(group.members, rows, strict=True)}
+            experts = part.experts
+            if experts is not None:
+                for name in ("gate_up_proj", "down_proj"):
+                    loaded = [experts.load(expert, name).dense() for expert in range(experts.count)]
+                    state[f"{at}.mlp.experts.{name}"] = torch.stack(loaded)
+    model.load_state_dict(state)
     return model
