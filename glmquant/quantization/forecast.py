@@ -21,9 +21,10 @@ from glmquant.core.matmul import dtype_for
 from glmquant.core.packing import pack_blocks
 from glmquant.core.qtensor import QuantTensor
 from glmquant.glm.block import Block
-from glmquant.glm.config import GlmConfig
+from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.linear import Linear
-from glmquant.glm.parts import Part, part_kinds
+from glmquant.glm.parts import Part, PartKind, part_kinds
+from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts, Router
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.memory import allocate_bytes, quantize_bytes
 from glmquant.quantization.sensitivity import MEASURED_TOKENS, SensitivityMeter
@@ -32,7 +33,7 @@ from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.tensors import byte_view
 from glmquant.streaming.activations import TOKENS_AT_ONCE, Activations, ActivationStore, sample_batches, unfilled
-from glmquant.streaming.memory import activation_bytes, forward_bytes
+from glmquant.streaming.memory import activation_bytes, forward_bytes, unlike_layers
 from glmquant.streaming.resources import Resources
 
 PROBE_BATCHES: Final = 2
@@ -168,17 +169,20 @@ def _measure(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, seq_len: in
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
         store = ActivationStore(device=device)
         streams = [_random_activations(config, samples, seq_len, store, dtype) for _ in range(plan.num_streams)]
-    block = _random_block(config)
+    layer = unlike_layers(config)[-1]
+    block = _random_block(config, layer)
     activations, reference = (*streams, None, None)[:2]
     started = time.monotonic()
     if plan.recipe.fit.equalize:
         block = block.equalized(config)
     equalized = time.monotonic() - started
     started = time.monotonic()
-    done, outcomes = quantize_block(block.to(device), 0, plan, activations, reference)
+    done, outcomes = quantize_block(block.to(device), layer, plan, activations, reference)
     seconds = time.monotonic() - started
     fixed = sum(outcome.seconds for outcome in outcomes)
     a_token = max(0.0, seconds - fixed) / streams[0].num_tokens if streams else 0.0
+    if config.experts is not None and done.mlp.experts is not None:
+        fixed += outcomes[-1].seconds * (config.experts.count / done.mlp.experts.count - 1)
     return _Probe(equalized + fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
 
 
@@ -190,7 +194,7 @@ def _allocate_second(plan: Plan, device: torch.device) -> float:
     length = min(MEASURED_TOKENS, options.seq_len)
     samples = min(options.num_samples, MEASURED_TOKENS // length)
     activations = _random_activations(config, samples, length, ActivationStore(device=device))
-    block = _random_block(config).to(device)
+    block = _random_block(config, layer).to(device)
     meter = SensitivityMeter({unit.name: plan[unit.name].choices for unit in plan.units}, equalized=False)
     started = time.monotonic()
     meter.visit(layer, block, [activations])
@@ -210,15 +214,28 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _random_block(config: GlmConfig) -> Block:
+def _random_block(config: GlmConfig, layer: int) -> Block:
+    """Of routed experts as many as one token meets, each of which then meets every token: a token costs what it costs
+    in the whole model."""
     parts = []
-    for kind in part_kinds(config, 0):
-        linears = {
-            group.name.rpartition(".")[2]: Linear(_random(group.rows, group.columns).div_(group.columns**0.5).half())
-            for group in kind.groups(config, 0)
-        }
-        parts.append(Part(kind, linears, {name: torch.ones(size) for name, size in kind.gain_sizes(config).items()}))
+    for kind in part_kinds(config, layer):
+        linears = {group.within(kind.scope): _random_linear(group) for group in kind.groups(config, layer)}
+        gains = {name: torch.ones(size) for name, size in kind.gain_sizes(config).items()}
+        parts.append(Part(kind, linears, gains, _random_experts(config, layer, kind)))
     return Block(*parts)
+
+
+def _random_linear(group: LinearGroup) -> Linear:
+    return Linear(_random(group.rows, group.columns).div_(group.columns**0.5).half())
+
+
+def _random_experts(config: GlmConfig, layer: int, kind: PartKind) -> RoutedExperts | None:
+    if config.experts is None or not kind.router_shapes(config):
+        return None
+    count, pair = config.experts.per_token, kind.expert_groups(config, layer, 0)
+    weights = dict(zip(EXPERT_LINEARS, map(_random_linear, pair), strict=True))
+    router = Router(_random(count, config.hidden_size), torch.zeros(count), count, config.experts.scaling)
+    return RoutedExperts(router, count, lambda _, name: weights[name])
 
 
 def _second_an_operation(config: GlmConfig, dtype: torch.dtype, device: torch.device) -> float:

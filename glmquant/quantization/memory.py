@@ -7,12 +7,18 @@ import torch
 
 from glmquant.core.parallel import STRIP_ELEMENTS
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.groups import block_groups
 from glmquant.methods.gptq import ROWS_AT_ONCE
 from glmquant.quantization.sensitivity import MEASURED_TOKENS
 from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.streaming.activations import TOKENS_AT_ONCE
-from glmquant.streaming.memory import FLOAT_BYTES, STORED_BYTES, num_weights, table_bytes
+from glmquant.streaming.memory import (
+    FLOAT_BYTES,
+    STORED_BYTES,
+    held_groups,
+    num_weights,
+    table_bytes,
+    unlike_layers,
+)
 
 
 def quantize_bytes(plan: Plan, dtype: torch.dtype) -> int:
@@ -30,8 +36,9 @@ def quantize_bytes(plan: Plan, dtype: torch.dtype) -> int:
 def allocate_bytes(config: GlmConfig) -> int:
     """What measuring sensitivities holds: a block and the next one as stored, the first one in float32, one linear
     layer of it rounded, and what each linear layer reads."""
-    groups = block_groups(config, 0)
-    largest = max(group.rows * group.columns for group in groups)
+    held = [held_groups(config, layer) for layer in unlike_layers(config)]
+    groups = max(held, key=num_weights)
+    largest = max(group.num_weights for group in groups)
     read = MEASURED_TOKENS * 2 * sum(group.columns for group in groups) * FLOAT_BYTES
     rounded = largest * (1 + FLOAT_BYTES)
     blocks = num_weights(groups) * (2 * STORED_BYTES + FLOAT_BYTES)
@@ -39,32 +46,34 @@ def allocate_bytes(config: GlmConfig) -> int:
 
 
 def _quantized_block_bytes(plan: Plan, layer: int, dtype: torch.dtype) -> int:
-    groups, fit = plan.block_groups(layer), plan.recipe.fit
+    groups, fit = held_groups(plan.config, layer), plan.recipe.fit
     at_work = [
-        _hessian_bytes(group, fit.error_propagation > 0)
-        if plan[group.unit].needs_hessian
-        else group.rows * group.columns
+        _hessian_bytes(group, fit.error_propagation > 0) if plan[group.unit].needs_hessian else group.num_weights
         for group in groups
     ]
-    computing = max(group.rows * group.columns for group in groups) * dtype.itemsize
+    computing = max(group.num_weights for group in groups) * dtype.itemsize
     samples = TOKENS_AT_ONCE * max(group.columns for group in groups) * 4 * FLOAT_BYTES
     needs_samples = any(plan[group.unit].needs_hessian for group in groups)
     of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
-    written = sum(_written_bytes(group, plan[group.unit]) for group in groups)
+    written = sum(_written_bytes(group, plan[group.unit]) for group in plan.block_groups(layer))
     held = num_weights(groups) * of_block + written + _strips_bytes()
     return held + max(at_work) + (computing + samples if needs_samples else 0)
 
 
 def _written_bytes(group: LinearGroup, plan: GroupPlan) -> int:
-    """Codes, and what they are packed into."""
-    bits = 0 if plan.spec is None else 8 + max(spec.bits for spec in (plan.spec, *plan.alternatives))
-    return group.rows * group.columns * bits // 8
+    """Codes, and what they are packed into; those of routed experts are packed as soon as they are there, and stay
+    while the next block's come."""
+    if plan.spec is None:
+        return group.num_weights * STORED_BYTES if group.shared_unit else 0
+    widest = max(spec.bits for spec in (plan.spec, *plan.alternatives))
+    return group.num_weights * (3 * widest if group.shared_unit else 8 + widest) // 8
 
 
 def _hessian_bytes(group: LinearGroup, corrects: bool) -> int:
     slices = 3 * min(ROWS_AT_ONCE, group.rows) * group.columns * FLOAT_BYTES
-    error = 2 * group.rows * group.columns * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if corrects else 0
-    return 2 * group.columns**2 * FLOAT_BYTES + slices + error
+    error = 2 * group.num_weights * FLOAT_BYTES + group.columns**2 * FLOAT_BYTES if corrects else 0
+    matrices = 4 if group.shared_unit else 2  # of experts, also what all tokens bring, and both blended
+    return matrices * group.columns**2 * FLOAT_BYTES + slices + error
 
 
 def _strips_bytes() -> int:

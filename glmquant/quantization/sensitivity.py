@@ -8,6 +8,7 @@ Shape suffixes: S samples, L tokens of a sample, B sequences of a batch, T token
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
 from glmquant.glm.parts import Context, Part
+from glmquant.glm.parts.routing import RoutedExperts
 from glmquant.methods.grid import encode, search_grid
 from glmquant.progress import Progress, silent
 from glmquant.streaming.activations import Activations, ActivationStore, embed
@@ -88,6 +90,7 @@ class SensitivityMeter:
         block = block.equalized(stream.config) if self._equalized else block.floating()
         passes = [_Pass(block, stream.hidden.read(batch).clone(), stream.context(batch)) for batch in stream.batches]
         for place, part in enumerate(block.parts):
+            self._measure_experts(f"layers.{layer}.{part.kind.scope}.experts", place, part, passes)
             for step, (name, linear) in enumerate(part.linears.items()):
                 group = f"layers.{layer}.{part.kind.scope}.{name}"
                 importance_K = mean_square(part.seen(step, each.inputs[place][step]) for each in passes)
@@ -99,20 +102,38 @@ class SensitivityMeter:
             require_finite(each.output_BTD, f"layers.{layer}")
             stream.hidden.write(batch, each.output_BTD)
 
+    def _measure_experts(self, unit: str, place: int, part: Part, passes: "Sequence[_Pass]") -> None:
+        """All routed experts of a layer at a time; the inputs' sizes of the layer stand for those of each expert."""
+        for spec in self._choices.get(unit, ()) if part.experts is not None else ():
+            changed = replace(part, experts=_rounded_experts(part.experts, spec, passes, place))
+            errors = [_relative(each.output_of(place, changed), each.output_BTD) for each in passes]
+            self.found.setdefault(unit, {})[spec] = float(torch.cat(errors).mean())
+
 
 class _Pass:
     """A batch on its way through a float block, kept where each linear layer reads it."""
 
     def __init__(self, block: Block, hidden_BTD: Tensor, context: Context) -> None:
         self._block, self._context = block, context
+        self._before: list[Tensor] = []
         self._hidden: list[Tensor] = []
         self.inputs: list[list[Tensor]] = []
         for part in block.parts:
+            self._before.append(hidden_BTD)
+            hidden_BTD = part.with_experts_added(hidden_BTD, context.config)
             self._hidden.append(hidden_BTD)
             read: list[Tensor] = []
-            hidden_BTD = part.forward(hidden_BTD, context, on_input=partial(_keep, read))
+            x_BTD = part.read(self._before[-1], context.config)
+            hidden_BTD = part.resume(hidden_BTD, 0, x_BTD, context, on_input=partial(_keep, read))
             self.inputs.append(read)
         self.output_BTD = hidden_BTD
+
+    def output_of(self, place: int, changed: Part) -> Tensor:
+        """What the block gives with a part changed as a whole."""
+        hidden_BTD = changed.forward(self._before[place], self._context)
+        for part in self._block.parts[place + 1 :]:
+            hidden_BTD = part.forward(hidden_BTD, self._context)
+        return hidden_BTD
 
     def output_with(self, place: int, step: int, changed: Part) -> Tensor:
         """What the block gives with a part changed from linear layer ``step`` on; only what follows is computed."""
@@ -129,6 +150,19 @@ def _keep(inputs: list[Tensor], name: str, x: Tensor) -> None:
 def _relative(ours_BTD: Tensor, theirs_BTD: Tensor) -> Tensor:
     """A value for each token."""
     return ((ours_BTD - theirs_BTD).square().sum(-1) / theirs_BTD.square().sum(-1).clamp(min=1e-12)).flatten()
+
+
+def _rounded_experts(
+    experts: RoutedExperts | None, spec: QuantSpec, passes: "Sequence[_Pass]", place: int
+) -> RoutedExperts:
+    assert experts is not None
+    read_K = mean_square(each.inputs[place][0] for each in passes)
+
+    def rounded(linear: Linear) -> Linear:
+        columns = linear.weight.shape[1]
+        return _rounded(linear, spec, read_K if columns == len(read_K) else torch.ones(columns, device=read_K.device))
+
+    return experts.mapped(rounded)
 
 
 def _rounded(linear: Linear, spec: QuantSpec, importance_K: Tensor) -> Linear:

@@ -105,13 +105,16 @@ class Part:
             dtype: of the linear layers' inputs; None for the residual stream's own.
             on_input: is shown each linear layer's name and input.
         """
-        read_BTD = self.read(hidden_BTD, context.config)
-        x = read_BTD.to(dtype or hidden_BTD.dtype)
-        if self.experts is not None:
-            choice = self.experts.router.choose(read_BTD.flatten(0, -2))
-            added_TD = self.experts.output(x.flatten(0, -2), choice, self.kind.within_expert)
-            hidden_BTD = hidden_BTD + added_TD.view(hidden_BTD.shape).to(hidden_BTD.dtype)
-        return self.resume(hidden_BTD, 0, x, context, on_input)
+        x = self.read(hidden_BTD, context.config).to(dtype or hidden_BTD.dtype)
+        return self.resume(self.with_experts_added(hidden_BTD, context.config), 0, x, context, on_input)
+
+    def with_experts_added(self, hidden_BTD: Tensor, config: GlmConfig) -> Tensor:
+        """The residual stream with what routed experts add, where there are some."""
+        if self.experts is None:
+            return hidden_BTD
+        x_TD = self.read(hidden_BTD, config).flatten(0, -2)
+        added_TD = self.experts.output(x_TD, self.kind.within_expert)
+        return hidden_BTD + added_TD.view(hidden_BTD.shape).to(hidden_BTD.dtype)
 
     def seen(self, step: int, x: Tensor) -> Tensor:
         """Of what stands before linear layer ``step``, the columns that it reads."""

@@ -100,15 +100,14 @@ class RoutedExperts:
     def to(self, device: torch.device) -> "RoutedExperts":
         return replace(self.mapped(lambda each: each.to(device)), router=self.router.to(device))
 
-    def output(self, x_TD: Tensor, choice: tuple[Tensor, Tensor], inner: Callable[[Tensor], Tensor]) -> Tensor:
+    def output(self, x_TD: Tensor, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """What the experts add to each token, float32 ``[T, D]``.
 
         Args:
-            choice: as :meth:`Router.choose` gives it.
             inner: what lies between an expert's two linear layers.
         """
         out_TD = torch.zeros(x_TD.shape, device=x_TD.device)
-        routing = by_expert(*choice, self.count)
+        routing = by_expert(*self.router.choose(x_TD), self.count)
         for expert in range(self.count):
             tokens_M, weights_M = routing.of(expert)
             if len(tokens_M):
