@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glmquant.errors import CheckError, CheckpointError, ExportError, Parameter
+from glmquant.errors import CheckError, CheckpointError, ExportError, GenerationError, Parameter
 from glmquant.progress import Progress, silent
 from glmquant.runtime.sampling import GenerationOptions
 
@@ -307,16 +307,25 @@ def run(
 
 
 def open_chat(
-    bundle: "OnnxBundle | str | Path", *, options: GenerationOptions | None = None, provider: "Provider" = "cpu"
+    bundle: "OnnxBundle | str | Path",
+    *,
+    thinking: bool | None = None,
+    options: GenerationOptions | None = None,
+    provider: "Provider" = "cpu",
 ) -> "Chat":
-    """Open a conversation with the bundle: ``for piece in chat.say("你好")``."""
+    """Open a conversation with the bundle: ``for piece in chat.say("你好")``.
+
+    Args:
+        thinking: whether the model is to think before it answers, where its chat template has a switch for that; None
+            for the template's own default.
+    """
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.model import OnnxModel
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     path = _path(bundle)
     model = OnnxModel.open(path, provider=provider)
-    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions())
+    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking)
 
 
 def generate(
@@ -324,6 +333,7 @@ def generate(
     prompt: str,
     *,
     chat: bool = True,
+    thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
 ) -> Iterator[str]:
@@ -331,6 +341,7 @@ def generate(
 
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
+        thinking: as in :func:`open_chat`; without the chat template it has no meaning.
     """
     from glmquant.glm.tokenizers.tokenizer import StreamDecoder
     from glmquant.runtime.generate import generate as generate_ids
@@ -339,7 +350,13 @@ def generate(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     if chat:
-        return open_chat(bundle, options=options, provider=provider).say(prompt)
+        return open_chat(bundle, thinking=thinking, options=options, provider=provider).say(prompt)
+    if thinking is not None:
+        raise GenerationError(
+            "a prompt that is continued as text has no chat template to switch thinking",
+            where=Parameter("thinking"),
+            hint="leave it out, or use the chat template",
+        )
     path = _path(bundle)
     model, tokenizer = OnnxModel.open(path, provider=provider), load_bundle_tokenizer(path)
     prompt_ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]

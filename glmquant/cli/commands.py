@@ -41,6 +41,7 @@ from glmquant.cli.options import (
     TaskOption,
     Temperature,
     Text,
+    Thinking,
     TopK,
     TopP,
     TrainData,
@@ -274,6 +275,7 @@ def generate(
     bundle: BundleArgument,
     prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
@@ -284,13 +286,15 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    for piece in gq.generate(bundle, as_typed(prompt), chat=not raw, options=options, provider=provider):
+    typed = as_typed(prompt)
+    for piece in gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider):
         print(piece, end="", flush=True)
     print()
 
 
 def chat(
     bundle: BundleArgument,
+    thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
@@ -303,7 +307,7 @@ def chat(
     from glmquant.cli.terminal import turns
 
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    conversation = gq.open_chat(bundle, options=options, provider=provider)
+    conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
     for text in turns():
         for piece in conversation.say(text):
             print(piece, end="", flush=True)

@@ -93,6 +93,13 @@ TaskOption = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divide logits by this before sampling; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens (default: off).")]
+Thinking = Annotated[
+    bool | None,
+    typer.Option(
+        "--thinking/--no-thinking",
+        help="Think before answering, or not (default: as the chat template has it).",
+    ),
+]
 TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Sample from the most likely tokens of this total probability.")
 ]

@@ -27,6 +27,7 @@ OPTIONS: Final = {
     "tasks": "--task",
     "temperature": "--temperature",
     "text": "--text",
+    "thinking": "--thinking",
     "top_k": "--top-k",
     "top_p": "--top-p",
 }

@@ -11,9 +11,16 @@ from glmquant.runtime.text import stream_text
 
 
 class Chat:
-    """Keeps the messages and the KV cache; each turn computes only its new tokens."""
+    """Keeps the messages and the KV cache; each turn computes only its new tokens.
 
-    def __init__(self, model: OnnxModel, tokenizer: GlmTokenizer, options: GenerationOptions) -> None:
+    Args:
+        thinking: whether the model is to think before it answers; None for the template's own default.
+    """
+
+    def __init__(
+        self, model: OnnxModel, tokenizer: GlmTokenizer, options: GenerationOptions, thinking: bool | None = None
+    ) -> None:
+        self._thinking = thinking
         self._conversation, self._tokenizer, self._options = Conversation(model), tokenizer, options
         self._messages: list[Message] = []
 
@@ -28,11 +35,12 @@ class Chat:
         """Stream the answer. A turn joins the conversation once its answer was read to the end.
 
         Raises:
-            CheckpointError: the bundle has no chat template.
+            CheckpointError: the bundle has no chat template, or one without a switch for thinking.
             GenerationError: the conversation exceeds the model's ``max_length``.
         """
         asked = [*self._messages, Message("user", text)]
-        ids = self._conversation.answer(self._tokenizer.apply_chat_template(asked), self._options)
+        prompt = self._tokenizer.apply_chat_template(asked, thinking=self._thinking)
+        ids = self._conversation.answer(prompt, self._options)
         pieces = []
         for piece in stream_text(ids, StreamDecoder(self._tokenizer)):
             pieces.append(piece)

@@ -70,8 +70,16 @@ TEMPLATES: Final[dict[Family, str]] = {
 """Families that were published without a template file."""
 
 
+THINKING: Final = "enable_thinking"
+"""The variable by which templates of models that can think switch it on or off."""
+
+
 def render(
-    template: str, messages: Sequence[Message], special_tokens: dict[str, str], add_generation_prompt: bool = True
+    template: str,
+    messages: Sequence[Message],
+    special_tokens: dict[str, str],
+    add_generation_prompt: bool = True,
+    thinking: bool | None = None,
 ) -> str:
     """The prompt for ``messages``, ending where the assistant's turn begins unless ``add_generation_prompt`` is false.
 
@@ -79,13 +87,23 @@ def render(
         template: Jinja text, run in a sandbox, with the names that transformers gives it.
         messages: the turns, oldest first; at least one.
         special_tokens: ``eos_token`` and the like, which templates may name.
+        thinking: whether the model is to think before it answers; None for the template's own default.
 
     Raises:
-        CheckpointError: a template that does not compile or run, or that refuses the messages.
+        CheckpointError: a template that does not compile or run, that refuses the messages, or that has no switch for
+            thinking.
     """
     if not messages:
         raise CheckpointError("there is no message to answer", where="messages", expected="at least one turn")
     check_compiles(template)
+    switch = {} if thinking is None else {THINKING: thinking}
+    if switch and THINKING not in template:
+        raise CheckpointError(
+            "the chat template has no switch for thinking",
+            where="chat_template",
+            expected=f"a template that reads {THINKING}, as those of GLM-4.5 and later do",
+            hint="leave `thinking` out",
+        )
     from jinja2 import TemplateError
 
     from glmquant.glm.tokenizers.sandbox import budgeted, compiled
@@ -100,6 +118,7 @@ def render(
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
+                **switch,
                 **special_tokens,
             )
     except (TemplateError, MemoryError, *FAILURES) as error:
@@ -168,6 +187,7 @@ class TemplateEncoder:
         messages: Sequence[Turn],
         special_tokens: dict[str, str],
         add_generation_prompt: bool = True,
+        thinking: bool | None = None,
     ) -> list[int]:
         """Token ids of the prompt; see :func:`render` for the errors."""
         mark = _unused_mark(messages)
@@ -175,7 +195,7 @@ class TemplateEncoder:
             Message(message.role, self._break(message.content, mark), self._break(message.metadata, mark))
             for message in messages
         ]
-        text = render(template, broken, special_tokens, add_generation_prompt)
+        text = render(template, broken, special_tokens, add_generation_prompt, thinking)
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(text):

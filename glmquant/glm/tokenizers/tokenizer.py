@@ -116,12 +116,18 @@ class GlmTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def apply_chat_template(self, messages: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
+    def apply_chat_template(
+        self, messages: Sequence[Turn], *, add_generation_prompt: bool = True, thinking: bool | None = None
+    ) -> list[int]:
         """The ids of a conversation, prefix included, ending where the assistant's turn begins unless that is not
         wanted.
 
+        Args:
+            thinking: whether the model is to think before it answers; None for the template's own default.
+
         Raises:
-            CheckpointError: the checkpoint has no chat template, or the template refuses the messages.
+            CheckpointError: the checkpoint has no chat template, or the template refuses the messages or has no switch
+                for thinking.
         """
         if self.chat_template is None:
             raise CheckpointError(
@@ -129,7 +135,8 @@ class GlmTokenizer:
                 where="tokenizer_config.json, chat_template",
                 hint="give plain text, or set model.family if the checkpoint is of a family with a known template",
             )
-        return self._template_encoder.ids(self.chat_template, messages, self._named_specials, add_generation_prompt)
+        specials = self._named_specials
+        return self._template_encoder.ids(self.chat_template, messages, specials, add_generation_prompt, thinking)
 
     @cached_property
     def sha256(self) -> str:

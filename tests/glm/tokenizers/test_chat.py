@@ -120,3 +120,16 @@ def test_content_always_comes_back_as_text(content: str) -> None:
         10,
         1,
     ]
+
+
+THINKS = "{{ messages[0].content }}{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}"
+
+
+@pytest.mark.parametrize(("thinking", "ends"), [(None, ""), (True, ""), (False, "</think>")])
+def test_thinking_is_switched_by_the_template(thinking: bool | None, ends: str) -> None:
+    assert render(THINKS, [Message("user", "hi")], {}, thinking=thinking) == f"hi{ends}"
+
+
+def test_a_template_without_the_switch_refuses_it() -> None:
+    with pytest.raises(CheckpointError, match="no switch for thinking"):
+        render("{{ messages[0].content }}", [Message("user", "hi")], {}, thinking=False)
