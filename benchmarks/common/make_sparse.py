@@ -4,8 +4,8 @@
     python -m benchmarks.common.make_sparse air --layers 2 --out DIR
 
 The first layer is dense, as published; ``--sparse`` leaves it out. A shard holds a layer, and one is in memory at a
-time. The router's bias has a large offset and a small spread, as published ones have. The tokenizer is the demo model's,
-whose ids are all within the vocabulary.
+time. The router's bias has a large offset and a small spread, as published ones have. The tokenizer is that of the demo
+model, whose ids are all within the vocabulary.
 """
 
 import argparse
