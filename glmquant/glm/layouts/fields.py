@@ -55,6 +55,11 @@ class Fields:
         """All of them as they are, unchecked."""
         return self._values
 
+    @property
+    def where(self) -> Path | str:
+        """What errors name: the file, and the section within it."""
+        return self._where
+
     def raw(self, name: str) -> Any:
         """The value as it is, unchecked; None where absent."""
         return self._values.get(name)

@@ -33,7 +33,7 @@ def resolve(fields: Fields, family: Family | None, tensor_names: Collection[str]
 
 def _draft_layers(fields: Fields, config: GlmConfig, tensor_names: Collection[str]) -> set[str]:
     """Tensors of the layers that predict several tokens at once (multi-token prediction)."""
-    if config.experts is None:
+    if config.experts is None and "num_nextn_predict_layers" not in fields:
         return set()
     name = "num_mtp_layers" if "num_mtp_layers" in fields else "num_nextn_predict_layers"
     last = config.num_hidden_layers + fields.integer(name, 1, low=0, high=MOST_DRAFT_LAYERS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glmquant.glm.config import Family
-from glmquant.glm.layouts import chatglm, hf_glm
+from glmquant.glm.layouts import chatglm, hf_glm, vision
 from glmquant.glm.layouts.fields import Fields
 from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT, SCORE_WEIGHT, read_labels
 from glmquant.glm.layouts.layout import Layout, TensorSource
@@ -21,6 +21,7 @@ RESOLVERS: Final[dict[str, Resolver]] = {
     "glm4": hf_glm.resolve,
     "glm4_moe": hf_glm.resolve,
     "glm4_moe_lite": hf_glm.resolve,
+    **dict.fromkeys(("glm4v", "glm46v", "glm_ocr"), vision.resolve),
 }
 
 
