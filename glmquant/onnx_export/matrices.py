@@ -18,6 +18,7 @@ from glmquant.core.qtensor import QuantMatrix, QuantTensor, spread
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.feasible import require_integer, require_standard
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.recipe.schema import ExportOptions
 
@@ -157,13 +158,7 @@ class IntegerWriter:
         spec, (rows, columns) = weight.spec, weight.shape
         if spec.bits != 8:
             return self._packed.linear(name, weight)
-        if not spec.symmetric or spec.width(columns) < columns:
-            raise ExportError(
-                f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
-                where="export.dynamic_int8",
-                expected="8-bit linear layers with one scale a row: group_size: -1, symmetric: true",
-                hint="quantize with such a spec, or export with export.dynamic_int8=false",
-            )
+        require_integer(name, spec, columns)
         whole = weight.rows(0, rows)
         scales_N = whole.scales_NG[:, 0].float()
         return IntegerMatrix(
@@ -185,7 +180,7 @@ class BlockedWriter:
 
     def linear(self, name: str, weight: QuantMatrix) -> BlockedMatrix:
         spec, (rows, columns) = weight.spec, weight.shape
-        _require_standard(name, spec)
+        require_standard(name, spec)
         whole = weight.rows(0, rows)
         scales_BN = per_block(whole.scales_NG, spec, columns).T
         zeros_BN = None if spec.symmetric else per_block(whole.zeros_NG, spec, columns).T
@@ -242,16 +237,6 @@ def matrix_writer(file: WeightsFile, dtype: torch.dtype, options: ExportOptions)
 def _signed(codes: Tensor, spec: QuantSpec) -> Tensor:
     """Symmetric 8-bit codes as int8, others as they are."""
     return (codes ^ 128).view(torch.int8) if spec.symmetric else codes
-
-
-def _require_standard(name: str, spec: QuantSpec) -> None:
-    if spec.bits not in (4, 8):
-        raise ExportError(
-            f"{name} has {spec.bits} bits",
-            where=name,
-            expected="4 or 8 bits: opset 23 has no narrower integers",
-            hint="use export.profile=ort, or more bits",
-        )
 
 
 def rounded_pieces(weight_VD: Tensor, spec: QuantSpec) -> Iterator[QuantTensor]:

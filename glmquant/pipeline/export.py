@@ -1,13 +1,15 @@
 """A checkpoint, quantized or to be quantized on the way, written as a bundle."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from glmquant.core.spec import QuantSpec
 from glmquant.data.calibration import KeyValueRange
 from glmquant.onnx_export.bundle import OnnxBundle
 from glmquant.onnx_export.classifier import export_classifier
+from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import export_bundle
 from glmquant.progress import Progress
 from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
@@ -31,6 +33,8 @@ def export_directory(
         log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
     source, tokenizer = on_the_fly or checkpoint, checkpoint.tokenizer
 
+    require_exportable(checkpoint.config, options, _specs(checkpoint, plan))
+
     def tell(done: int, total: int) -> None:
         progress("exporting", done, total)
 
@@ -44,6 +48,14 @@ def export_directory(
         if manifest is not None:
             (partial / MANIFEST).write_bytes(manifest_bytes(_judged_by(manifest, plan.recipe.check.limits)))
     return replace(bundle, path=out)
+
+
+def _specs(checkpoint: Checkpoint, plan: Plan) -> Mapping[str, Sequence[QuantSpec]]:
+    """Those of the linear groups, as far as plan and manifest know them: a stranger's GPTQ is known as it is read."""
+    if checkpoint.quantization != "gptq":
+        return plan.possible_specs
+    records = () if checkpoint.manifest is None else checkpoint.manifest.groups
+    return {record.name: (record.spec,) for record in records if record.spec is not None}
 
 
 def _judged_by(manifest: Manifest, limits: Limits) -> Manifest:

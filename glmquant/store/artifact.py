@@ -36,6 +36,7 @@ from glmquant.store.manifest import (
     Manifest,
     library_versions,
     manifest_bytes,
+    read_manifest,
     records_from_json,
     records_to_json,
 )
@@ -194,6 +195,29 @@ def manifest_of(
         limits=limits,
         adapter=_adapter_of(source),
     )
+
+
+def renew_manifest(
+    directory: Path, *, recipe: dict[str, Any], calibration: CalibrationSet | None, limits: Limits
+) -> None:
+    """Makes the manifest of a finished artifact that of the same weights under another description, other limits, or
+    calibration files that gave the same tokens. Rules stay, which an allocation may have resolved.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+    """
+    path = directory / MANIFEST
+    earlier = read_manifest(path)
+    resolved = {key: earlier.recipe.get(key) for key in ("rules", "allocate")}
+    renewed = replace(
+        earlier,
+        recipe=recipe | resolved,
+        calibration_texts=calibration.texts if calibration else (),
+        limits=limits,
+    )
+    if renewed != earlier:
+        with write_atomically(path) as unfinished:
+            unfinished.write_bytes(manifest_bytes(renewed))
 
 
 def _adapter_of(source: Checkpoint) -> AdapterRecord | None:
