@@ -105,6 +105,7 @@ class TaskResult:
             measure quantization.
         answers: each example's true label and the predictions of baseline and candidate, as indices of ``labels``.
         changed: at most eight predictions that changed, the largest shift first; correct ones that became wrong lead.
+        sha256: of the :class:`Truth`; None in reports of earlier releases.
     """
 
     name: str
@@ -124,6 +125,7 @@ class TaskResult:
     near_chance: bool
     answers: tuple[tuple[int, int, int], ...] = field(repr=False)
     changed: tuple[ChangedAnswer, ...] = field(repr=False)
+    sha256: str | None = None
 
     @property
     def why_not_judged(self) -> str | None:
@@ -161,6 +163,7 @@ def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResu
         near_chance=lowest is not None and lowest <= majority,
         answers=tuple(zip(right_I.tolist(), first_I.tolist(), second_I.tolist(), strict=True)),
         changed=_changed(truth, baseline_IL, candidate_IL),
+        sha256=truth.sha256,
     )
 
 

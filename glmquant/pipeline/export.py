@@ -15,7 +15,7 @@ from glmquant.progress import Progress
 from glmquant.quantization.on_the_fly import QuantizedOnTheFly, quantizes_on_export
 from glmquant.recipe.check_options import Limits
 from glmquant.recipe.plan import Plan
-from glmquant.store.artifact import copy_side_files
+from glmquant.store.artifact import copy_side_files, manifest_of
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import MANIFEST, Manifest, manifest_bytes
 from glmquant.store.output import output_directory
@@ -44,7 +44,7 @@ def export_directory(
             bundle = export_classifier(source, options, partial, tokenizer=tokenizer, progress=tell)
         else:
             bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
-        manifest = checkpoint.manifest if on_the_fly is None else on_the_fly.manifest()
+        manifest = _as_it_is(checkpoint) if on_the_fly is None else on_the_fly.manifest()
         if manifest is not None:
             (partial / MANIFEST).write_bytes(manifest_bytes(_judged_by(manifest, plan.recipe.check.limits)))
     return replace(bundle, path=out)
@@ -56,6 +56,16 @@ def _specs(checkpoint: Checkpoint, plan: Plan) -> Mapping[str, Sequence[QuantSpe
         return plan.possible_specs
     records = () if checkpoint.manifest is None else checkpoint.manifest.groups
     return {record.name: (record.spec,) for record in records if record.spec is not None}
+
+
+def _as_it_is(checkpoint: Checkpoint) -> Manifest | None:
+    """A float checkpoint that glmquant wrote, a trained classifier's say, is itself what the bundle was made from."""
+    manifest = checkpoint.manifest
+    if manifest is None or checkpoint.is_quantized:
+        return manifest
+    return manifest_of(
+        checkpoint, recipe=manifest.recipe, calibration=None, groups=manifest.groups, limits=manifest.limits
+    )
 
 
 def _judged_by(manifest: Manifest, limits: Limits) -> Manifest:

@@ -161,10 +161,11 @@ def _read_check_data(
     length = positions(config, recipe.export)
     if not config.num_labels:
         material = read_material(checkpoint.tokenizer, options, min(length, config.max_position_embeddings))
-        windows, truths, hashes = material.window_names, material.truths, [text.sha256 for text in material.texts]
+        windows, digests, truths = material.window_names, material.digests, material.truths
+        hashes = [text.sha256 for text in material.texts]
     elif options.tasks or not trains:
         tasks = read_classifier_tasks(options, config.labels, checkpoint.tokenizer, length)
-        windows, truths, hashes = [], [task.truth for task in tasks], []
+        windows, digests, truths, hashes = [], [], [task.truth for task in tasks], []
     elif options.text:
         raise CheckError(
             "a classifier is checked on labeled texts only",
@@ -175,7 +176,7 @@ def _read_check_data(
     else:
         return []
     if against is not None:
-        require_pairable(against, windows, truths)
+        require_pairable(against, windows, digests, truths)
     return [*hashes, *(truth.sha256 for truth in truths)]
 
 

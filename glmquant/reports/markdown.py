@@ -8,12 +8,21 @@ from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.reports.words import HOW_TO_SET_LIMITS, MARKS, coverage_notes, kl_percentiles, size_ratio, task_notes
+from glmquant.reports.words import (
+    HOW_TO_SET_LIMITS,
+    MARKS,
+    coverage_notes,
+    kl_percentiles,
+    sentences,
+    size_ratio,
+    task_notes,
+)
 
 
 def to_markdown(report: AccuracyReport) -> str:
     """The whole report."""
-    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting), _limits(report.limits)]
+    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting)]
+    parts += [*map(_plain, sentences(report.notes)), _limits(report.limits)]
     if report.language is not None:
         parts += ["## Text", _language(report.language), *map(_plain, coverage_notes(report.coverage))]
     if report.texts:
@@ -38,6 +47,7 @@ def in_short(report: AccuracyReport, directory: object) -> str:
         lines.append(f"{MARKS[outcome.verdict]}: {about}")
     if not report.limits:
         lines.append(HOW_TO_SET_LIMITS)
+    lines += sentences(report.notes)
     lines.append(f"report: {directory}")
     return "\n".join(" ".join(line.split()) for line in lines)
 

@@ -29,7 +29,9 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
     text = WRITTEN_BY_0_1.read_text(encoding="utf-8")
     read = report_from_json(text)
     assert read.schema == SCHEMA == 3
-    assert json.loads(read.to_json()) == json.loads(text) | {"schema": 3, "coverage": []}
+    written = json.loads(text)
+    added = {"coverage": [], "notes": [], "tasks": [task | {"sha256": None} for task in written["tasks"]]}
+    assert json.loads(read.to_json()) == written | {"schema": 3} | added
 
 
 def test_a_check_without_limits_that_release_0_1_let_pass_was_not_judged() -> None:
