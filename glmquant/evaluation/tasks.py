@@ -15,6 +15,7 @@ from glmquant.evaluation.statistics import (
     Interval,
     PairedCounts,
     bootstrap_interval,
+    examples_above_chance,
     mcnemar,
     paired_difference,
     proportion_interval,
@@ -133,8 +134,17 @@ class TaskResult:
         if self.majority == 1.0:
             return "all examples have the same label, so this task cannot measure quantization"
         if self.near_chance:
-            return "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
+            reason = "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
+            return reason + self._examples_wanted
         return None
+
+    @property
+    def _examples_wanted(self) -> str:
+        if self.baseline.accuracy <= self.majority:
+            return ""
+        wanted = examples_above_chance(self.baseline.accuracy, self.majority)
+        accuracy = f"{self.baseline.accuracy:.1%}"
+        return f": {self.num_examples:,} examples measured, about {wanted:,} needed at its accuracy of {accuracy}"
 
 
 def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResult:

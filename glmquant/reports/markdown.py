@@ -34,8 +34,9 @@ def to_markdown(report: AccuracyReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def in_short(report: AccuracyReport, directory: object) -> str:
-    """A few plain lines for the log of a CI job: verdict, size, every limit, and the report's directory."""
+def in_short(report: AccuracyReport, directory: object = None) -> str:
+    """A few plain lines for the log of a CI job: verdict, size, every limit, and the report's directory if there is
+    one."""
     setting = report.setting
     lines = [
         f"{MARKS[report.verdict]}: {setting.candidate.name}, {size(setting.candidate.num_bytes)}, "
@@ -48,7 +49,8 @@ def in_short(report: AccuracyReport, directory: object) -> str:
     if not report.limits:
         lines.append(HOW_TO_SET_LIMITS)
     lines += sentences(report.notes)
-    lines.append(f"report: {directory}")
+    if directory is not None:
+        lines.append(f"report: {directory}")
     return "\n".join(" ".join(line.split()) for line in lines)
 
 
