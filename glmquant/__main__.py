@@ -1,7 +1,5 @@
 """The command, also as ``python -m glmquant``: Ctrl-C ends it quietly from the first import on."""
 
-import sys
-
 INTERRUPTED = 130
 """As :data:`glmquant.cli.endings.INTERRUPTED`, which is not imported yet when this is needed."""
 
@@ -13,7 +11,7 @@ def main() -> None:
 
         command()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":
