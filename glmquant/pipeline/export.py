@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from glmquant.core.spec import QuantSpec
+from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.data.calibration import KeyValueRange
 from glmquant.onnx_export.bundle import OnnxBundle
 from glmquant.onnx_export.classifier import export_classifier
@@ -33,6 +33,7 @@ def export_directory(
         log.info("the rows that the publisher quantized are quantized anew by the recipe's rules")
     source, tokenizer = on_the_fly or checkpoint, checkpoint.tokenizer
 
+    _tell_of_other_rules(checkpoint, plan)
     require_exportable(checkpoint.config, options, _specs(checkpoint, plan))
 
     def tell(done: int, total: int) -> None:
@@ -56,6 +57,34 @@ def _specs(checkpoint: Checkpoint, plan: Plan) -> Mapping[str, Sequence[QuantSpe
         return plan.possible_specs
     records = () if checkpoint.manifest is None else checkpoint.manifest.groups
     return {record.name: (record.spec,) for record in records if record.spec is not None}
+
+
+def _tell_of_other_rules(checkpoint: Checkpoint, plan: Plan) -> None:
+    """What is quantized stays as it is, whatever the recipe's rules say; silent where they say the same."""
+    if checkpoint.quantization != "gptq" or not any(rule.spec is not None for rule in plan.recipe.rules):
+        return
+    if checkpoint.manifest is None:
+        log.warning("the checkpoint is quantized already: the recipe's rules are not applied")
+        return
+    stored = _specs(checkpoint, plan)
+    for name, wanted in plan.possible_specs.items():
+        if not set(stored.get(name, (None,))) <= set(wanted or (None,)):
+            log.warning(
+                "the checkpoint is quantized already: the recipe's rules are not applied; %s is %s, and they say %s",
+                name,
+                _in_words(stored.get(name, ())),
+                _in_words(wanted),
+            )
+            return
+
+
+def _in_words(specs: Sequence[QuantSpec]) -> str:
+    each = (f"{spec.bits} bits in {_groups(spec)}{'' if spec.symmetric else ', asymmetric'}" for spec in specs)
+    return " or ".join(each) or "float"
+
+
+def _groups(spec: QuantSpec) -> str:
+    return "whole rows" if spec.group_size == WHOLE_ROW else f"groups of {spec.group_size}"
 
 
 def _as_it_is(checkpoint: Checkpoint) -> Manifest | None:

@@ -63,6 +63,18 @@ def test_limits_that_are_given_hold_in_place_of_the_bundles(tmp_path: Path) -> N
     assert report.verdict is Verdict.FAIL
 
 
+def test_rules_that_a_quantized_checkpoint_does_not_follow_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quantized = gq.quantize(MODEL, "int8-rtn", out=tmp_path / "quantized")
+    gq.export(quantized, "int8-rtn", out=tmp_path / "same")
+    assert "rules are not applied" not in caplog.text
+    rules = [{"match": "layers.*", "spec": {"bits": 4, "group_size": 32}}]
+    gq.export(quantized, gq.load_recipe(None, {"rules": rules}), out=tmp_path / "other")
+    assert caplog.text.count("the recipe's rules are not applied; layers.0.self_attn.qkv_proj is 8 bits in") == 1
+    assert "and they say 4 bits in groups of 32" in caplog.text
+
+
 def edited(directory: Path, source: Path, **fields: Any) -> Path:
     shutil.copytree(source, directory)
     path = directory / "config.json"
