@@ -107,7 +107,7 @@ class Limit(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
         return {"value": value} if is_number else value
 
     @classmethod
@@ -153,7 +153,10 @@ class Limits(Section):
         for name, (lowest, highest) in RANGES.items():
             limit: Limit | None = getattr(self, name)
             if limit is not None and not lowest <= limit.value <= highest:
-                raise ValueError(f"{name} is {limit.value:g}; it can only be between {lowest:g} and {highest:g}")
+                percent = f"; {limit.value:g} % is {limit.value / 100:g}" if 1 < limit.value <= 100 else ""
+                raise ValueError(
+                    f"{name} is {limit.value:g}; it can only be between {lowest:g} and {highest:g}{percent}"
+                )
         return self
 
 
