@@ -18,8 +18,9 @@ from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
-from glmquant.runtime.classify import OnnxClassifier, is_classifier
+from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.session import is_classifier
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
@@ -115,6 +116,8 @@ def _with_limits(options: CheckOptions, manifest: Manifest | None) -> CheckOptio
 
 def with_files(options: CheckOptions, text: Sequence[str], tasks: Sequence[str] | None) -> CheckOptions:
     """``options`` with the caller's files in place of the recipe's, packaged files resolved."""
+    if tasks is not None and options.tasks:
+        log.info("the tasks given take the place of the recipe's %d, with their fields and prompts", len(options.tasks))
     labeled = options.tasks if tasks is None else tuple(Task(data=name) for name in tasks)
     return options.model_copy(
         update={

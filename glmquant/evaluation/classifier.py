@@ -57,7 +57,7 @@ def read_classifier_tasks(
             "a classifier is checked on labeled texts" + (", and there is no task" if not options.tasks else " only"),
             where="check.text" if options.text else "check.tasks",
             expected="tasks whose data are lines of text and label",
-            hint="give `tasks` and no `text`",
+            hint="name them in check.tasks, and nothing in check.text; to `check`, give them as `tasks`",
         )
     return tuple(_read(task, tuple(labels), tokenizer, max_length) for task in options.tasks)
 

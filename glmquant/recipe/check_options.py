@@ -24,6 +24,9 @@ class FewShot(Section):
     """Solved examples shown before each question."""
 
     data: str = Field(description="A file of records like the task's own, relative to the recipe.")
+    encoding: Encoding | None = Field(
+        None, description="Encoding of that file's text, such as `gb18030`; null: the task's."
+    )
     count: int = Field(
         5, ge=1, description="Number of examples: the first of the file.", json_schema_extra={"unit": "examples"}
     )

@@ -90,7 +90,7 @@ def require_free(out: Path) -> None:
             "the output directory is not empty",
             where=out,
             expected="one that is empty or does not exist",
-            hint="choose another directory, or remove it",
+            hint="choose another directory",
         )
 
 

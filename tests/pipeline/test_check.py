@@ -10,6 +10,7 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.gate import Verdict
 from glmquant.reports.html import to_html
@@ -218,6 +219,15 @@ def test_a_task_that_cannot_measure_quantization_never_passes(
     recipe = gq.load_recipe(None, {f"check.limits.{name}": value for name, value in limit.items()})
     report = gq.check(bundle, baseline=model, recipe=recipe, tasks=[labeled(tmp_path / "task.jsonl", labels)])
     assert report.verdict is Verdict.NOT_JUDGED
+
+
+def test_tasks_that_are_given_are_told_to_replace_the_recipes(caplog: pytest.LogCaptureFixture) -> None:
+    options = gq.load_recipe(None, {"check.tasks": [{"data": "mine.jsonl", "text_field": "review"}]}).check
+    with caplog.at_level(logging.INFO, "glmquant"):
+        assert with_files(options, (), None).tasks == options.tasks
+        assert not caplog.text
+        assert with_files(options, (), ["other.jsonl"]).tasks[0].text_field is None
+    assert "take the place of the recipe's 1, with their fields" in caplog.text
 
 
 def test_a_quantized_baseline_is_refused(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from glmquant.core.files import write_text
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 from glmquant.recipe.check_options import RegressionLimits
-from glmquant.reports.read import report_from_dict, report_from_json
+from glmquant.reports.read import read_report, report_from_dict, report_from_json
 from tests.support.reports import report
 
 WRITTEN_BY_0_1 = Path(__file__).parent / "schema_2.json"
@@ -75,3 +76,9 @@ def test_what_this_release_cannot_read_is_refused(values: object, message: str) 
 def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(CheckError, match=r"not JSON[\s\S]*old\.json"):
         report_from_json("{", "old.json")
+
+
+def test_a_report_is_found_in_the_directory_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    write_text(tmp_path / "run" / "report" / "report.json", report().to_json())
+    assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report") == report()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glmquant.errors import CheckpointError, OutputError
-from glmquant.store.output import MARKER, is_finished, output_directory
+from glmquant.store.output import MARKER, is_finished, output_directory, require_free
 
 
 def files(directory: Path) -> dict[str, str]:
@@ -196,3 +196,11 @@ def test_a_stage_that_is_half_removed_is_nobodys(tmp_path: Path, monkeypatch: py
             pass
     with output_directory(tmp_path / "out", resume_key="k", stages=STAGES) as partial:
         assert {path.name for path in partial.iterdir()} == {"a", "c", MARKER}
+
+
+def test_nobody_is_told_to_remove_what_is_in_the_way(tmp_path: Path) -> None:
+    """It may be the model."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match="not empty") as error:
+        require_free(tmp_path)
+    assert error.value.hint == "choose another directory"
