@@ -74,8 +74,9 @@ def existing_directory(directory: str | Path) -> Path:
 
 
 def _not_a_directory(path: Path) -> CheckpointError:
-    if path.suffix.lower() == ".gguf":
-        error = _known(path, [path.name])
+    of_its_own = {".gguf": path, ".onnx": path.parent}
+    if (where := of_its_own.get(path.suffix.lower())) is not None:
+        error = _known(where, [path.name])
         assert error is not None
         return error
     has_config = (path.parent / CONFIG).is_file()

@@ -185,3 +185,6 @@ def test_a_bundles_file_in_place_of_its_directory_is_told(tmp_path: Path) -> Non
     assert "it is a file" in error.what
     assert error.where == tmp_path / "model.onnx"
     assert error.hint == f"give its directory, {tmp_path}"
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="an ONNX bundle, not a checkpoint"):
+        open_checkpoint(tmp_path / "model.onnx")
