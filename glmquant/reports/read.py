@@ -22,11 +22,13 @@ from glmquant.evaluation.results import SCHEMA, AccuracyReport
 
 READ: Final = (2, SCHEMA)
 REPORT: Final = "report.json"
+OTHER_FORMS: Final = ("report.md", "report.html", "junit.xml")
 AGAIN = "run check again with this release"
 
 
 def read_report(path: Path) -> AccuracyReport:
-    """A report from its ``report.json``, or from the directory that holds it, a run's too.
+    """A report from its ``report.json``, from a file that was written beside it, or from the directory that holds it,
+    a run's too.
 
     Raises:
         CheckError: no such file, or no report that this release can read.
@@ -44,7 +46,8 @@ def read_report(path: Path) -> AccuracyReport:
 
 def _file(path: Path) -> Path:
     if not path.is_dir():
-        return path
+        beside = path.with_name(REPORT)
+        return beside if path.name in OTHER_FORMS and beside.is_file() else path
     of_run = path / "report" / REPORT
     return of_run if of_run.is_file() and not (path / REPORT).exists() else path / REPORT
 

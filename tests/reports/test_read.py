@@ -81,4 +81,6 @@ def test_what_is_not_json_is_refused() -> None:
 def test_a_report_is_found_in_the_directory_of_its_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "report").mkdir(parents=True)
     write_text(tmp_path / "run" / "report" / "report.json", report().to_json())
+    (tmp_path / "run" / "report" / "report.html").write_text("<html>")
+    assert read_report(tmp_path / "run" / "report" / "report.html") == report()
     assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report") == report()
