@@ -178,7 +178,8 @@ def export(
     """Write a checkpoint, float or quantized, as an ONNX bundle by the recipe's ``export`` section.
 
     What is not in GPTQ format is quantized on the way by the recipe's ``rules``, which may need no calibration samples
-    then: no GPTQ directory lies in between, and the bundle is the same. So are rows that the publisher quantized.
+    then: no GPTQ directory lies in between, and the bundle is the same. So are rows that the publisher quantized. What
+    is in GPTQ format stays as it is: rules that say otherwise are told in the log, and not applied.
 
     Args:
         calibration: what :func:`calibrate` gave, or where it wrote it; a quantized KV cache needs its ranges.

@@ -45,6 +45,15 @@ def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     assert "Error and bits of each layer" in (tmp_path / "out/report/report.html").read_text()
 
 
+def test_a_check_for_a_pipeline_prints_its_short_form_without_a_report_too(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert glmquant("check", out / "onnx", "--baseline", BASELINE, "--ci", "--quiet", *SETTINGS) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("✅ pass: onnx, ")
+    assert not any(line.startswith(("#", "report:")) for line in lines)
+
+
 def test_bundle_and_baseline_blocks_are_not_in_memory_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[weakref.ref[OnnxModel]] = []
     open_bundle, read_block, open_while_reading = OnnxModel.open, Checkpoint.block, []

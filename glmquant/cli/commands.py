@@ -256,7 +256,7 @@ def check(
             device=device,
             progress=progress,
         )
-    _print_report(result, as_json, inconclusive, report if ci else None)
+    _print_report(result, as_json, inconclusive, ci, report)
 
 
 def report(
@@ -428,7 +428,7 @@ def _run(
         )
     if not quiet:
         print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
-    _print_report(result, as_json, inconclusive, out / "report" if ci else None)
+    _print_report(result, as_json, inconclusive, ci, out / "report")
 
 
 def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
@@ -448,16 +448,20 @@ def _json(values: Any) -> str:
 
 
 def _print_report(
-    result: "gq.AccuracyReport", as_json: bool, inconclusive: str | None = None, written: Path | None = None
+    result: "gq.AccuracyReport",
+    as_json: bool,
+    inconclusive: str | None = None,
+    ci: bool = False,
+    written: Path | None = None,
 ) -> NoReturn:
-    """Prints the report, in short where it was ``written`` for a pipeline, and exits as its verdict says."""
+    """Prints the report, in short for a pipeline's log, and exits as its verdict says."""
     from glmquant.cli.terminal import print_markdown
     from glmquant.reports.markdown import in_short, to_markdown
 
     with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
         if as_json:
             print(result.to_json(), end="")
-        elif written is not None:
+        elif ci:
             print(in_short(result, written))
         else:
             print_markdown(to_markdown(result))

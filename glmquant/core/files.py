@@ -41,6 +41,14 @@ def write_atomically(path: Path, *, shared: bool = False) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+def why_not_writable(directory: Path) -> str | None:
+    """What stands in the way of writing into a directory, or of making it; None where nothing is known to."""
+    place = next((path for path in (directory, *directory.absolute().parents) if os.path.lexists(path)), directory)
+    if not place.is_dir():
+        return f"{place} is a file"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 with the line ends of ``text``, on Windows too. Raises OSError as the operating system says."""
     path.write_text(text, encoding="utf-8", newline="\n")

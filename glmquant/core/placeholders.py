@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from glmquant.errors import CheckpointError
@@ -73,7 +74,8 @@ def fetch_again(path: Path) -> str:
     """The step that replaces one file of a checkpoint."""
     found = published_as(path.parent)
     name = found or "ID"
-    command = f"fetch the file again: `hf download {name} {path.name} --local-dir {path.parent}`"
+    place = f"{quote(path.name)} --local-dir {quote(str(path.parent))}"
+    command = f"fetch the file again: `hf download {name} {place}`"
     if found is None:
         return f"{command}, ID as the hub names the model"
     return f"{command}, from https://huggingface.co/{name}/resolve/main/{path.name}"

@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 LONGEST_NAME: Final = 200
-SIMPLE: Final = re.compile(r"[\w.+\-]+")
+SIMPLE: Final = re.compile(r"[\w./+\-]+")
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,24 @@ class Reading:
 
     def advice(self, name: str, value: str, path: Path) -> str:
         """How to say it: ``set calibration.text_field=review``."""
-        told = value if SIMPLE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+        told = _yaml(value)
         if name in self.options:
             return f"give {self.options[name]} {told}"
         if not self.section:
             return f"give {told} as `{name}`"
         if self.section == "check.tasks":
-            return f"set check.tasks=[{{data: {path}, {name}: {told}}}]"
+            return f"set check.tasks=[{{data: {_yaml(str(path))}, {name}: {told}}}]"
         return f"set {self.section}.{name}={told}"
 
 
 USUAL: Final = Reading()
 """What is read where its owner says nothing."""
+
+
+def _yaml(text: str) -> str:
+    """As it is where YAML reads it so anywhere, else in quotes."""
+    plain = SIMPLE.fullmatch(text) and yaml.safe_load(text) == text
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

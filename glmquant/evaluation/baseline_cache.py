@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmquant.core.device import CPU
-from glmquant.core.files import write_atomically
-from glmquant.errors import CheckError, OutputError
+from glmquant.core.files import why_not_writable, write_atomically
+from glmquant.errors import CheckError, OutputError, Parameter
 from glmquant.evaluation.source import Query
 
 ROWS = "hidden"
@@ -32,6 +32,18 @@ class Rows(Protocol):
     def read(self, queries: Sequence[Query]) -> list[Tensor] | None: ...
 
     def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None: ...
+
+
+def require_writable_cache(directory: Path) -> None:
+    """Raises OutputError where nothing can be kept there."""
+    why = why_not_writable(directory)
+    if why is not None:
+        raise OutputError(
+            f"cannot keep the baseline: {why}",
+            where=Parameter("cache", str(directory)),
+            expected="a directory that can be written",
+            hint="choose another directory",
+        )
 
 
 class BaselineCache:

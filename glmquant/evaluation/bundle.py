@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from glmquant import assets
-from glmquant.evaluation.baseline_cache import BaselineCache, Rows
+from glmquant.evaluation.baseline_cache import BaselineCache, Rows, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
-from glmquant.evaluation.comparable import require_same_model
+from glmquant.evaluation.comparable import origin_notes, require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
@@ -18,8 +18,9 @@ from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
-from glmquant.runtime.classify import OnnxClassifier, is_classifier
+from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.session import is_classifier
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
@@ -55,7 +56,8 @@ def check_bundle(
     """
     classifies = is_classifier(path)
     manifest = read_manifest(path / MANIFEST) if (path / MANIFEST).is_file() else None
-    tokenizer = require_same_model(path, baseline, manifest)
+    tokenizer = require_same_model(path, baseline)
+    notes = origin_notes(baseline, manifest)
     options, kept = (
         _with_limits(options, manifest),
         _kept(baseline, None if classifies else cache, save_baseline, store),
@@ -63,11 +65,23 @@ def check_bundle(
     if classifies:
         classifier = OnnxClassifier.open(path)
         setting = _setting(path, baseline, classifier.accuracy_level, recipe, manifest)
-        return evaluate_classifier(classifier, baseline, tokenizer, options, setting, progress, store, against, kept)
+        report = evaluate_classifier(
+            classifier,
+            baseline,
+            tokenizer,
+            options,
+            setting,
+            progress,
+            store,
+            against,
+            kept,
+            trained_on=() if manifest is None else manifest.training_texts,
+        )
+        return replace(report, notes=(*notes, *report.notes))
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
     context = min(info.max_length, baseline.config.max_position_embeddings)
-    return evaluate(
+    report = evaluate(
         _OpenedWhenAsked(path),
         BaselineSource(baseline, progress, kept, store),
         tokenizer,
@@ -78,6 +92,7 @@ def check_bundle(
         calibration_texts=() if manifest is None else manifest.calibration_texts,
         against=against,
     )
+    return replace(report, notes=notes)
 
 
 def _kept(
@@ -86,6 +101,8 @@ def _kept(
     """Where the baseline's answers come from, or go to."""
     if isinstance(baseline, StoredBaseline):
         return baseline
+    if cache is not None:
+        require_writable_cache(cache)
     kept = None if cache is None else BaselineCache(cache, baseline.fingerprint, store.device)
     return kept if save is None else BaselineWriter(save, baseline, kept)
 
@@ -99,6 +116,8 @@ def _with_limits(options: CheckOptions, manifest: Manifest | None) -> CheckOptio
 
 def with_files(options: CheckOptions, text: Sequence[str], tasks: Sequence[str] | None) -> CheckOptions:
     """``options`` with the caller's files in place of the recipe's, packaged files resolved."""
+    if tasks is not None and options.tasks:
+        log.info("the tasks given take the place of the recipe's %d, with their fields and prompts", len(options.tasks))
     labeled = options.tasks if tasks is None else tuple(Task(data=name) for name in tasks)
     return options.model_copy(
         update={

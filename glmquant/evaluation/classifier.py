@@ -3,7 +3,8 @@
 Shape suffixes: E examples, D hidden, L labels.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,16 @@ from glmquant.runtime.classify import OnnxClassifier
 from glmquant.streaming.activations import ActivationStore
 from glmquant.streaming.features import pooled_features
 
+log = logging.getLogger("glmquant")
+
 
 @dataclass(frozen=True, eq=False)
 class ClassifierTask:
-    """The labeled texts of a task, tokenized."""
+    """The labeled texts of a task, tokenized; ``sha256`` is that of their :class:`glmquant.data.labeled.LabeledSet`."""
 
     truth: Truth
     encoded: EncodedTexts
+    sha256: str
 
 
 def read_classifier_tasks(
@@ -53,7 +57,7 @@ def read_classifier_tasks(
             "a classifier is checked on labeled texts" + (", and there is no task" if not options.tasks else " only"),
             where="check.text" if options.text else "check.tasks",
             expected="tasks whose data are lines of text and label",
-            hint="give `tasks` and no `text`",
+            hint="name them in check.tasks, and nothing in check.text; to `check`, give them as `tasks`",
         )
     return tuple(_read(task, tuple(labels), tokenizer, max_length) for task in options.tasks)
 
@@ -68,6 +72,7 @@ def evaluate_classifier(
     store: ActivationStore | None = None,
     against: AccuracyReport | None = None,
     kept: Rows | None = None,
+    trained_on: Collection[str] = (),
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
 
@@ -76,6 +81,7 @@ def evaluate_classifier(
     Args:
         kept: has, or takes, what the baseline pools of all texts.
         against: an earlier report that this one is to be compared with.
+        trained_on: sha256 of the labeled texts that the classifier was trained on.
 
     Raises:
         DataError, CheckError: see :func:`read_classifier_tasks`; CheckError also for two classifiers of different
@@ -89,14 +95,22 @@ def evaluate_classifier(
         )
     material = read_classifier_tasks(options, candidate.labels, tokenizer, candidate.max_length)
     if against is not None:
-        require_pairable(against, [], [task.truth for task in material])
+        require_pairable(against, [], [], [task.truth for task in material])
+    notes = _notes(material, trained_on)
     pooled, head = _pooled(baseline, material, kept, progress, store), baseline.head()
     tasks = tuple(
         _measure(candidate, head, task, pooled_ED, progress) for task, pooled_ED in zip(material, pooled, strict=True)
     )
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
-        schema=SCHEMA, verdict=overall(limits), setting=setting, limits=limits, language=None, texts=(), tasks=tasks
+        schema=SCHEMA,
+        verdict=overall(limits),
+        setting=setting,
+        limits=limits,
+        language=None,
+        texts=(),
+        tasks=tasks,
+        notes=notes,
     )
 
 
@@ -112,7 +126,17 @@ def _read(task: Task, labels: tuple[str, ...], tokenizer: Tokenizer, max_length:
     encoded = encode_texts(texts, tokenizer, max_length, places)
     answers = tuple(labels.index(example.label) for example in labeled.examples)
     truth = Truth(task.name or labeled.name, labels, answers, tuple(texts), encoded.num_truncated)
-    return ClassifierTask(truth, encoded)
+    return ClassifierTask(truth, encoded, labeled.sha256)
+
+
+def _notes(material: Sequence[ClassifierTask], trained_on: Collection[str]) -> tuple[str, ...]:
+    known = [task.truth.name for task in material if task.sha256 in trained_on]
+    notes = tuple(
+        f"the classifier was trained on {name}: what it gets right there says little of other texts" for name in known
+    )
+    for note in notes:
+        log.warning("%s", note)
+    return notes
 
 
 def _pooled(

@@ -27,8 +27,8 @@ SHAPE: Final = (
 log = logging.getLogger("glmquant")
 
 
-def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline, manifest: Manifest | None) -> GlmTokenizer:
-    """Refuses a baseline of another shape, vocabulary or tokenizer, and notes one of other weights.
+def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline) -> GlmTokenizer:
+    """Refuses a baseline of another shape, vocabulary or tokenizer.
 
     Returns:
         The tokenizer to read texts with: the checkpoint's own, or where only its answers are stored, the bundle's.
@@ -50,12 +50,20 @@ def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline, mani
     tokenizer = load_tokenizer(bundle, config)
     if tokenizer.vocabulary_sha256 != _vocabulary(baseline):
         raise _not_the_same("have different tokenizers", baseline)
-    if manifest is not None and manifest.source_fingerprint != baseline.fingerprint:
-        log.warning(
-            "the bundle was not made from these files: it names %s; losses may be the models', not quantization's",
-            manifest.origin,
-        )
     return baseline.tokenizer if isinstance(baseline, Checkpoint) else tokenizer
+
+
+def origin_notes(baseline: Checkpoint | StoredBaseline, manifest: Manifest | None) -> tuple[str, ...]:
+    """A sentence for the report, and a warning now, where the bundle was made from other weights than the baseline's:
+    another model's, or the same without its adapter."""
+    if manifest is None or manifest.source_fingerprint == baseline.fingerprint:
+        return ()
+    note = (
+        f"the bundle was not made from these files: it names {manifest.origin}, and the baseline is {baseline.name}; "
+        "losses may be the models', not quantization's"
+    )
+    log.warning("%s", note)
+    return (note,)
 
 
 def _vocabulary(baseline: Checkpoint | StoredBaseline) -> str:

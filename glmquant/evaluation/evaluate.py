@@ -3,6 +3,7 @@
 Shape suffixes: I examples, L labels.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,11 @@ class Material:
     def window_names(self) -> list[str]:
         """The name of each window's text."""
         return [text.name for text in self.texts for _ in text.windows]
+
+    @property
+    def digests(self) -> list[str]:
+        """sha256 of each text's windows."""
+        return [_digest(text) for text in self.texts]
 
     @property
     def queries(self) -> list[Query]:
@@ -142,7 +148,7 @@ def evaluate(
     """
     material = read_material(tokenizer, options, max_length)
     if against is not None:
-        require_pairable(against, material.window_names, material.truths)
+        require_pairable(against, material.window_names, material.digests, material.truths)
     pairs = _paired(baseline, candidate, material.queries, progress)
     by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
     tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
@@ -156,7 +162,16 @@ def _coverage(text: EvaluationText | EvaluationChats, seq_len: int, calibration_
         log.warning("the model was calibrated on %s: what it loses there says little of other text", text.name)
     chats = isinstance(text, EvaluationChats)
     read = sum(map(len, text.windows)) if chats else len(text.windows) * seq_len
-    return TextCoverage(text.name, read, text.num_tokens, calibrated_on)
+    return TextCoverage(text.name, read, text.num_tokens, calibrated_on, _digest(text))
+
+
+def _digest(text: EvaluationText | EvaluationChats) -> str:
+    """sha256 of the tokens that are read, and of which are scored."""
+    digest = hashlib.sha256()
+    for window_T, scored_R, _ in _scored(text):
+        digest.update(f"{len(window_T)} {len(scored_R)}\0".encode())
+        digest.update(window_T.astype("<i8").tobytes() + scored_R.tobytes())
+    return digest.hexdigest()
 
 
 def _report(

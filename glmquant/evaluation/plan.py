@@ -20,6 +20,11 @@ from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.tasks import Truth
 from glmquant.recipe.check_options import PLACEHOLDER, Task
 
+SHOTS_KEYS = {
+    "encoding": "the task's few_shot.encoding as",
+    "text_field": "the task's text_field as",
+    "label_field": "the task's label_field as",
+}
 SHOTS_END = "\n\n"
 
 Ids = tuple[int, ...]
@@ -83,7 +88,8 @@ def plan_task(task: Task, tokenizer: Tokenizer, max_length: int | None = None) -
         CheckError: answers with the same tokens, an example with nothing before its answer, or one that does not fit
             ``max_length`` even without its text.
     """
-    labels, items = _read(task, task.data, task.limit, task.labels)
+    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
+    labels, items = _read(task, task.data, task.limit, task.labels, reading)
     shots = _shots(task, labels)
     planner = _Planner(task, tokenizer, shots, max_length)
     examples = tuple(planner.plan(item) for item in items)
@@ -191,8 +197,9 @@ class _Planner:
         return tuple(self._tokenizer.encode(prompt)), [tuple(self._tokenizer.encode(prompt + w)) for w in item.words]
 
 
-def _read(task: Task, data: str, limit: int | None, known: Mapping[str, str]) -> tuple[tuple[str, ...], list[_Item]]:
-    reading = Reading("check.tasks", task.encoding, task.text_field, task.label_field)
+def _read(
+    task: Task, data: str, limit: int | None, known: Mapping[str, str], reading: Reading
+) -> tuple[tuple[str, ...], list[_Item]]:
     if task.kind == "multiple_choice":
         questions = read_questions(Path(data), limit, reading)
         labels = tuple(LETTERS[: max(len(question.choices) for question in questions)])
@@ -214,7 +221,9 @@ def _shots(task: Task, labels: Sequence[str]) -> str:
     if task.few_shot is None:
         return ""
     known = task.labels or {label: label for label in labels}
-    _, items = _read(task, task.few_shot.data, task.few_shot.count, known)
+    encoding = task.few_shot.encoding or task.encoding
+    reading = Reading("check.tasks", encoding, task.text_field, task.label_field, SHOTS_KEYS)
+    _, items = _read(task, task.few_shot.data, task.few_shot.count, known, reading)
     return "".join(_prompt(task, item.text, item.choices) + item.words[item.answer] + SHOTS_END for item in items)
 
 

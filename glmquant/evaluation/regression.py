@@ -64,11 +64,14 @@ def regression(new: AccuracyReport, earlier: AccuracyReport) -> Regression:
     )
 
 
-def require_pairable(earlier: AccuracyReport, windows: Sequence[str], truths: Sequence[Truth]) -> None:
+def require_pairable(
+    earlier: AccuracyReport, windows: Sequence[str], digests: Sequence[str], truths: Sequence[Truth]
+) -> None:
     """Refuses an earlier report that was measured on other data, before anything is measured.
 
     Args:
         windows: the name of each window's text, in order.
+        digests: sha256 of the windows of each text; an earlier release's report has none.
         truths: of the tasks.
 
     Raises:
@@ -77,12 +80,17 @@ def require_pairable(earlier: AccuracyReport, windows: Sequence[str], truths: Se
     before = [] if earlier.language is None else [window.text for window in earlier.language.windows]
     if before != list(windows):
         raise _not_comparable(f"the reports have different texts: {_counted(before)}, and now {_counted(windows)}")
+    for text, now in zip(earlier.coverage, digests, strict=False):
+        if text.sha256 not in (None, now):
+            raise _not_comparable(f"{text.name} is another text now, or was read in other windows")
     by_name = {task.name: task for task in earlier.tasks}
     if set(by_name) != {truth.name for truth in truths}:
         raise _not_comparable("the reports have different tasks")
     for truth in truths:
         task = by_name[truth.name]
-        if task.labels != truth.labels or [answer for answer, _, _ in task.answers] != list(truth.answers):
+        answers = [answer for answer, _, _ in task.answers]
+        same = task.labels == truth.labels and answers == list(truth.answers)
+        if not same or task.sha256 not in (None, truth.sha256):
             raise _not_comparable(f"the reports have different examples of task {truth.name}")
 
 

@@ -81,12 +81,14 @@ class TextCoverage:
         name: of its file, without directories.
         num_tokens: that were read, of ``of_tokens``.
         calibrated_on: the candidate was calibrated on this very text, so that its losses look smaller than they are.
+        sha256: of the tokens that were read, in their windows; None in reports of earlier releases.
     """
 
     name: str
     num_tokens: int
     of_tokens: int
     calibrated_on: bool
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class AccuracyReport:
         limits: every limit's outcome; :func:`glmquant.evaluation.gate.overall` of them is ``verdict``.
         regression: what the candidate loses against an earlier one; None where it was not compared with any.
         coverage: of each text, in their order; empty in reports of earlier releases.
+        notes: what makes the numbers say something else than they seem to, each a sentence without its stop.
     """
 
     schema: int
@@ -137,6 +140,7 @@ class AccuracyReport:
     tasks: tuple[TaskResult, ...]
     regression: Regression | None = None
     coverage: tuple[TextCoverage, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

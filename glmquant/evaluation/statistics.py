@@ -169,6 +169,20 @@ def units_needed(measured: Interval, margin: float) -> int:
     return max(2, math.ceil(units + LAST_TERM))
 
 
+def examples_above_chance(accuracy: float, chance: float) -> int:
+    """Sample size at which a classifier of this accuracy is shown to be better than chance with 95 % power.
+
+    Shown by :func:`proportion_interval`, which inverts the score test of one proportion (J. L. Fleiss, B. Levin,
+    M. C. Paik, Statistical Methods for Rates and Proportions, 3rd ed., 2003, section 2.3).
+
+    Args:
+        accuracy: above ``chance``.
+    """
+    null, truth = math.sqrt(chance * (1 - chance)), math.sqrt(accuracy * (1 - accuracy))
+    steps = float(stats.norm.ppf((1 + LEVEL) / 2)) * null + float(stats.norm.ppf(POWER)) * truth
+    return math.ceil((steps / (accuracy - chance)) ** 2)
+
+
 def _score(counts: PairedCounts, difference: float) -> float:
     """Tango's score for the hypothesis that the accuracies differ by ``difference``."""
     total = counts.total

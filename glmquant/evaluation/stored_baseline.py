@@ -23,7 +23,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from glmquant.core.files import write_atomically
+from glmquant.core.files import why_not_writable, write_atomically
 from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckError, CheckpointError, OutputError, Parameter
 from glmquant.evaluation.baseline_cache import Rows
@@ -151,6 +151,8 @@ def require_writable_baseline(path: Path) -> None:
     """Raises OutputError where a stored baseline cannot be written, or would take the place of another file."""
     if not path.parent.is_dir():
         raise OutputError("there is no such directory", where=path.parent, hint="make it, or choose another file")
+    if why := why_not_writable(path.parent):
+        raise OutputError(f"cannot write the baseline: {why}", where=path, hint="choose another file")
     if not path.exists():
         return
     try:

@@ -15,6 +15,7 @@ from glmquant.evaluation.statistics import (
     Interval,
     PairedCounts,
     bootstrap_interval,
+    examples_above_chance,
     mcnemar,
     paired_difference,
     proportion_interval,
@@ -105,6 +106,7 @@ class TaskResult:
             measure quantization.
         answers: each example's true label and the predictions of baseline and candidate, as indices of ``labels``.
         changed: at most eight predictions that changed, the largest shift first; correct ones that became wrong lead.
+        sha256: of the :class:`Truth`; None in reports of earlier releases.
     """
 
     name: str
@@ -124,6 +126,7 @@ class TaskResult:
     near_chance: bool
     answers: tuple[tuple[int, int, int], ...] = field(repr=False)
     changed: tuple[ChangedAnswer, ...] = field(repr=False)
+    sha256: str | None = None
 
     @property
     def why_not_judged(self) -> str | None:
@@ -131,8 +134,17 @@ class TaskResult:
         if self.majority == 1.0:
             return "all examples have the same label, so this task cannot measure quantization"
         if self.near_chance:
-            return "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
+            reason = "the baseline is not better than majority-class guessing, so this task cannot measure quantization"
+            return reason + self._examples_wanted
         return None
+
+    @property
+    def _examples_wanted(self) -> str:
+        if self.baseline.accuracy <= self.majority:
+            return ""
+        wanted = examples_above_chance(self.baseline.accuracy, self.majority)
+        accuracy = f"{self.baseline.accuracy:.1%}"
+        return f": {self.num_examples:,} examples measured, about {wanted:,} needed at its accuracy of {accuracy}"
 
 
 def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResult:
@@ -161,6 +173,7 @@ def compare(truth: Truth, baseline_IL: Scores, candidate_IL: Scores) -> TaskResu
         near_chance=lowest is not None and lowest <= majority,
         answers=tuple(zip(right_I.tolist(), first_I.tolist(), second_I.tolist(), strict=True)),
         changed=_changed(truth, baseline_IL, candidate_IL),
+        sha256=truth.sha256,
     )
 
 

@@ -20,6 +20,11 @@ class Unit:
         return sum(group.num_weights for group in self.groups)
 
     @property
+    def is_experts(self) -> bool:
+        """Routed experts, rather than a single linear group."""
+        return self.groups[0].shared_unit is not None
+
+    @property
     def columns(self) -> int:
         """Of what it reads."""
         return self.groups[0].columns

@@ -9,6 +9,11 @@ COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _ID: Final = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./+-]*))?", re.ASCII)
 _LONGEST: Final = 96
 _IN_NO_NAME: Final = ("--", "..")
+_PAGE: Final = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com|modelscope\.(?:cn|com)/models)/"
+    r"([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.+-]+))?(?:[/?#].*)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -41,3 +46,13 @@ def parse_id(text: str) -> RepoId | None:
     if len(name) > _LONGEST or name.endswith(".git") or any(part in name for part in _IN_NO_NAME):
         return None
     return RepoId(name, revision)
+
+
+def id_of_page(address: str) -> RepoId | None:
+    """The id of the model whose page, or file, on a hub ``address`` is."""
+    found = _PAGE.fullmatch(address)
+    if found is None:
+        return None
+    name, revision = found.groups()
+    named = name.removesuffix(".git")
+    return parse_id(named if revision in (None, DEFAULT_REVISION, "master") else f"{named}@{revision}")

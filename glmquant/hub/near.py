@@ -8,7 +8,7 @@ from typing import Final
 
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
-from glmquant.hub.names import RepoId, parse_id
+from glmquant.hub.names import RepoId, id_of_page, parse_id
 
 _MOST_NAMES: Final = 1000
 _LONGEST_NAME: Final = 255
@@ -17,6 +17,14 @@ _LONGEST_NAME: Final = 255
 def no_directory(given: str | Path) -> CheckpointError:
     """The error for a path, and what of that name lies near it."""
     path = Path(given)
+    page = id_of_page(given) if isinstance(given, str) else None
+    if page is not None:
+        return CheckpointError(
+            "the model is given by its address on the web",
+            where=shown(str(given)),
+            expected="a directory, or the id of a repository on the Hugging Face hub",
+            hint=f"give its id: {page}",
+        )
     stem = _existing_parent(path)
     near = _near(path, stem)
     if near:

@@ -10,16 +10,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from glmquant.core.files import write_json
-from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.model import ModelSource
 from glmquant.onnx_export.bundle import GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.onnx_export.feasible import refuse_cache, require_dimensions
 from glmquant.onnx_export.graph import Decoder, DecoderBuilder, Operators, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.save import (
     TORCH_DTYPES,
     BundledTokenizer,
-    check_supported,
     metadata_of,
     operators_of,
     positions,
@@ -50,8 +49,8 @@ def export_classifier(
             cache, which a classifier does not have.
     """
     config = classifier.config
-    _refuse_cache(options)
-    check_supported(config, options)
+    require_dimensions(config, options)
+    refuse_cache(options)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
         matrices = matrix_writer(file, dtype, options)
@@ -95,12 +94,3 @@ def _empty_cache(config: GlmConfig, operators: Operators, input_ids_BS: ir.Value
     batch_1 = g.node("Shape", [input_ids_BS], start=0, end=1)
     shape = g.node("Concat", [batch_1, g.ints(config.num_key_value_heads, 0, operators.cache.width)], axis=0)
     return g.node("Cast", [g.node("ConstantOfShape", [shape])], to=int(operators.cache.dtype))
-
-
-def _refuse_cache(options: ExportOptions) -> None:
-    if options.kv_cache != "float":
-        raise ExportError(
-            f"kv_cache: {options.kv_cache} for a classifier",
-            where="export.kv_cache",
-            expected="float: a classifier reads each text once and keeps no cache",
-        )

@@ -6,9 +6,8 @@ Gate and up rows alternate, the only order that ONNX Runtime's CPU kernels take;
 Shape suffixes: X experts, N output rows, K input columns, B blocks along K.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
 
 import onnx_ir as ir
 import torch
@@ -20,11 +19,10 @@ from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts.routing import DOWN, EXPERT_LINEARS, RoutedExperts
-from glmquant.onnx_export.matrices import block_size, cast
+from glmquant.onnx_export.feasible import expert_block
+from glmquant.onnx_export.matrices import cast
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.streaming.prefetch import blocks_ahead
-
-SMALLEST_BLOCK: Final = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,27 +91,9 @@ def _alternating(gate_up: Linear) -> Linear:
 
 
 def _block(scope: str, experts: RoutedExperts) -> int:
-    """The operator's one block for the groups of both linear layers; 0 for whole rows.
-
-    A row of a single group repeats its scale over the other layer's blocks: on disk it is not told from a whole row.
-    """
     weights = [experts.load(0, name).weight for name in EXPERT_LINEARS]
-    shapes = [(each.spec, each.shape[1]) for each in weights if not isinstance(each, Tensor)]
-    grouped = [block_size(spec, columns) for spec, columns in shapes if spec.num_groups(columns) > 1]
-    return _checked_block(scope, max(grouped), [columns for _, columns in shapes]) if grouped else 0
-
-
-def _checked_block(scope: str, size: int, columns: Sequence[int]) -> int:
-    """Raises ExportError for a block that ``QMoE`` does not have."""
-    if any(each % size for each in columns) or size < SMALLEST_BLOCK or size & (size - 1):
-        raise ExportError(
-            f"the experts of {scope} have {' and '.join(map(str, columns))} columns in groups of {size}",
-            where=f"{scope}.experts",
-            expected=f"groups of a power of two from {SMALLEST_BLOCK} on that divides the columns, or whole rows "
-            "(QMoE of ONNX Runtime)",
-            hint="quantize the experts with group_size: 32, 64 or 128, whichever divides the columns, or with -1",
-        )
-    return size
+    matrices = [(each.spec, each.shape[1]) for each in weights if not isinstance(each, Tensor)]
+    return expert_block(f"{scope}.experts", matrices)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,11 @@ from glmquant.core.qtensor import QuantMatrix, QuantTensor, spread
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.methods.rtn import Rtn
+from glmquant.onnx_export.blocks import block_size
+from glmquant.onnx_export.feasible import require_integer, require_standard
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.recipe.schema import ExportOptions
 
-WIDEST_BLOCK = 256  # the widest block right at every bit width in ONNX Runtime's CPU kernels
-COMMON_BLOCK = 128  # the fastest; wider groups repeat their scale over blocks of this size
 PIECE_ELEMENTS = 8 * 2**20
 """Of a large matrix converted at once. The C library keeps the memory of pieces this small for the next one; that of
 larger ones goes back to the system, and a new page costs more than what is written to it."""
@@ -157,13 +157,7 @@ class IntegerWriter:
         spec, (rows, columns) = weight.spec, weight.shape
         if spec.bits != 8:
             return self._packed.linear(name, weight)
-        if not spec.symmetric or spec.width(columns) < columns:
-            raise ExportError(
-                f"{name} has {'symmetric' if spec.symmetric else 'asymmetric'} groups of {spec.width(columns)}",
-                where="export.dynamic_int8",
-                expected="8-bit linear layers with one scale a row: group_size: -1, symmetric: true",
-                hint="quantize with such a spec, or export with export.dynamic_int8=false",
-            )
+        require_integer(name, spec, columns)
         whole = weight.rows(0, rows)
         scales_N = whole.scales_NG[:, 0].float()
         return IntegerMatrix(
@@ -185,7 +179,7 @@ class BlockedWriter:
 
     def linear(self, name: str, weight: QuantMatrix) -> BlockedMatrix:
         spec, (rows, columns) = weight.spec, weight.shape
-        _require_standard(name, spec)
+        require_standard(name, spec)
         whole = weight.rows(0, rows)
         scales_BN = per_block(whole.scales_NG, spec, columns).T
         zeros_BN = None if spec.symmetric else per_block(whole.zeros_NG, spec, columns).T
@@ -244,16 +238,6 @@ def _signed(codes: Tensor, spec: QuantSpec) -> Tensor:
     return (codes ^ 128).view(torch.int8) if spec.symmetric else codes
 
 
-def _require_standard(name: str, spec: QuantSpec) -> None:
-    if spec.bits not in (4, 8):
-        raise ExportError(
-            f"{name} has {spec.bits} bits",
-            where=name,
-            expected="4 or 8 bits: opset 23 has no narrower integers",
-            hint="use export.profile=ort, or more bits",
-        )
-
-
 def rounded_pieces(weight_VD: Tensor, spec: QuantSpec) -> Iterator[QuantTensor]:
     rows, columns = weight_VD.shape
     for piece in row_pieces(rows, columns):
@@ -293,16 +277,6 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             hint="export with export.dtype=float32; if it is not finite there either, the checkpoint is damaged",
         )
     return converted
-
-
-def block_size(spec: QuantSpec, columns: int) -> int:
-    """The operator's block for a spec's groups: the group itself, or a part of one that is too wide.
-
-    A row of a single group gets the same, whatever its spec calls the group: on disk the two are not told apart.
-    """
-    if spec.num_groups(columns) == 1 or spec.group_size > WIDEST_BLOCK:
-        return COMMON_BLOCK
-    return spec.group_size
 
 
 def per_block(values_NG: Tensor, spec: QuantSpec, columns: int) -> Tensor:

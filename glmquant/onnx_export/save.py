@@ -16,11 +16,12 @@ from glmquant.glm.config import GlmConfig
 from glmquant.glm.model import ModelSource
 from glmquant.glm.tokenizers.generation import GENERATION_CONFIG, Generation
 from glmquant.onnx_export.bundle import GENAI_GRAPH_FILE, GRAPH_FILE, WEIGHTS_FILE, OnnxBundle
+from glmquant.onnx_export.feasible import require_dimensions
 from glmquant.onnx_export.fused import FusedOperators
 from glmquant.onnx_export.graph import Operators, build_graph, to_bytes
 from glmquant.onnx_export.matrices import matrix_writer
 from glmquant.onnx_export.side_files import genai_config, generation_config, keep_text_whole, optimum_config
-from glmquant.onnx_export.standard import StandardOperators, without_experts
+from glmquant.onnx_export.standard import StandardOperators
 from glmquant.onnx_export.weights import StoredModel, WeightWriter, store_model
 from glmquant.onnx_export.weights_file import DTYPES, WeightsFile
 from glmquant.recipe.schema import ExportOptions
@@ -79,7 +80,7 @@ def export_bundle(
             without the ranges of this model.
     """
     config = source.config
-    check_supported(config, options)
+    require_dimensions(config, options)
     ranges = cache_ranges(config, options, key_values)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
@@ -118,26 +119,6 @@ def write_tokenizer(tokenizer: BundledTokenizer, config: GlmConfig, out: Path) -
 def positions(config: GlmConfig, options: ExportOptions) -> int:
     """Tokens that prompt and answer may have together: ``max_length``, but no more than the model was made for."""
     return min(options.max_length, config.max_position_embeddings)
-
-
-def check_supported(config: GlmConfig, options: ExportOptions) -> None:
-    """Refuses what the profile's attention cannot run.
-
-    Raises:
-        ExportError: naming the dimension.
-    """
-    if options.profile == "standard":
-        if config.experts is not None:
-            raise without_experts(config)
-        return
-    for name, value in (("head_dim", config.head_dim), ("rotary_dim", config.rotary_dim)):
-        if value % 16:
-            raise ExportError(
-                f"{name} is {value}",
-                where=name,
-                expected="a multiple of 16 (ONNX Runtime's GroupQueryAttention)",
-                hint="use export.profile=standard",
-            )
 
 
 def cache_ranges(

@@ -9,27 +9,16 @@ H query heads, C key/value heads, E head size.
 
 import onnx_ir as ir
 
-from glmquant.errors import ExportError
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.builder import GraphBuilder
 from glmquant.onnx_export.expert_matrices import StoredExperts
+from glmquant.onnx_export.feasible import without_experts
 from glmquant.onnx_export.graph import CacheType, Heads
 from glmquant.onnx_export.matrices import BlockedMatrix, IntegerMatrix, PackedMatrix
 from glmquant.onnx_export.ops import OPSET, gather_columns, gather_rows, matmul
 from glmquant.onnx_export.padding import END
 from glmquant.onnx_export.shared_operators import SharedOperators
 from glmquant.onnx_export.weights import StoredLinear, StoredMatrix, StoredModel
-
-
-def without_experts(config: GlmConfig) -> ExportError:
-    """The error for a model that this profile cannot write."""
-    return ExportError(
-        f"a {config.family} model has routed experts",
-        where="export.profile",
-        expected="ort: up to opset 28 plain ONNX has no operator of routed experts, and what others give would read "
-        "whole matrices of experts for each token",
-        hint="set export.profile=ort",
-    )
 
 
 class StandardOperators(SharedOperators):

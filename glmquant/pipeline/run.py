@@ -1,9 +1,6 @@
 """All stages in one directory, each kept as it is finished."""
 
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +9,23 @@ from typing import Final
 import torch
 
 from glmquant.core.matmul import dtype_for
-from glmquant.core.untrusted import file_inside, read_bytes
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
-from glmquant.errors import CheckError, CheckpointError, OutputError
+from glmquant.errors import CheckError, OutputError
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.glm.config import GlmConfig
-from glmquant.onnx_export.save import check_supported, positions
+from glmquant.onnx_export.feasible import require_exportable
+from glmquant.onnx_export.save import positions
 from glmquant.pipeline.check import check_directory
 from glmquant.pipeline.export import export_directory
+from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
 from glmquant.progress import Progress
 from glmquant.quantization.calibrate import calibrate, sample_texts
-from glmquant.quantization.directory import quantize_directory, resume_key
+from glmquant.quantization.directory import quantize_directory, take_up
 from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.summary import stored_bytes, summarize
 from glmquant.recipe.check_options import CheckOptions
@@ -35,7 +33,7 @@ from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
-from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.output import is_finished, output_directory, require_free, require_room
 from glmquant.store.run_record import RUN, RunRecord, read_run_record, write_run_record
 from glmquant.streaming.memory import forward_bytes
@@ -43,8 +41,6 @@ from glmquant.streaming.resources import Resources
 from glmquant.train.directory import TEST_FILE, examples_to_train_on, train_for_run
 
 log = logging.getLogger("glmquant")
-SIDE_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt")
-MOST_SIDE_BYTES: Final = 64 << 20
 BUNDLE, REPORT = "onnx/model.onnx", "report/report.json"
 STAGES: Final = ("classifier", "quantized", "calibration", "onnx", "report")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
@@ -64,22 +60,21 @@ def run_directory(
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
         require_free(out)
-    check_supported(checkpoint.config, recipe.export)
     labeled = examples_to_train_on(checkpoint, recipe)
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
+    require_exportable(config, recipe.export, plan.possible_specs)
     samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
     options = with_files(_check_options(checkpoint, recipe, labeled), (), None)
     data = _read_check_data(checkpoint, config, recipe, options, against, trains=labeled is not None)
     for needed in _needs(plan, resources):
         resources.store(needed)
-    inputs = resume_key(checkpoint, _unchecked(plan), samples, labeled, device=resources.device)
-    inputs = hashlib.sha256(f"{inputs} {_side_files(checkpoint.path)}".encode()).hexdigest()
-    record = RunRecord(inputs, _check_key(options, data, against))
+    keys = stage_keys(checkpoint, plan, samples, labeled, check_key(options, data, against), resources)
+    record = RunRecord(keys["onnx"], keys["report"])
     if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
         return earlier
     require_room(out, 2 * stored_bytes(summarize(checkpoint, plan), plan))  # quantized, and in the bundle
-    with output_directory(out, resume_key=inputs, stages=STAGES, replace=force) as partial:
+    with output_directory(out, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
         if labeled is not None:
             checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
@@ -87,21 +82,20 @@ def run_directory(
         if not is_finished(partial / "onnx"):
             export_directory(quantized, plan, ranges, partial / "onnx", progress)
         report = partial / "report"
-        if is_finished(report) and read_run_record(partial) == record:
-            return read_report(report)
-        if report.exists():
-            shutil.rmtree(report)
-        checked = check_directory(
-            partial / "onnx",
-            checkpoint,
-            options,
-            description=recipe.description or None,
-            against=against,
-            cache=None,
-            out=report,
-            resources=resources,
-            progress=progress,
-        )
+        if is_finished(report):
+            checked = read_report(report)
+        else:
+            checked = check_directory(
+                partial / "onnx",
+                checkpoint,
+                options,
+                description=recipe.description or None,
+                against=against,
+                cache=None,
+                out=report,
+                resources=resources,
+                progress=progress,
+            )
         write_run_record(record, partial)
     return checked
 
@@ -149,25 +143,6 @@ def _others(out: Path) -> list[str]:
     return sorted(path.name for path in out.iterdir() if path.name not in (*STAGES, RUN, TEST_FILE))
 
 
-def _side_files(directory: Path) -> str:
-    """Hash of tokenizer, templates and settings, which travel to the bundle and are no part of the fingerprint."""
-    digest = hashlib.sha256()
-    for found in sorted(path for path in directory.rglob("*") if path.suffix in SIDE_SUFFIXES):
-        name = found.relative_to(directory).as_posix()
-        try:
-            content = read_bytes(file_inside(directory, name, where=directory), MOST_SIDE_BYTES)
-        except CheckpointError:  # none of its files, which whoever reads it will say
-            continue
-        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
-def _unchecked(plan: Plan) -> Plan:
-    """Without what decides the report alone, for which nothing finished is done again; limits stand in the bundle."""
-    limits = CheckOptions(limits=plan.recipe.check.limits)
-    return replace(plan, recipe=plan.recipe.model_copy(update={"check": limits}))
-
-
 def _read_check_data(
     checkpoint: Checkpoint,
     config: GlmConfig,
@@ -186,10 +161,11 @@ def _read_check_data(
     length = positions(config, recipe.export)
     if not config.num_labels:
         material = read_material(checkpoint.tokenizer, options, min(length, config.max_position_embeddings))
-        windows, truths, hashes = material.window_names, material.truths, [text.sha256 for text in material.texts]
+        windows, digests, truths = material.window_names, material.digests, material.truths
+        hashes = [text.sha256 for text in material.texts]
     elif options.tasks or not trains:
         tasks = read_classifier_tasks(options, config.labels, checkpoint.tokenizer, length)
-        windows, truths, hashes = [], [task.truth for task in tasks], []
+        windows, digests, truths, hashes = [], [], [task.truth for task in tasks], []
     elif options.text:
         raise CheckError(
             "a classifier is checked on labeled texts only",
@@ -200,13 +176,8 @@ def _read_check_data(
     else:
         return []
     if against is not None:
-        require_pairable(against, windows, truths)
+        require_pairable(against, windows, digests, truths)
     return [*hashes, *(truth.sha256 for truth in truths)]
-
-
-def _check_key(options: CheckOptions, data: Sequence[str], against: AccuracyReport | None) -> str:
-    inputs = [options.model_dump(mode="json"), data, None if against is None else against.to_dict()]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _check_options(checkpoint: Checkpoint, recipe: Recipe, labeled: LabeledSet | None) -> CheckOptions:
@@ -238,7 +209,7 @@ def _quantized(
     progress: Progress,
 ) -> Checkpoint:
     if is_finished(out):
-        return open_checkpoint(out)
+        return take_up(out, plan, samples)
     return quantize_directory(checkpoint, plan, samples, out, resources, progress)
 
 

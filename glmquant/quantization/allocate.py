@@ -81,7 +81,8 @@ def allocated(
         resolved = allocate(checkpoint, plan, samples, progress, device=device)
         with write_atomically(found) as unfinished:
             write_text(unfinished, resolved.recipe.model_dump_json())
-    return make_plan(Recipe.model_validate_json(found.read_text(encoding="utf-8")), plan.config)
+    rules = Recipe.model_validate_json(found.read_text(encoding="utf-8")).rules
+    return make_plan(plan.recipe.model_copy(update={"allocate": None, "rules": rules}), plan.config)
 
 
 def require_budget(most_bytes: float, units: Sequence[Unit], choices: Mapping[str, Collection[QuantSpec]]) -> None:

@@ -11,13 +11,13 @@ import torch
 
 from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet
-from glmquant.data.labeled import LabeledSet
 from glmquant.progress import Progress, silent
 from glmquant.quantization.calibrate import require_own_tokens
 from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.work import quantize_rate
 from glmquant.recipe.plan import Plan
+from glmquant.store.artifact import renew_manifest
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_directory
 from glmquant.streaming.resources import Resources
@@ -56,13 +56,22 @@ def resume_key(
     checkpoint: Checkpoint,
     plan: Plan,
     samples: CalibrationSet | None,
-    labeled: LabeledSet | None = None,
     *,
     device: torch.device,
 ) -> str:
-    """sha256 of all that decides what an unfinished run would write."""
+    """sha256 of all that decides the weights an unfinished run would write.
+
+    What only their manifest repeats, or a later stage reads, may change under it.
+    """
     recipe = plan.recipe
-    data = [samples.sha256 if samples else None, labeled.sha256 if labeled else None]
+    fitted_to = samples.sha256 if samples is not None and plan.needs_samples else None
     computed_in = [version("torch"), device.type, str(dtype_for(recipe.calibration.precision, device))]
-    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.model_dump(mode="json"), data, computed_in]
+    inputs = [version("glmquant"), checkpoint.fingerprint, recipe.weights_identity(), fitted_to, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def take_up(directory: Path, plan: Plan, samples: CalibrationSet | None) -> Checkpoint:
+    """Opens what a run with the same :func:`resume_key` finished, its manifest as this recipe would have it."""
+    used = samples if plan.first_fitted is not None else None
+    renew_manifest(directory, recipe=plan.recipe.identity(), calibration=used, limits=plan.recipe.check.limits)
+    return open_checkpoint(directory)

@@ -24,6 +24,9 @@ class FewShot(Section):
     """Solved examples shown before each question."""
 
     data: str = Field(description="A file of records like the task's own, relative to the recipe.")
+    encoding: Encoding | None = Field(
+        None, description="Encoding of that file's text, such as `gb18030`; null: the task's."
+    )
     count: int = Field(
         5, ge=1, description="Number of examples: the first of the file.", json_schema_extra={"unit": "examples"}
     )
@@ -107,7 +110,7 @@ class Limit(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
         return {"value": value} if is_number else value
 
     @classmethod
@@ -153,7 +156,10 @@ class Limits(Section):
         for name, (lowest, highest) in RANGES.items():
             limit: Limit | None = getattr(self, name)
             if limit is not None and not lowest <= limit.value <= highest:
-                raise ValueError(f"{name} is {limit.value:g}; it can only be between {lowest:g} and {highest:g}")
+                percent = f"; {limit.value:g} % is {limit.value / 100:g}" if 1 < limit.value <= 100 else ""
+                raise ValueError(
+                    f"{name} is {limit.value:g}; it can only be between {lowest:g} and {highest:g}{percent}"
+                )
         return self
 
 

@@ -33,6 +33,12 @@ EXPECTED: Final = {
 }
 """What pydantic's types are called in YAML."""
 
+MERGE_KEY: Final = "tag:yaml.org,2002:merge"
+TEXT: Final = "tag:yaml.org,2002:str"
+PERCENT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+QUOTE_IT: Final = (
+    "put the text in quotes: without them, YAML reads yes, no, on and off as true or false, and 1 as a number"
+)
 REFERENCE: Final = "docs/recipe.md describes every key"
 FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
 """Keys that name files; ``*`` stands for each item of a list."""
@@ -174,13 +180,15 @@ def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe types alone; a key given twice in a mapping is an error."""
+    """YAML's safe types alone; a key is the text it is written as, `no` and `1` too, and given twice an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[Hashable] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if key.tag != MERGE_KEY:
+                    key.tag = TEXT
                 if (key.tag, key.value) in seen:
                     raise yaml.MarkedYAMLError(
                         problem=f"the key {shown(key.value)} is given twice", problem_mark=key.start_mark
@@ -257,8 +265,22 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     if len(details) > MOST_PROBLEMS:
         problems.append(f"and {len(details) - MOST_PROBLEMS} more")
     meant = [near for one in details[:MOST_PROBLEMS] if (near := _meant(one))]
-    hint = f"did you mean {', '.join(dict.fromkeys(meant))}? {REFERENCE}" if meant else REFERENCE
-    return RecipeError("; ".join(problems), where=where, hint=hint)
+    hints = [f"did you mean {', '.join(dict.fromkeys(meant))}?"] if meant else []
+    hints += dict.fromkeys(f"{how};" for one in details[:MOST_PROBLEMS] if (how := _how_to_write(one)))
+    return RecipeError("; ".join(problems), where=where, hint=" ".join([*hints, REFERENCE]))
+
+
+def _how_to_write(details: Any) -> str | None:
+    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought."""
+    value, kind = details["input"], details["type"]
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return QUOTE_IT
+    percent = PERCENT.fullmatch(value) if kind == "float_parsing" and isinstance(value, str) else None
+    if percent is None:
+        return None
+    if "perplexity_ratio" in details["loc"]:
+        return f"a ratio of {percent[1]} % more is written {1 + float(percent[1]) / 100:g}"
+    return f"a share of {percent[1]} % is written {float(percent[1]) / 100:g}"
 
 
 def _problem(details: Any) -> str:

@@ -66,6 +66,13 @@ class Plan:
         return {name: plan.spec for name, plan in self.by_group.items()}
 
     @property
+    def possible_specs(self) -> dict[str, tuple[QuantSpec, ...]]:
+        """Every spec that a group may come to have; none where it is kept float."""
+        return {
+            name: plan.choices or (() if plan.spec is None else (plan.spec,)) for name, plan in self.by_group.items()
+        }
+
+    @property
     def first_fitted(self) -> str | None:
         """The first group whose method needs calibration samples."""
         return next((name for name, plan in self.by_group.items() if plan.needs_hessian), None)

@@ -306,7 +306,7 @@ class Recipe(Section):
         return f"<Recipe {self.description.rstrip('.') or 'without description'}: {len(self.rules)} rules>"
 
     def identity(self) -> dict[str, Any]:
-        """What decides the quantized weights, in values JSON has; files by name, since their content is hashed."""
+        """What a manifest says of the recipe, in values JSON has; files by name, since their content is hashed."""
         parts = self.model_dump(
             mode="json", include={"version", "description", "model", "calibration", "rules", "allocate", "fit", "store"}
         )
@@ -315,3 +315,7 @@ class Recipe(Section):
         for key in ("encoding", "text_field"):  # which say how to read what is hashed itself
             del calibration[key]
         return parts
+
+    def weights_identity(self) -> dict[str, Any]:
+        """The part of :meth:`identity` that decides what a model's weights become on given calibration tokens."""
+        return self.model_dump(mode="json", include={"version", "model", "rules", "allocate", "fit", "store"})

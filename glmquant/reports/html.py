@@ -7,7 +7,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from glmquant.core.units import size
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.reports import plots
-from glmquant.reports.words import HOW_TO_SET_LIMITS, WORDS, coverage_notes, kl_percentiles, size_ratio, task_notes
+from glmquant.reports.words import (
+    HOW_TO_SET_LIMITS,
+    WORDS,
+    coverage_notes,
+    kl_percentiles,
+    sentences,
+    size_ratio,
+    task_notes,
+)
 
 TEMPLATE = "report.html.j2"
 SHOWN_CHARACTERS = 160
@@ -40,6 +48,7 @@ def _environment() -> Environment:
         "coverage_notes": coverage_notes,
         "kl_percentiles": kl_percentiles,
         "plots": plots,
+        "sentences": sentences,
         "task_notes": task_notes,
     }
     return environment

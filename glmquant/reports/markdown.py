@@ -8,12 +8,21 @@ from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.reports.words import HOW_TO_SET_LIMITS, MARKS, coverage_notes, kl_percentiles, size_ratio, task_notes
+from glmquant.reports.words import (
+    HOW_TO_SET_LIMITS,
+    MARKS,
+    coverage_notes,
+    kl_percentiles,
+    sentences,
+    size_ratio,
+    task_notes,
+)
 
 
 def to_markdown(report: AccuracyReport) -> str:
     """The whole report."""
-    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting), _limits(report.limits)]
+    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting)]
+    parts += [*map(_plain, sentences(report.notes)), _limits(report.limits)]
     if report.language is not None:
         parts += ["## Text", _language(report.language), *map(_plain, coverage_notes(report.coverage))]
     if report.texts:
@@ -25,8 +34,9 @@ def to_markdown(report: AccuracyReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def in_short(report: AccuracyReport, directory: object) -> str:
-    """A few plain lines for the log of a CI job: verdict, size, every limit, and the report's directory."""
+def in_short(report: AccuracyReport, directory: object = None) -> str:
+    """A few plain lines for the log of a CI job: verdict, size, every limit, and the report's directory if there is
+    one."""
     setting = report.setting
     lines = [
         f"{MARKS[report.verdict]}: {setting.candidate.name}, {size(setting.candidate.num_bytes)}, "
@@ -38,7 +48,9 @@ def in_short(report: AccuracyReport, directory: object) -> str:
         lines.append(f"{MARKS[outcome.verdict]}: {about}")
     if not report.limits:
         lines.append(HOW_TO_SET_LIMITS)
-    lines.append(f"report: {directory}")
+    lines += sentences(report.notes)
+    if directory is not None:
+        lines.append(f"report: {directory}")
     return "\n".join(" ".join(line.split()) for line in lines)
 
 

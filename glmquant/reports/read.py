@@ -21,16 +21,19 @@ from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 
 READ: Final = (2, SCHEMA)
+REPORT: Final = "report.json"
+OTHER_FORMS: Final = ("report.md", "report.html", "junit.xml")
 AGAIN = "run check again with this release"
 
 
 def read_report(path: Path) -> AccuracyReport:
-    """A report from its ``report.json``, or from the directory that holds it.
+    """A report from its ``report.json``, from a file that was written beside it, or from the directory that holds it,
+    a run's too.
 
     Raises:
         CheckError: no such file, or no report that this release can read.
     """
-    file = path / "report.json" if path.is_dir() else path
+    file = _file(path)
     try:
         return report_from_json(file.read_text(encoding="utf-8"), file)
     except OSError as error:
@@ -39,6 +42,14 @@ def read_report(path: Path) -> AccuracyReport:
         ) from error
     except UnicodeDecodeError as error:
         raise CheckError(f"the report is not UTF-8: {error}", where=file) from None
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        beside = path.with_name(REPORT)
+        return beside if path.name in OTHER_FORMS and beside.is_file() else path
+    of_run = path / "report" / REPORT
+    return of_run if of_run.is_file() and not (path / REPORT).exists() else path / REPORT
 
 
 def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:

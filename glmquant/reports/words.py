@@ -36,6 +36,11 @@ def kl_percentiles(kl: KlSummary) -> str:
     return f"{kl.median:.3g}, {kl.p99:.3g}, {kl.p999:.3g}, {kl.max:.3g}"
 
 
+def sentences(notes: Sequence[str]) -> list[str]:
+    """A report's notes, each begun and ended as a sentence."""
+    return [f"{note[:1].upper()}{note[1:]}." for note in notes]
+
+
 def coverage_notes(texts: Sequence[TextCoverage]) -> list[str]:
     """How much of each text was read, in a sentence; another where the model was calibrated on one."""
     if not texts:

@@ -20,6 +20,7 @@ from glmquant.glm.config import GlmConfig
 from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.progress import Progress, silent
 from glmquant.runtime.session import (
+    CONFIG_FILE,
     GRAPH_FILE,
     INPUTS,
     Provider,
@@ -30,7 +31,6 @@ from glmquant.runtime.session import (
 )
 
 Logits = npt.NDArray[np.float32]
-CONFIG_FILE = "config.json"
 TOKENS_AT_ONCE = 2048
 
 
@@ -158,17 +158,6 @@ def _classification(labels: tuple[str, ...], logits_L: npt.NDArray[np.float64], 
     probabilities = [LabelProbability(label, float(p)) for label, p in zip(labels, softmax(logits_L), strict=True)]
     best = max(probabilities, key=lambda each: each.probability)
     return Classification(best.label, best.probability, tuple(probabilities), truncated)
-
-
-def is_classifier(directory: Path) -> bool:
-    """Whether the bundle is a classifier, by its ``config.json``.
-
-    Raises:
-        ExportError: ``directory`` is not a bundle.
-    """
-    require_bundle(directory)
-    path = directory / CONFIG_FILE
-    return path.is_file() and read_bundle_config(path).num_labels > 0
 
 
 def _config(directory: Path) -> GlmConfig:

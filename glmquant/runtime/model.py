@@ -16,10 +16,10 @@ from glmquant.runtime.cache import GrowingCache, KvCache, SharedCache
 from glmquant.runtime.session import (
     BundleInfo,
     Provider,
+    is_classifier,
     open_session,
     read_info,
     read_settings,
-    require_bundle,
     require_provider,
 )
 
@@ -47,7 +47,13 @@ class OnnxModel:
                 available.
         """
         require_provider(provider)
-        require_bundle(directory)
+        if is_classifier(directory):
+            raise ExportError(
+                f"{directory} is a classifier's bundle, which generates no text",
+                where=directory,
+                expected="a language model's bundle",
+                hint="`classify` labels texts with it",
+            )
         settings = read_settings(directory)
         session = open_session(directory, settings, num_threads, provider)
         return cls(session, read_info(directory, session, settings, provider))

@@ -10,12 +10,14 @@ import onnxruntime as ort
 from glmquant.core.placeholders import refuse_placeholder_at
 from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
+from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.store.recognize import without_graph
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 SETTINGS_FILE = "genai_config.json"
-FILES = (GRAPH_FILE, "model.onnx.data", SETTINGS_FILE, "config.json")
+CONFIG_FILE = "config.json"
+FILES = (GRAPH_FILE, WEIGHTS_FILE, SETTINGS_FILE, CONFIG_FILE)
 INPUTS = ("input_ids", "attention_mask")
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -121,6 +123,17 @@ def require_bundle(directory: Path) -> None:
                 refuse_placeholder_at(file_inside(directory, name, where=directory))
     except CheckpointError as error:
         raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
+
+
+def is_classifier(directory: Path) -> bool:
+    """Whether the bundle is a classifier, by its ``config.json``.
+
+    Raises:
+        ExportError: ``directory`` is not a bundle.
+    """
+    require_bundle(directory)
+    path = directory / CONFIG_FILE
+    return path.is_file() and read_bundle_config(path).num_labels > 0
 
 
 def read_settings(directory: Path) -> Settings:

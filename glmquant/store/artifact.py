@@ -38,6 +38,7 @@ from glmquant.store.manifest import (
     Manifest,
     library_versions,
     manifest_bytes,
+    read_manifest,
     records_from_json,
     records_to_json,
 )
@@ -114,7 +115,13 @@ class ArtifactWriter:
         self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)
 
     def finish(
-        self, source: Checkpoint, *, recipe: dict[str, Any], calibration: CalibrationSet | None, limits: Limits
+        self,
+        source: Checkpoint,
+        *,
+        recipe: dict[str, Any],
+        calibration: CalibrationSet | None,
+        limits: Limits,
+        trained_on: Sequence[str] = (),
     ) -> None:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
@@ -123,10 +130,13 @@ class ArtifactWriter:
             recipe: as resolved, in values JSON has.
             calibration: the samples that were used.
             limits: by which the artifact is to be judged.
+            trained_on: sha256 of the labeled texts that a classifier was trained on, those of ``source`` aside.
         """
         shards = [self._shard(piece) for piece in range(self._pieces)]
         records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
-        manifest = manifest_of(source, recipe=recipe, calibration=calibration, groups=records, limits=limits)
+        manifest = manifest_of(
+            source, recipe=recipe, calibration=calibration, groups=records, limits=limits, trained_on=trained_on
+        )
         quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
         write_json(self._directory / CONFIG, to_hf_config(self._config) | section)
@@ -192,6 +202,7 @@ def manifest_of(
     calibration: CalibrationSet | None,
     groups: Sequence[GroupRecord],
     limits: Limits,
+    trained_on: Sequence[str] = (),
 ) -> Manifest:
     """Of ``source`` as this release quantized it; see :meth:`ArtifactWriter.finish`."""
     return Manifest(
@@ -209,7 +220,31 @@ def manifest_of(
         calibration_texts=calibration.texts if calibration else (),
         limits=limits,
         adapter=_adapter_of(source),
+        training_texts=(*trained_on, *(source.manifest.training_texts if source.manifest else ())),
     )
+
+
+def renew_manifest(
+    directory: Path, *, recipe: dict[str, Any], calibration: CalibrationSet | None, limits: Limits
+) -> None:
+    """Makes the manifest of a finished artifact that of the same weights under another description, other limits, or
+    calibration files that gave the same tokens. Rules stay, which an allocation may have resolved.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+    """
+    path = directory / MANIFEST
+    earlier = read_manifest(path)
+    resolved = {key: earlier.recipe.get(key) for key in ("rules", "allocate")}
+    renewed = replace(
+        earlier,
+        recipe=recipe | resolved,
+        calibration_texts=calibration.texts if calibration else (),
+        limits=limits,
+    )
+    if renewed != earlier:
+        with write_atomically(path) as unfinished:
+            unfinished.write_bytes(manifest_bytes(renewed))
 
 
 def _adapter_of(source: Checkpoint) -> AdapterRecord | None:

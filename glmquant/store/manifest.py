@@ -24,8 +24,8 @@ FORMAT_VERSION: Final = 3
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
 
-_OPTIONAL: Final = ("source_revision", "source_files", "adapter")
-"""Fields of a source on the hub, and of one with an adapter: left out of the file elsewhere."""
+_OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_texts")
+"""Fields of a source on the hub, of one with an adapter and of a trained one: left out of the file elsewhere."""
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -89,6 +89,8 @@ class Manifest:
         limits: the recipe's ``check.limits``, by which a check without a recipe judges.
         adapter: None, and left out of the file, where none was merged.
         source_revision: the commit of the source's repository, where that is known.
+        training_texts: sha256 of the labeled texts that a classifier was trained on
+            (:attr:`glmquant.data.labeled.LabeledSet.sha256`); left out of the file elsewhere.
         source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
     """
 
@@ -108,6 +110,7 @@ class Manifest:
     adapter: AdapterRecord | None = None
     source_revision: str | None = None
     source_files: dict[str, str] = field(default_factory=dict)
+    training_texts: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:

@@ -10,23 +10,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from glmquant.core.files import sync_directory, sync_file, write_text
+from glmquant.core.files import sync_directory, sync_file, write_atomically, write_text
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
 MARKER: Final = ".glmquant-partial"
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+NO_STAGES: Final[Mapping[str, str]] = MappingProxyType({})
 
 log = logging.getLogger("glmquant.store")
 
 
 @contextmanager
 def output_directory(
-    out: Path, *, resume_key: str | None = None, stages: Sequence[str] = (), replace: bool = False
+    out: Path, *, resume_key: str | None = None, stages: Mapping[str, str] = NO_STAGES, replace: bool = False
 ) -> Iterator[Path]:
     """Yields ``OUT.partial`` to write into.
 
@@ -34,7 +36,8 @@ def output_directory(
         out: does not exist, or is an empty directory, unless ``replace``.
         resume_key: a hash of all inputs. What an unfinished run with the same key wrote is still there; of a run with
             another key, or without one, nothing is.
-        stages: names of subdirectories that are worth keeping, once finished, whatever a later one runs into.
+        stages: subdirectories that are worth keeping, once finished, whatever a later one runs into; each with a hash
+            of its inputs. Of an unfinished run with the same ``resume_key``, those with other inputs are removed.
         replace: whatever ``out`` holds is removed once its successor is whole; of an unfinished run, nothing is kept.
 
     Raises:
@@ -46,7 +49,7 @@ def output_directory(
         require_free(out)
     partial = out.with_name(out.name + ".partial")
     try:
-        _prepare(partial, resume_key, anew=replace)
+        _prepare(partial, resume_key, stages, anew=replace)
     except OSError as error:
         raise OutputError(
             f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
@@ -87,7 +90,7 @@ def require_free(out: Path) -> None:
             "the output directory is not empty",
             where=out,
             expected="one that is empty or does not exist",
-            hint="choose another directory, or remove it",
+            hint="choose another directory",
         )
 
 
@@ -118,7 +121,7 @@ def _leave(partial: Path, finished: Sequence[str]) -> None:
     log.warning("%s keeps what was finished (%s): correct the input, and the same command resumes there", partial, done)
 
 
-def _prepare(partial: Path, resume_key: str | None, anew: bool) -> None:
+def _prepare(partial: Path, resume_key: str | None, stages: Mapping[str, str], anew: bool) -> None:
     marker = partial / MARKER
     if partial.is_dir() and any(partial.iterdir()):
         if not marker.is_file():
@@ -127,13 +130,49 @@ def _prepare(partial: Path, resume_key: str | None, anew: bool) -> None:
                 where=partial,
                 hint="move it away, or choose another directory",
             )
-        if not anew and resume_key is not None and marker.read_text(encoding="utf-8") == _mark(resume_key):
+        earlier = _earlier_stages(marker, resume_key)
+        if not anew and earlier is not None:
             log.info("resuming from %s", partial)
+            _drop_stages(partial, resume_key, earlier, stages)
             return
         log.warning("removed %s, which an unfinished run%s had left", partial, "" if anew else " with other inputs")
         _remove(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    write_text(marker, _mark(resume_key))
+    write_text(marker, _mark(resume_key, stages))
+
+
+def _earlier_stages(marker: Path, resume_key: str | None) -> dict[str, str] | None:
+    """The stages of an unfinished run with this key; None where what is marked is another's."""
+    if resume_key is None:
+        return None
+    try:
+        values = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or values.get("resume_key") != resume_key:
+        return None
+    stages = values.get("stages")
+    return stages if isinstance(stages, dict) else {}
+
+
+def _drop_stages(partial: Path, resume_key: str | None, earlier: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Removes finished stages with other inputs. The marker names none that is being removed, nor one that is not
+    there yet as another: killed on the way, what is left is not taken for a finished stage."""
+    kept = {name: key for name, key in earlier.items() if wanted.get(name) == key}
+    others = [name for name in {*earlier, *wanted} if name not in kept]
+    others += [f"{name}.partial" for name in earlier if name not in wanted]
+    stale = sorted(name for name in others if (partial / name).is_dir())
+    _write_mark(partial, resume_key, kept)
+    for name in stale:
+        shutil.rmtree(partial / name)
+    if stale:
+        log.warning("removed %s of %s: the inputs are others now", ", ".join(stale), partial)
+    _write_mark(partial, resume_key, wanted)
+
+
+def _write_mark(partial: Path, resume_key: str | None, stages: Mapping[str, str]) -> None:
+    with write_atomically(partial / MARKER) as unfinished:
+        write_text(unfinished, _mark(resume_key, stages))
 
 
 def _remove(partial: Path) -> None:
@@ -147,8 +186,8 @@ def _remove(partial: Path) -> None:
     partial.rmdir()
 
 
-def _mark(resume_key: str | None) -> str:
-    return json.dumps({"resume_key": resume_key}) + "\n"
+def _mark(resume_key: str | None, stages: Mapping[str, str]) -> str:
+    return json.dumps({"resume_key": resume_key, "stages": dict(stages)}) + "\n"
 
 
 def _publish(partial: Path, out: Path, replace: bool) -> None:

@@ -33,9 +33,10 @@ def listed(directory: Path) -> list[str]:
 
 def without_graph(directory: Path) -> ExportError:
     """The error for what is given as an ONNX bundle and has no graph."""
+    what = "" if directory.is_dir() else ": it is a file" if directory.exists() else ": there is no such directory"
     return ExportError(
-        f"{directory} is not an ONNX bundle" + ("" if directory.is_dir() else ": there is no such directory"),
-        where=directory / GRAPH,
+        f"{directory} is not an ONNX bundle{what}",
+        where=directory / GRAPH if directory.is_dir() else directory,
         expected="a directory that `export` or `run` wrote",
         hint=_way_to_a_bundle(directory) or "give the path of such a directory; bundles are not downloaded",
     )
@@ -43,6 +44,8 @@ def without_graph(directory: Path) -> ExportError:
 
 def _way_to_a_bundle(directory: Path) -> str | None:
     if not directory.is_dir():
+        if directory.exists():
+            return f"give its directory, {directory.parent}" if (directory.parent / GRAPH).is_file() else None
         near = nearest(directory)
         return f"did you mean {near}?" if near else None
     if (directory / "onnx" / GRAPH).is_file():
@@ -71,8 +74,9 @@ def existing_directory(directory: str | Path) -> Path:
 
 
 def _not_a_directory(path: Path) -> CheckpointError:
-    if path.suffix.lower() == ".gguf":
-        error = _known(path, [path.name])
+    of_its_own = {".gguf": path, ".onnx": path.parent}
+    if (where := of_its_own.get(path.suffix.lower())) is not None:
+        error = _known(where, [path.name])
         assert error is not None
         return error
     has_config = (path.parent / CONFIG).is_file()

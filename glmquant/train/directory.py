@@ -93,7 +93,9 @@ def train_for_run(
     """The classifier, in ``directory``, and what to check it on: examples held out in ``directory``, where
     ``check`` names none itself. What an unfinished run trained is not trained again.
     """
-    if not check.tasks:
+    if check.tasks:
+        (directory / TEST_FILE).unlink(missing_ok=True)  # held out when the recipe named no tasks yet
+    else:
         labeled, test = hold_out(labeled, recipe.train.test, recipe.train.seed)
         write_jsonl(test, directory / TEST_FILE)
         task = Task(data=str(directory / TEST_FILE), name=Path(labeled.name).stem)

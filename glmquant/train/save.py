@@ -14,7 +14,12 @@ from glmquant.train.weights import stored
 
 
 def write_classifier(
-    source: Checkpoint, backbone: ModelSource, head: ClassificationHead, options: TrainOptions, directory: Path
+    source: Checkpoint,
+    backbone: ModelSource,
+    head: ClassificationHead,
+    options: TrainOptions,
+    directory: Path,
+    trained_on: str,
 ) -> None:
     """Writes the backbone block by block, then the head, in the dtype ``source`` is published in.
 
@@ -24,6 +29,7 @@ def write_classifier(
     Args:
         source: the language model it was trained from.
         options: noted in ``glmquant.json``.
+        trained_on: sha256 of the labeled texts, noted there too.
     """
     config = replace(source.config, labels=head.labels)
     writer = ArtifactWriter(directory, config, {group.name: None for group in linear_groups(config)})
@@ -33,4 +39,6 @@ def write_classifier(
     dtype = config.float_dtype
     bias_L = None if head.bias_L is None else stored(head.bias_L, dtype)
     writer.write_head(backbone.final_norm(), ClassificationHead(stored(head.weight_LD, dtype), bias_L, head.labels))
-    writer.finish(source, recipe={"train": options.identity()}, calibration=None, limits=Limits())
+    writer.finish(
+        source, recipe={"train": options.identity()}, calibration=None, limits=Limits(), trained_on=[trained_on]
+    )

@@ -68,7 +68,7 @@ def train_classifier(
     encoded = _encode(labeled, tokenizer, min(options.max_length, checkpoint.config.max_position_embeddings))
     run = _Run(checkpoint, labeled, encoded, split, options, directory, progress, store)
     backbone, head, history = run.head() if options.mode == "head" else run.inside()
-    write_classifier(checkpoint, backbone, head, options, directory)
+    write_classifier(checkpoint, backbone, head, options, directory, labeled.sha256)
     report = _report(labeled, split, encoded, options, run.schedule, head, history)
     write_text(directory / "training.json", report.to_json())
     write_text(directory / "training.md", report.to_markdown())

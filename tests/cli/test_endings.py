@@ -1,5 +1,6 @@
 """One exit code means one thing, whatever was raised, with ``--debug`` and without."""
 
+import builtins
 import errno
 import os
 import re
@@ -9,12 +10,13 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from glmquant import assets
+from glmquant import __main__, assets
 from glmquant.cli import app, commands, main
-from glmquant.cli.endings import ISSUES, Terminated, stopping_at_sigterm
+from glmquant.cli.endings import INTERRUPTED, ISSUES, Terminated, stopping_at_sigterm
 from glmquant.errors import CheckpointError, GlmQuantError
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +157,20 @@ def test_the_signal_is_given_back() -> None:
     with pytest.raises(Terminated), stopping_at_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_interrupt_while_the_command_is_imported_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = builtins.__import__
+
+    def interrupted(module: str, *arguments: Any, **named: Any) -> Any:
+        if module == "glmquant.cli":
+            raise KeyboardInterrupt
+        return find(module, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main()
+    assert stopped.value.code == INTERRUPTED
+    assert capsys.readouterr() == ("", "")

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from typer.core import TyperOption
 import glmquant as gq
 from glmquant.cli.app import app
 from glmquant.cli.spelling import NAME, OPTIONS, VERBS, as_told
+from glmquant.data.reading import Reading
 from glmquant.errors import GlmQuantError, Parameter
+from glmquant.recipe.load import parse_override
 
 PACKAGE = Path(gq.__file__).parent
 LIBRARY = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli")
@@ -156,3 +159,19 @@ def test_nothing_but_the_command_line_prints_or_exits() -> None:
             if called in ("print", "input", "exit", "quit", "sys.exit", "os._exit", "Console"):
                 found.append(f"{name}: {called}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [("review text", "my reviews.jsonl"), ("it's", "a, b.csv"), ("$HOME", "[x].csv"), ("1", "no.csv")],
+)
+def test_a_setting_that_is_copied_into_a_shell_says_the_same_there(value: str, path: str) -> None:
+    for section in ("calibration", "check.tasks"):
+        advice = Reading(section).advice("text_field", value, Path(path))
+        told = as_told(GlmQuantError("no text", hint=f"{advice}; or give another file"))
+        words = shlex.split(told.rpartition("hint: ")[2])
+        key, given = parse_override(words[2].removesuffix(";"))
+        if section == "calibration":
+            assert (words[:2], key, given) == (["give", "--set"], "calibration.text_field", value)
+        else:
+            assert (key, given) == ("check.tasks", [{"data": path, "text_field": value}])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glmquant.core.placeholders import refuse_packed, refuse_placeholder, refuse_placeholder_at
+from glmquant.core.placeholders import fetch_again, refuse_packed, refuse_placeholder, refuse_placeholder_at
 from glmquant.errors import CheckpointError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1018370\n"
@@ -72,6 +72,7 @@ def test_git_lfs_is_advised_in_a_repository_alone(tmp_path: Path) -> None:
         refuse_placeholder_at(tmp_path / "tokenizer.model")
     assert "git lfs" not in str(caught.value.hint)
     assert f"hf download ID tokenizer.model --local-dir {tmp_path}" in str(caught.value.hint)
+    assert "hf download ID 'a b' --local-dir 'my models'" in fetch_again(Path("my models/a b"))
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     with pytest.raises(CheckpointError) as caught:
         refuse_placeholder_at(tmp_path / "tokenizer.model")

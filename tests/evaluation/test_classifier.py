@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from glmquant.cli.spelling import as_told
 from glmquant.errors import CheckError, DataError
-from glmquant.evaluation.classifier import evaluate_classifier
+from glmquant.evaluation.classifier import evaluate_classifier, read_classifier_tasks
 from glmquant.evaluation.results import ModelFacts, Setting
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.classifier import export_classifier
@@ -83,3 +84,12 @@ def test_other_labels_are_another_classifier(tmp_path: Path, parts: Parts) -> No
     other = open_checkpoint(golden_classifier(tmp_path, "chatglm2-tiny", ("c", "b", "a")))
     with pytest.raises(CheckError, match="the bundle's labels"):
         evaluate_classifier(parts.model, other, parts.tokenizer, options(tmp_path, [("x", "a")]), SETTING)
+
+
+def test_what_only_a_language_model_is_checked_on_is_told_for_a_recipe_and_for_a_check(parts: Parts) -> None:
+    """`run` takes neither tasks nor texts of its own."""
+    with pytest.raises(CheckError, match="labeled texts only") as error:
+        read_classifier_tasks(CheckOptions(text=("a.txt",), tasks=(Task(data="b.csv"),)), LABELS, parts.tokenizer, 32)
+    hint = as_told(error.value).rpartition("hint: ")[2]
+    assert "check.tasks" in hint
+    assert "to `glmquant check`, give them as `--task`" in hint

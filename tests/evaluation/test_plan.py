@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from glmquant.errors import CheckError
+from glmquant.errors import CheckError, DataError
 from glmquant.evaluation.plan import TaskPlan, plan_task, without_prior
 from glmquant.recipe.check_options import Task
 from tests.evaluation.test_tasks import naive_score, scores
@@ -150,3 +150,14 @@ def test_a_letter_without_choice_stays_impossible() -> None:
 def test_options_that_do_not_go_together(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Task.model_validate({"data": "x.csv", **values})
+
+
+def test_solved_examples_may_be_in_another_encoding_than_the_questions(tmp_path: Path) -> None:
+    data = reviews(tmp_path, "a", "b")
+    (tmp_path / "solved.csv").write_bytes("text,label\n好,p\n坏,n\n".encode("gb18030") * 20)
+    shots = {"data": str(tmp_path / "solved.csv"), "count": 2}
+    with pytest.raises(DataError) as error:
+        plan_task(Task.model_validate({"data": data, "few_shot": shots}), Letters())
+    assert "the task's few_shot.encoding as gb" in str(error.value.hint)
+    plan = plan_task(Task.model_validate({"data": data, "few_shot": shots | {"encoding": "gb18030"}}), Letters())
+    assert read(plan, 0).startswith("好p\n\n坏n\n\n")

@@ -9,6 +9,7 @@ from scipy import stats
 from glmquant.evaluation.statistics import (
     Interval,
     PairedCounts,
+    examples_above_chance,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -134,3 +135,13 @@ def test_the_recommended_number_of_windows_decides() -> None:
         failed.append(low > limit)  # type: ignore[operator]
     assert 0.94 <= np.mean(passed) <= 0.98
     assert 0.94 <= np.mean(failed) <= 0.98
+
+
+@pytest.mark.parametrize(("accuracy", "chance"), [(0.6, 0.5), (0.55, 0.5), (0.9, 0.8), (1.0, 0.9), (0.3, 0.25)])
+def test_so_many_examples_tell_a_classifier_from_chance(accuracy: float, chance: float) -> None:
+    """Exactly: the probability that the lowest count whose interval is above chance, or more, are right."""
+    total = examples_above_chance(accuracy, chance)
+    counts = range(total + 1)
+    least = next(count for count in counts if (proportion_interval(count, total).low or 0.0) > chance)
+    assert 0.94 < stats.binom.sf(least - 1, total, accuracy) <= 1
+    assert stats.binom.sf(least - 1, total, chance) < 0.03

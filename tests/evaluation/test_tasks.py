@@ -163,7 +163,9 @@ def test_a_baseline_near_chance_is_flagged(tmp_path: Path, right: int, near_chan
     answers = truth[:right] + ["b" if label == "a" else "a" for label in truth[right:]]
     plan = plan_of(truth, tmp_path)
     scored = one_hot(answers, plan.truth.labels)
-    assert compare(plan.truth, scored, scored).near_chance is near_chance
+    result = compare(plan.truth, scored, scored)
+    assert result.near_chance is near_chance
+    assert ("examples measured, about" in (result.why_not_judged or "")) is near_chance
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=2, max_size=30))

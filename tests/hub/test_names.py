@@ -2,7 +2,9 @@
 
 import pytest
 
-from glmquant.hub.names import RepoId, parse_id
+from glmquant.errors import CheckpointError
+from glmquant.hub.locate import locate
+from glmquant.hub.names import RepoId, id_of_page, parse_id
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,28 @@ def test_an_id_is_read(text: str, expected: RepoId) -> None:
 )
 def test_what_can_only_be_a_path(text: str) -> None:
     assert parse_id(text) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://huggingface.co/THUDM/chatglm2-6b", "THUDM/chatglm2-6b"),
+        ("https://huggingface.co/THUDM/chatglm2-6b.git", "THUDM/chatglm2-6b"),
+        ("https://huggingface.co/THUDM/chatglm2-6b/tree/main", "THUDM/chatglm2-6b"),
+        ("http://hf-mirror.com/THUDM/chatglm2-6b/blob/v1.0/config.json", "THUDM/chatglm2-6b@v1.0"),
+        ("huggingface.co/THUDM/chatglm2-6b?x=1", "THUDM/chatglm2-6b"),
+        ("https://www.modelscope.cn/models/ZhipuAI/glm-4-9b-chat/files", "ZhipuAI/glm-4-9b-chat"),
+        ("https://example.com/THUDM/chatglm2-6b", None),
+        ("https://huggingface.co/THUDM", None),
+        ("THUDM/chatglm2-6b", None),
+    ],
+)
+def test_the_id_of_a_page_on_the_hub(address: str, expected: str | None) -> None:
+    found = id_of_page(address)
+    assert (None if found is None else str(found)) == expected
+
+
+def test_an_address_in_place_of_an_id_is_told_with_the_id() -> None:
+    with pytest.raises(CheckpointError, match="address on the web") as error:
+        locate("https://huggingface.co/THUDM/chatglm2-6b/tree/main")
+    assert error.value.hint == "give its id: THUDM/chatglm2-6b"

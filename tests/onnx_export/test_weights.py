@@ -15,7 +15,8 @@ from glmquant.errors import ExportError
 from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
-from glmquant.onnx_export.matrices import PackedMatrix, PackedWriter, block_size
+from glmquant.onnx_export.blocks import block_size
+from glmquant.onnx_export.matrices import PackedMatrix, PackedWriter
 from glmquant.onnx_export.weights import WeightWriter, store_model
 from glmquant.onnx_export.weights_file import WeightsFile
 from tests.support.models import TINY, MemorySource, random_source

@@ -10,8 +10,11 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.gate import Verdict
+from glmquant.reports.html import to_html
+from glmquant.reports.markdown import in_short, to_markdown
 from glmquant.store.checkpoint import open_checkpoint
 from tests.glm.test_families import HUGGING_FACE, Release
 from tests.support.classifiers import golden_classifier
@@ -61,6 +64,18 @@ def test_limits_that_are_given_hold_in_place_of_the_bundles(tmp_path: Path) -> N
     assert report.verdict is Verdict.FAIL
 
 
+def test_rules_that_a_quantized_checkpoint_does_not_follow_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quantized = gq.quantize(MODEL, "int8-rtn", out=tmp_path / "quantized")
+    gq.export(quantized, "int8-rtn", out=tmp_path / "same")
+    assert "rules are not applied" not in caplog.text
+    rules = [{"match": "layers.*", "spec": {"bits": 4, "group_size": 32}}]
+    gq.export(quantized, gq.load_recipe(None, {"rules": rules}), out=tmp_path / "other")
+    assert caplog.text.count("the recipe's rules are not applied; layers.0.self_attn.qkv_proj is 8 bits in") == 1
+    assert "and they say 4 bits in groups of 32" in caplog.text
+
+
 def edited(directory: Path, source: Path, **fields: Any) -> Path:
     shutil.copytree(source, directory)
     path = directory / "config.json"
@@ -84,8 +99,12 @@ def test_a_baseline_of_other_weights_is_noted(tmp_path: Path, caplog: pytest.Log
     """A copy with another name in its configuration: another fingerprint."""
     other = edited(tmp_path / "copy", MODEL, note="a copy")
     with caplog.at_level(logging.WARNING, "glmquant"):
-        checked(rounded(tmp_path / "onnx"), baseline=other)
-    assert "the bundle was not made from these files: it names chatglm2-tiny" in caplog.text
+        report = checked(rounded(tmp_path / "onnx"), baseline=other)
+    (note,) = report.notes
+    assert note.startswith("the bundle was not made from these files: it names chatglm2-tiny, and the baseline is copy")
+    assert note in caplog.text
+    for page in (to_markdown(report), to_html(report), in_short(report, tmp_path)):
+        assert "The bundle was not made from these files" in page
 
 
 def test_the_report_says_how_much_was_read_and_what_was_calibrated_on(tmp_path: Path) -> None:
@@ -123,6 +142,61 @@ def test_an_earlier_report_of_other_windows_is_refused_before_anything_is_measur
     assert not stages
 
 
+def test_an_earlier_report_of_another_text_of_the_same_name_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    text, stages = tmp_path / "held_out.txt", set()
+    shutil.copy(assets.resolve(TEXT), text)
+    bundle, recipe = rounded(tmp_path / "onnx"), gq.load_recipe(None, FEW)
+    earlier = gq.check(bundle, baseline=MODEL, recipe=recipe, text=text)
+    text.write_text("Another first line.\n" + text.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(gq.CheckError, match=r"held_out\.txt is another text now"):
+        gq.check(
+            bundle,
+            baseline=MODEL,
+            recipe=recipe,
+            text=text,
+            against=earlier,
+            progress=lambda stage, *_: stages.add(stage),
+        )
+    assert not stages
+
+
+@pytest.mark.parametrize("parameter", ["cache", "out"])
+def test_a_file_where_a_directory_is_wanted_is_refused_before_anything_is_measured(
+    tmp_path: Path, parameter: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    stages: set[str] = set()
+    with pytest.raises(gq.OutputError, match=r"file"):
+        gq.check(
+            rounded(tmp_path / "onnx"),
+            baseline=MODEL,
+            recipe=gq.load_recipe(None, FEW),
+            text=TEXT,
+            progress=lambda stage, *_: stages.add(stage),
+            **{parameter: tmp_path / "file" / "below"},
+        )
+    assert not stages
+
+
+def test_a_classifier_checked_on_what_it_was_trained_on_says_so(tmp_path: Path) -> None:
+    """And its float bundle was made from the very checkpoint that was trained."""
+    known = labeled(tmp_path / "train.jsonl", ["no", "yes"] * 6)
+    other = labeled(tmp_path / "test.jsonl", ["yes", "no"] * 6)
+    recipe = gq.load_recipe(None, {"train.epochs": 1})
+    gq.train_classifier(MODEL, known, recipe, out=tmp_path / "model")
+    bundle = gq.export(tmp_path / "model", out=tmp_path / "onnx")
+    quantized = gq.quantize(tmp_path / "model", "classifier-int8", out=tmp_path / "quantized")
+    assert quantized.manifest is not None
+    assert len(quantized.manifest.training_texts) == 1
+    report = gq.check(bundle, baseline=tmp_path / "model", tasks=[known])
+    assert report.notes == (
+        "the classifier was trained on train.jsonl: what it gets right there says little of other texts",
+    )
+    assert gq.check(bundle, baseline=tmp_path / "model", tasks=[other]).notes == ()
+
+
 def labeled(path: Path, labels: list[str]) -> Path:
     path.write_text("\n".join(json.dumps({"text": f"text {n}", "label": label}) for n, label in enumerate(labels)))
     return path
@@ -147,6 +221,15 @@ def test_a_task_that_cannot_measure_quantization_never_passes(
     assert report.verdict is Verdict.NOT_JUDGED
 
 
+def test_tasks_that_are_given_are_told_to_replace_the_recipes(caplog: pytest.LogCaptureFixture) -> None:
+    options = gq.load_recipe(None, {"check.tasks": [{"data": "mine.jsonl", "text_field": "review"}]}).check
+    with caplog.at_level(logging.INFO, "glmquant"):
+        assert with_files(options, (), None).tasks == options.tasks
+        assert not caplog.text
+        assert with_files(options, (), ["other.jsonl"]).tasks[0].text_field is None
+    assert "take the place of the recipe's 1, with their fields" in caplog.text
+
+
 def test_a_quantized_baseline_is_refused(tmp_path: Path) -> None:
     quantized = gq.quantize(MODEL, "int8-rtn", out=tmp_path / "quantized")
     with pytest.raises(gq.CheckError, match="quantized itself"):
@@ -167,4 +250,4 @@ def test_a_bundle_and_its_own_checkpoint_are_one_model(release: Release, tmp_pat
     model.mkdir()
     hugging_face(release, model)
     bundle = gq.export(model, "int8-rtn", out=tmp_path / "onnx")
-    assert require_same_model(bundle.path, open_checkpoint(model), None).vocab_size > 0
+    assert require_same_model(bundle.path, open_checkpoint(model)).vocab_size > 0

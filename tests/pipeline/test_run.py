@@ -148,6 +148,67 @@ def test_other_texts_to_check_by_cost_no_second_quantization(tmp_path: Path) -> 
     assert report.language.texts == ("held-out-zh.txt",)
 
 
+def stopped_before_the_report(directory: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    def stop(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr("glmquant.pipeline.run.check_directory", stop)
+        with pytest.raises(KeyboardInterrupt):
+            gq.run(MODEL, recipe(**changes), out=directory)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stages"),
+    [
+        (
+            {},
+            {"check__limits__mean_kl": 5.0, "description": "Another one.", "export__accuracy_level": 0},
+            {"exporting"},
+        ),
+        ({"export__kv_cache": "int8"}, {"export__kv_cache": "int4"}, {"exporting"}),
+        ({"export__kv_cache": "int8"}, {"export__kv_cache": "float"}, {"exporting"}),
+        ({}, {"fit__equalize": False}, {"quantizing", "exporting"}),
+    ],
+)
+def test_what_a_changed_key_has_no_part_in_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: dict[str, Any], stages: set[str]
+) -> None:
+    """An interrupted run, and the recipe edited in between: the outcome is that of the new recipe alone."""
+    stopped_before_the_report(tmp_path / "out", monkeypatch, **before)
+    seen = Stages()
+    gq.run(MODEL, recipe(**after), out=tmp_path / "out", progress=seen)
+    assert seen.seen == {*stages, "baseline, block by block", "comparing, tokens"}
+    gq.run(MODEL, recipe(**after), out=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"export__profile": "standard", "rules": [{"match": "layers.*", "spec": {"bits": 2, "group_size": 32}}]},
+        {"export__dynamic_int8": True, "rules": [{"match": "layers.*", "spec": {"bits": 8, "group_size": 32}}]},
+        {
+            "export__profile": "standard",
+            "allocate": {"average_bits": 6},
+            "rules": [
+                {
+                    "match": "layers.*",
+                    "spec": {"bits": 8, "group_size": 32},
+                    "alternatives": [{"bits": 2, "group_size": 32}],
+                }
+            ],
+        },
+    ],
+)
+def test_an_export_that_cannot_be_stops_the_run_before_any_weight(tmp_path: Path, changes: dict[str, Any]) -> None:
+    stages = Stages()
+    with pytest.raises(gq.ExportError):
+        gq.run(MODEL, recipe(**changes), out=tmp_path / "out", progress=stages)
+    assert not stages.seen
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_a_finished_run_given_again_gives_its_report(tmp_path: Path) -> None:
     first = gq.run(MODEL, recipe(), out=tmp_path / "out")
     before, stages = contents(tmp_path / "out"), Stages()

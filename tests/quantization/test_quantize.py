@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,34 @@ def test_what_another_recipe_left_is_not_mixed_in(tmp_path: Path) -> None:
     api.quantize(CHATGLM2, recipe("gptq"), samples, out=tmp_path / "out")
     api.quantize(CHATGLM2, recipe("gptq"), samples, out=tmp_path / "clean")
     assert contents(tmp_path / "out") == contents(tmp_path / "clean")
+
+
+CHOICE = {"spec": {"bits": 4, "group_size": 64}, "alternatives": [{"bits": 8, "group_size": 64}]}
+ALLOCATED = {"rules": [{"match": "layers.*", **CHOICE}], "allocate": {"average_bits": 6}}
+
+
+@pytest.mark.parametrize("changes", [{}, ALLOCATED])
+def test_keys_that_later_stages_read_may_change_in_between(tmp_path: Path, changes: dict[str, Any]) -> None:
+    samples, first = samples_for(CHATGLM2), load_recipe(None, changes) if changes else recipe()
+    edited = load_recipe(None, {"description": "edited", "check.limits.mean_kl": 0.5, "export.dtype": "float16"})
+    update = {key: getattr(edited, key) for key in ("description", "check", "export")}
+    second = first.model_copy(update=update)
+    stop = StopAt(2)
+    with pytest.raises(KeyboardInterrupt):
+        api.quantize(
+            CHATGLM2,
+            first,
+            samples,
+            out=tmp_path / "out",
+            progress=lambda stage, done, total: stop(stage, done, total) if stage == "quantizing" else None,
+        )
+    steps: list[tuple[str, int]] = []
+    api.quantize(
+        CHATGLM2, second, samples, out=tmp_path / "out", progress=lambda stage, done, _: steps.append((stage, done))
+    )
+    assert ("quantizing", 1) not in steps
+    api.quantize(CHATGLM2, second, samples, out=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_the_artifact_says_what_was_done(tmp_path: Path) -> None:

@@ -310,3 +310,39 @@ def test_a_recipe_like_no_other_is_not_guessed() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("zzz")
     assert caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("check.limits.accuracy_drop=5%", "a share of 5 % is written 0.05"),
+        ("check.limits.accuracy_drop={value: '2.5 %'}", "a share of 2.5 % is written 0.025"),
+        ("check.limits.perplexity_ratio=5%", "a ratio of 5 % more is written 1.05"),
+        ("train.test=20%", "a share of 20 % is written 0.2"),
+        ("check.tasks=[{data: a.csv, labels: {good: yes}}]", "put the text in quotes"),
+        ("check.tasks=[{data: a.csv, name: 1}]", "put the text in quotes"),
+    ],
+)
+def test_what_is_written_otherwise_in_yaml_is_told(text: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(None, dict([parse_override(text)]))
+    assert hint in str(error.value.hint)
+
+
+def test_a_share_given_as_a_percentage_is_told() -> None:
+    with pytest.raises(RecipeError, match=r"between 0 and 1; 80 % is 0\.8"):
+        load_recipe(None, {"check.limits.accuracy": 80})
+
+
+def test_a_number_in_quotes_is_a_limit() -> None:
+    limit = load_recipe(None, dict([parse_override("check.limits.accuracy_drop='0.05'")])).check.limits.accuracy_drop
+    assert limit is not None
+    assert limit.value == 0.05
+
+
+def test_labels_are_what_is_written_whatever_yaml_makes_of_such_words() -> None:
+    key, value = parse_override("check.tasks=[{data: a.csv, labels: {no: bad, yes: good, 1: one, 1.0: same, ~: none}}]")
+    (task,) = load_recipe(None, {key: value}).check.tasks
+    assert task.labels == {"no": "bad", "yes": "good", "1": "one", "1.0": "same", "~": "none"}
+    with pytest.raises(RecipeError, match="given twice"):
+        parse_override("check.tasks=[{labels: {1: a, '1': b}}]")

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from glmquant.core.files import write_text
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 from glmquant.recipe.check_options import RegressionLimits
-from glmquant.reports.read import report_from_dict, report_from_json
+from glmquant.reports.read import read_report, report_from_dict, report_from_json
 from tests.support.reports import report
 
 WRITTEN_BY_0_1 = Path(__file__).parent / "schema_2.json"
@@ -29,7 +30,9 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
     text = WRITTEN_BY_0_1.read_text(encoding="utf-8")
     read = report_from_json(text)
     assert read.schema == SCHEMA == 3
-    assert json.loads(read.to_json()) == json.loads(text) | {"schema": 3, "coverage": []}
+    written = json.loads(text)
+    added = {"coverage": [], "notes": [], "tasks": [task | {"sha256": None} for task in written["tasks"]]}
+    assert json.loads(read.to_json()) == written | {"schema": 3} | added
 
 
 def test_a_check_without_limits_that_release_0_1_let_pass_was_not_judged() -> None:
@@ -73,3 +76,11 @@ def test_what_this_release_cannot_read_is_refused(values: object, message: str) 
 def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(CheckError, match=r"not JSON[\s\S]*old\.json"):
         report_from_json("{", "old.json")
+
+
+def test_a_report_is_found_in_the_directory_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    write_text(tmp_path / "run" / "report" / "report.json", report().to_json())
+    (tmp_path / "run" / "report" / "report.html").write_text("<html>")
+    assert read_report(tmp_path / "run" / "report" / "report.html") == report()
+    assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report") == report()

@@ -10,7 +10,9 @@ from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.classify import OnnxClassifier, classify, is_classifier
+from glmquant.runtime.classify import OnnxClassifier, classify
+from glmquant.runtime.model import OnnxModel
+from glmquant.runtime.session import is_classifier
 from glmquant.store.checkpoint import open_checkpoint
 from tests.support.classifiers import golden_classifier, golden_expected
 from tests.support.models import golden_source
@@ -90,6 +92,9 @@ def test_a_language_models_bundle_is_no_classifier(tmp_path: Path, bundle: Path)
     assert not is_classifier(tmp_path)
     with pytest.raises(ExportError, match="not a classifier"):
         OnnxClassifier.open(tmp_path)
+    with pytest.raises(ExportError, match="generates no text") as error:
+        OnnxModel.open(bundle)
+    assert "`classify`" in str(error.value.hint)
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path, bundle: Path) -> None:

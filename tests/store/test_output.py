@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from glmquant.errors import CheckpointError, OutputError
-from glmquant.store.output import MARKER, is_finished, output_directory
+from glmquant.store.output import MARKER, is_finished, output_directory, require_free
 
 
 def files(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+STAGES = {"a": "1", "b": "2", "c": "3"}
 
 
 def write_and_raise(out: Path, error: BaseException, resume_key: str | None = None) -> None:
@@ -161,3 +164,43 @@ def test_the_marker_outlives_everything_else_that_is_removed(tmp_path: Path, mon
             pass
     with output_directory(tmp_path / "out", resume_key="two") as partial:
         assert [path.name for path in partial.iterdir()] == [MARKER]
+
+
+def interrupted_after_stages(out: Path, *names: str) -> None:
+    with pytest.raises(KeyboardInterrupt), output_directory(out, resume_key="k", stages=STAGES) as partial:
+        stop_after(partial, *names)
+
+
+def stop_after(directory: Path, *names: str) -> None:
+    for name in names:
+        (directory / name).mkdir()
+    raise KeyboardInterrupt
+
+
+def test_of_an_unfinished_run_only_stages_with_the_same_inputs_stay(tmp_path: Path) -> None:
+    interrupted_after_stages(tmp_path / "out", "a", "b", "c.partial")
+    with output_directory(tmp_path / "out", resume_key="k", stages={"a": "1", "b": "other"}) as partial:
+        assert {path.name for path in partial.iterdir()} == {"a", MARKER}
+
+
+def test_a_stage_that_is_half_removed_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_after_stages(tmp_path / "out", *STAGES)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    other = STAGES | {"b": "other"}
+    with monkeypatch.context() as patched:
+        patched.setattr("glmquant.store.output.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt), output_directory(tmp_path / "out", resume_key="k", stages=other):
+            pass
+    with output_directory(tmp_path / "out", resume_key="k", stages=STAGES) as partial:
+        assert {path.name for path in partial.iterdir()} == {"a", "c", MARKER}
+
+
+def test_nobody_is_told_to_remove_what_is_in_the_way(tmp_path: Path) -> None:
+    """It may be the model."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match="not empty") as error:
+        require_free(tmp_path)
+    assert error.value.hint == "choose another directory"

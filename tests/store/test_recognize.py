@@ -15,6 +15,7 @@ import glmquant as gq
 from glmquant.errors import CheckpointError, ExportError, GlmQuantError
 from glmquant.runtime.session import require_bundle
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.recognize import without_graph
 from tests.support.handed import HTML_PAGE, LFS_POINTER, cached, plain, without_weights
 
 LORA = "base_model.model.transformer.encoder.layers.0.self_attention.query_key_value.lora_A.weight"
@@ -176,3 +177,14 @@ def test_a_checkpoint_and_an_adapter_are_no_bundles(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         require_bundle(tmp_path / "adapter")
     assert "a LoRA adapter" in str(caught.value.hint)
+
+
+def test_a_bundles_file_in_place_of_its_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    error = without_graph(tmp_path / "model.onnx")
+    assert "it is a file" in error.what
+    assert error.where == tmp_path / "model.onnx"
+    assert error.hint == f"give its directory, {tmp_path}"
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="an ONNX bundle, not a checkpoint"):
+        open_checkpoint(tmp_path / "model.onnx")

@@ -4,7 +4,12 @@ import pytest
 
 from glmquant.data.labeled import Example, LabeledSet, read_labeled
 from glmquant.errors import DataError
+from glmquant.recipe.load import load_recipe
+from glmquant.store.checkpoint import open_checkpoint
+from glmquant.streaming.resources import Resources
+from glmquant.train.directory import train_for_run
 from glmquant.train.held_out import hold_out, write_jsonl
+from tests.support.classifiers import golden_classifier
 
 
 def labeled(*pairs: tuple[str, str]) -> LabeledSet:
@@ -44,3 +49,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     again = read_labeled(tmp_path / "test.jsonl")
     assert [(e.text, e.label) for e in again.examples] == [(e.text, e.label) for e in data.examples]
     assert again.sha256 == data.sha256
+
+
+def test_examples_held_out_before_the_recipe_named_tasks_do_not_stay(tmp_path: Path) -> None:
+    golden_classifier(tmp_path, "chatglm2-tiny", ("a", "b", "c")).rename(tmp_path / "classifier")
+    write_jsonl(LabeledSet("x", (), ()), tmp_path / "test.jsonl")
+    recipe = load_recipe(None, {"check.tasks": [{"data": "mine.csv"}]})
+    trained = open_checkpoint(tmp_path / "classifier")
+    labeled, resources = LabeledSet("x", (), ()), Resources.named("cpu", None)
+    _, options = train_for_run(trained, labeled, recipe, recipe.check, tmp_path, resources)
+    assert options == recipe.check
+    assert not (tmp_path / "test.jsonl").exists()
