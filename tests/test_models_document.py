@@ -15,6 +15,8 @@ from glmquant.errors import CheckpointError
 from glmquant.store.checkpoint import open_checkpoint
 from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint, write_config
 from tests.support.handed import HTML_PAGE, LFS_POINTER, assert_same_model, cached, edit
+from tests.support.moe import write_moe
+from tests.support.vision import vision_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
 ROWS = re.findall(r"^\| (?!given|---)(.+?) \| .+ \| (.+?) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
@@ -50,6 +52,23 @@ def shards(to: Path) -> Path:
     names = list(weights())
     saved(to, {name: weights()[name] for name in names[:9]}, "pytorch_model-00001-of-00002.bin")
     torch.save({name: weights()[name] for name in names[9:]}, to / "pytorch_model-00002-of-00002.bin")
+    return to
+
+
+def sparse(to: Path, kind: str) -> Path:
+    write_moe(to, kind)
+    return to
+
+
+def seeing(to: Path, kind: str) -> Path:
+    vision_model(kind).save_pretrained(to)
+    return to
+
+
+def fp8(to: Path) -> Path:
+    write_config(to, tiny_config())
+    copy = {n: t.to(torch.float8_e4m3fn) if n.endswith("_proj.weight") else t for n, t in weights().items()}
+    save_file(copy, to / "model.safetensors")
     return to
 
 
@@ -104,6 +123,9 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
     "LoRA's": lambda to: [
         saved(to / name, weights() | {name: torch.zeros(1, 64)}) for name in (LORA, "v_head.summary.weight")
     ],
+    "`glm4_moe`": lambda to: [sparse(to / kind, kind) for kind in ("glm4_moe", "glm4_moe_lite")],
+    "`glm4v`": lambda to: [seeing(to / kind, kind) for kind in ("glm4v", "glm46v", "glm_ocr")],
+    "an FP8": lambda to: fp8(to / "c"),
     "ZeRO-3": lambda to: saved(to / "c", EMPTY),
     "Git LFS": lambda to: [
         with_file(to / str(number), "model.safetensors", content)
@@ -117,7 +139,12 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
         with_file(to / "bundle", "model.onnx", b""),
     ],
 }
-OTHERS = {"`tie_word_embeddings: true`, and only": "head", "names without": "tied"}
+OTHERS = {
+    "`tie_word_embeddings: true`, and only": "head",
+    "names without": "tied",
+    "`glm4_moe`": "experts",
+    "`glm4v`": "images",
+}
 """Rows whose weights are not those of :func:`whole`."""
 
 
@@ -151,7 +178,7 @@ BY_TRANSFORMERS: dict[str, str] = {
     "DeepSpeed's": "error", "a stale": "error", "`tie_word_embeddings: true`, and another": "same",
     "`tie_word_embeddings: true`, and only": "same", "no head": "random", "`dtype": "error",
     "`num_hidden_layers`": "leaves or random", "LoRA's": "same", "ZeRO-3": "error", "Git LFS": "error",
-    "`models--ORG--NAME`": "error",
+    "`models--ORG--NAME`": "error", "`glm4_moe`": "same",
 }  # fmt: skip
 
 

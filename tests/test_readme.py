@@ -84,10 +84,11 @@ def test_recipe(text: str, desk: Path) -> None:
 
 
 def test_every_packaged_recipe_is_listed() -> None:
-    assert [name for name in packaged_recipes() if f"| `{name}` |" not in README] == []
+    rows = re.findall(r"^\| (`.*?`) \|", README, re.MULTILINE)
+    assert [name for name in packaged_recipes() if not any(f"`{name}`" in row for row in rows)] == []
 
 
-@pytest.mark.parametrize("name", [name for name in packaged_recipes() if not name.startswith("classifier")])
+@pytest.mark.parametrize("name", [name for name in packaged_recipes() if not name.startswith(("classifier", "moe-"))])
 def test_packaged_recipes_run(name: str, desk: Path) -> None:
     command = ["glmquant", "run", name, "--model", "chatglm2-6b", "--out", "out", "--quiet"]
     fewer = ["calibration.num_samples=16", "calibration.seq_len=256", "check.num_tokens=2048", "check.tasks=[]"]

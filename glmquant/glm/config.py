@@ -1,9 +1,10 @@
 """The one description of a GLM that everything inside works from, whatever layout it was published in."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from glmquant.core.spec import QuantSpec
+if TYPE_CHECKING:  # a bundle's settings are read without pydantic
+    from glmquant.core.spec import QuantSpec
 
 Architecture = Literal["glm", "glm4", "glm4_moe", "glm4_moe_lite"]
 """The canonical architectures: ``Glm``, ``Glm4``, ``Glm4Moe`` and ``Glm4MoeLite`` of transformers."""
@@ -168,7 +169,7 @@ class LinearGroup:
     def num_weights(self) -> int:
         return self.rows * self.columns
 
-    def stored_bytes(self, spec: QuantSpec) -> int:
+    def stored_bytes(self, spec: "QuantSpec") -> int:
         """Of codes, scales and zero points."""
         return spec.stored_bytes(self.rows, self.columns)
 
