@@ -38,7 +38,7 @@ class _Paragraphs(HTMLParser):
             self._open.append([])
 
     def handle_endtag(self, tag: str) -> None:
-        while self._tags:
+        while tag not in _WITHOUT_END and self._tags:
             last, is_paragraph = self._tags.pop()
             if is_paragraph:
                 self.found.append(" ".join("".join(self._open.pop()).split()))
@@ -78,7 +78,11 @@ def paragraphs(directory: Path, language: str) -> Iterator[str]:
         parser = _Paragraphs()
         parser.feed(path.read_text(encoding="utf-8"))
         for text in parser.found:
-            if text not in seen and len(text) >= SHORTEST and (language != "zh" or _chinese_share(text) >= CHINESE_SHARE):
+            if (
+                text not in seen
+                and len(text) >= SHORTEST
+                and (language != "zh" or _chinese_share(text) >= CHINESE_SHARE)
+            ):
                 seen.add(text)
                 yield text
 

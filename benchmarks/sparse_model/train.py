@@ -54,10 +54,14 @@ def perplexities(model: RoutedModel, corpus: Corpus, tokenizer: Tokenizer) -> di
 
 
 def write_checkpoint(model: RoutedModel, directory: Path) -> None:
-    """In bfloat16 but for the router, with the demonstration model's tokenizer."""
+    """In bfloat16 but for the router, with the demonstration model's tokenizer; the model is left as it is written."""
     packaged = open_checkpoint(assets.DEMO_MODEL)
-    model.model.to(torch.bfloat16).save_pretrained(directory)
+    for name, parameter in model.model.named_parameters():
+        if not name.endswith("gate.weight"):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    model.model.save_pretrained(directory)
     load_tokenizer(packaged.path, packaged.config).save(directory)
+    model.float()
 
 
 def figures(run: Run[RoutedModel], corpus: Corpus, tokenizer: Tokenizer) -> dict[str, object]:
