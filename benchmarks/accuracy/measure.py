@@ -29,16 +29,17 @@ class Meter:
     The hidden states of the float checkpoint are kept on disk; its logits are computed from them again.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, most_windows: int | None = None) -> None:
         checkpoint = inputs.checkpoint
+        self._most_windows = most_windows or WINDOWS
         self._tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
         self._baseline = BaselineSource(
             checkpoint, cache=BaselineCache(inputs.path("baseline"), checkpoint.fingerprint)
         )
 
     def windows(self, text: Path) -> int:
-        """How many windows are evaluated: the last 64, or what a shorter text has."""
-        return min(WINDOWS, sum(1 for _ in TokenStream(text, self._tokenizer).windows(LENGTH)))
+        """How many windows are evaluated: the last ones, or what a shorter text has."""
+        return min(self._most_windows, sum(1 for _ in TokenStream(text, self._tokenizer).windows(LENGTH)))
 
     def measure(self, candidate: Candidate, text: Path) -> LanguageMetrics:
         options = CheckOptions(

@@ -2,7 +2,8 @@
 
 Calibrating, quantizing, scoring, sensitivities and a classifier's features are visitors of it.
 
-Shape suffixes: B sequences of a batch, T tokens, D hidden, C key/value heads, E head size, R rows asked for.
+Shape suffixes: B sequences of a batch, T tokens, D hidden, C key/value heads, E head size, R rows asked for, k experts
+of a token.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +21,8 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
 from glmquant.glm.parts import Context
 from glmquant.progress import Progress, silent
-from glmquant.streaming.activations import Activations, ActivationTensor
-from glmquant.streaming.experts import pass_through, routed
+from glmquant.streaming.activations import Activations, ActivationTensor, Batch
+from glmquant.streaming.experts import RoutedStream, pass_through, routed
 from glmquant.streaming.prefetch import blocks_ahead
 
 
@@ -62,10 +63,15 @@ class Forward:
 
     Args:
         on_key_values: is shown a block's number, keys (rotated) and values ``[B, T, C, E]``, batch by batch.
+        on_experts: is shown a block's number, a batch, and the experts that its tokens chose, int64 ``[B * T, k]``.
     """
 
-    def __init__(self, on_key_values: Callable[[int, Tensor, Tensor], None] | None = None) -> None:
-        self._on_key_values = on_key_values
+    def __init__(
+        self,
+        on_key_values: Callable[[int, Tensor, Tensor], None] | None = None,
+        on_experts: Callable[[int, Batch, Tensor], None] | None = None,
+    ) -> None:
+        self._on_key_values, self._on_experts = on_key_values, on_experts
 
     def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
         """Raises CheckpointError where activations are not finite."""
@@ -90,6 +96,7 @@ class Forward:
                 x: ActivationTensor | None = None
                 if part.experts is not None:
                     through = stack.enter_context(routed(part, stream))
+                    self._show_experts(layer, through)
                     pass_through(part, through)
                     x = through.x
                 for batch in stream.batches:
@@ -100,6 +107,11 @@ class Forward:
                         hidden_BTD = floating.resume(hidden_BTD, 0, x.read(batch), context)
                     require_finite(hidden_BTD, f"layers.{layer}")
                     stream.hidden.write(batch, hidden_BTD)
+
+    def _show_experts(self, layer: int, through: RoutedStream) -> None:
+        if self._on_experts is not None:
+            for batch, chosen_Tk in zip(through.stream.batches, through.chosen, strict=True):
+                self._on_experts(layer, batch, chosen_Tk)
 
     def _context(self, layer: int, context: Context) -> Context:
         show = self._on_key_values

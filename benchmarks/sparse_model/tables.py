@@ -1,0 +1,87 @@
+"""Outcomes as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sparse_model.outcomes import Outcome
+from benchmarks.sparse_model.rows import NOTHING
+from glmquant.evaluation.statistics import Interval, mean_interval
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["", *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)), ""]
+
+
+def kl_difference(first: Outcome, second: Outcome) -> Interval:
+    """The first's mean KL less the second's, paired over the windows of all texts."""
+    pairs = [zip(first.texts[name].windows, second.texts[name].windows, strict=True) for name in first.texts]
+    return mean_interval(np.array([one.kl - other.kl for text in pairs for one, other in text]))
+
+
+def cost_table(pairs: Sequence[tuple[Outcome, Outcome]]) -> list[str]:
+    """RTN and GPTQ in turn."""
+    head = ["quantized", "bits a weight"]
+    head += [f"{text}: {what}" for text in ("en", "zh") for what in ("perplexity / float", "mean KL, nats")]
+    head += ["same experts, %", "KL less RTN's, nats"]
+    rows = []
+    for baseline, better in pairs:
+        rows += [[*_cost(baseline), ""], [*_cost(better), f"{kl_difference(better, baseline):.2g}"]]
+    return table(head, rows)
+
+
+def _cost(outcome: Outcome) -> list[str]:
+    cells = [outcome.row.name, f"{outcome.average_bits:.3f}"]
+    for metrics in outcome.texts.values():
+        cells += [f"{metrics.perplexity_ratio:.4f}", f"{metrics.kl.mean:.3g}"]
+    return [*cells, _percent(outcome.agreement())]
+
+
+def layers_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Agreement layer by layer."""
+    layers = list(outcomes[0].layers)
+    rows = [[one.row.name, *(_percent(one.agreement(layer)) for layer in layers)] for one in outcomes]
+    return table(["quantized", *(f"layer {layer}" for layer in layers)], rows)
+
+
+def load_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Tokens of the least and the most loaded expert, as shares of the mean."""
+    layers = list(outcomes[0].layers)
+    rows = [["float", *(_extremes(outcomes[0].layers[layer].float_load) for layer in layers)]]
+    rows += [[one.row.name, *(_extremes(one.layers[layer].load) for layer in layers)] for one in outcomes]
+    return table(["model", *(f"layer {layer}" for layer in layers)], rows)
+
+
+def _extremes(load: Sequence[int]) -> str:
+    mean = sum(load) / len(load)
+    return f"{min(load) / mean:.2f} to {max(load) / mean:.2f}"
+
+
+def shrinkage_table(outcomes: Sequence[Outcome], usual: Outcome) -> list[str]:
+    """One number of samples.
+
+    Args:
+        usual: the row that the others are paired with.
+    """
+    rows = []
+    for one in outcomes:
+        tokens = one.row.shared_tokens
+        means = [f"{metrics.kl.mean:.4g}" for metrics in one.texts.values()]
+        difference = "" if one is usual else f"{kl_difference(one, usual):.2g}"
+        rows.append(["0" if tokens == NOTHING else f"{tokens:g}", *means, difference])
+    head = ["shared tokens", "en: mean KL, nats", "zh: mean KL, nats", f"KL less that at {usual.row.shared_tokens:g}"]
+    return table(head, rows)
+
+
+def training_table(figures: dict[str, Any]) -> list[str]:
+    per_language = [
+        [name, *(f"{figures[name][language]:,.{digits}f}" for language in ("en", "zh"))]
+        for name, digits in (("training tokens", 0), ("unigram", 2), ("perplexity", 2))
+    ]
+    return table(["", "en", "zh"], per_language)
+
+
+def _percent(share: Interval) -> str:
+    low, high = (share.estimate if bound is None else bound for bound in (share.low, share.high))
+    return f"{100 * share.estimate:.2f} ({100 * low:.2f} to {100 * high:.2f})"
