@@ -16,17 +16,27 @@ from transformers import PreTrainedModel
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CheckpointError, ExportError
 from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.gate import Verdict, judge, overall
+from glmquant.evaluation.results import SCHEMA, AccuracyReport, ModelFacts, Setting
+from glmquant.evaluation.routing import compare_routing
+from glmquant.evaluation.routing_metrics import measure_routing
 from glmquant.evaluation.source import Query
 from glmquant.glm.parts import attention, latent_attention, mlp, routing, sparse_mlp
 from glmquant.glm.rotary import rotate
 from glmquant.onnx_export.save import export_bundle
+from glmquant.progress import silent
 from glmquant.quantization.calibrate import key_value_ranges
 from glmquant.quantization.quantize import quantize
+from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import make_plan
 from glmquant.recipe.schema import ExportOptions
+from glmquant.reports.html import to_html
+from glmquant.reports.markdown import to_markdown
+from glmquant.reports.read import report_from_dict
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.streaming.activations import ActivationStore
 from tests.support.moe import with_weights_of, write_moe
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -398,3 +408,47 @@ def test_a_quantized_cache_without_ranges_names_the_way_out(models: Models, tmp_
     options = ExportOptions(max_length=64, kv_cache="int8")
     with pytest.raises(ExportError, match=r"calibrate with export\.kv_cache=int8.*export\.kv_cache=float"):
         export_bundle(open_checkpoint(models["flash"][1]), options, tmp_path)
+
+
+def checked(models: Models, out: Path, **limits: float) -> tuple[AccuracyReport, Path]:
+    """A report on the 4-bit bundle of the first model, with its tokenizer's place taken by random windows."""
+    directory = models["flash"][1]
+    quantized = quantized_to(directory, out / "q")
+    (out / "onnx").mkdir()
+    export_bundle(quantized, ExportOptions(max_length=64, accuracy_level=0), out / "onnx")
+    windows = [row.numpy() for row in torch.randint(3, 160, (6, 20), generator=torch.Generator().manual_seed(5))]
+    routing = measure_routing(out / "onnx", open_checkpoint(directory), windows, ActivationStore(), silent)
+    assert routing is not None
+    outcomes = judge(Limits.model_validate(limits), None, (), routing)
+    setting = Setting(ModelFacts("onnx", 1), ModelFacts("float", 2), 0, ())
+    report = AccuracyReport(SCHEMA, overall(outcomes), setting, outcomes, None, (), (), routing=routing)
+    return report, out / "q"
+
+
+def test_the_check_says_how_many_tokens_meet_other_experts(models: Models, tmp_path: Path) -> None:
+    report, quantized = checked(models, tmp_path, routing_change=0.9)
+    routing = report.routing
+    assert routing is not None
+    assert [layer.layer for layer in routing.layers] == [1, 2]
+    windows = [row.numpy() for row in torch.randint(3, 160, (6, 20), generator=torch.Generator().manual_seed(5))]
+    by_torch = compare_routing(open_checkpoint(models["flash"][1]), open_checkpoint(quantized), windows)
+    assert [layer.differing for layer in routing.layers] == pytest.approx([each.differing for each in by_torch])
+    assert 0 < routing.change.estimate < 0.9
+    assert report.verdict is Verdict.PASS
+    assert all(sum(layer.candidate_load) == 3 * 120 for layer in routing.layers)
+    assert report_from_dict(json.loads(report.to_json()), tmp_path) == report
+
+
+def test_a_limit_on_routing_can_be_missed_and_is_shown(models: Models, tmp_path: Path) -> None:
+    report, _ = checked(models, tmp_path, routing_change=0.001)
+    assert report.verdict is Verdict.FAIL
+    markdown, page = to_markdown(report), to_html(report)
+    assert "## Routed experts" in markdown
+    assert "routing\\_change of text" in markdown
+    assert "layer 2, expert 7: " in page
+
+
+def test_a_limit_on_routing_decides_nothing_for_a_dense_model() -> None:
+    (outcome,) = judge(Limits.model_validate({"routing_change": 0.1}), None, ())
+    assert outcome.verdict is None
+    assert "no routed experts" in outcome.reason

@@ -1,12 +1,13 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from glmquant import assets
+from glmquant.data.sequences import Ids
 from glmquant.evaluation.baseline_cache import BaselineCache, Rows, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
@@ -14,6 +15,7 @@ from glmquant.evaluation.comparable import origin_notes, require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.evaluation.routing_metrics import RoutingMetrics, measure_routing
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
@@ -91,8 +93,15 @@ def check_bundle(
         context,
         calibration_texts=() if manifest is None else manifest.calibration_texts,
         against=against,
+        route=None if isinstance(baseline, StoredBaseline) else _router(path, baseline, store, progress),
     )
     return replace(report, notes=notes)
+
+
+def _router(
+    path: Path, baseline: Checkpoint, store: ActivationStore, progress: Progress
+) -> Callable[[Sequence[Ids]], RoutingMetrics | None]:
+    return lambda windows: measure_routing(path, baseline, windows, store, progress)
 
 
 def _kept(

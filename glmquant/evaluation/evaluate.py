@@ -5,7 +5,7 @@ Shape suffixes: I examples, L labels.
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -26,6 +26,7 @@ from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tok
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting, TextCoverage
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.progress import Progress, silent
@@ -135,10 +136,12 @@ def evaluate(
     max_length: int | None = None,
     calibration_texts: Collection[str] = (),
     against: AccuracyReport | None = None,
+    route: Callable[[Sequence[Ids]], RoutingMetrics | None] | None = None,
 ) -> AccuracyReport:
     """Measure the candidate against the baseline on the texts and tasks of ``options``.
 
     Args:
+        route: measures, on windows of tokens, which experts both models choose; None where that cannot be told.
         calibration_texts: sha256 of each text that the candidate was calibrated on.
         against: an earlier report that this one is to be compared with.
 
@@ -153,7 +156,9 @@ def evaluate(
     by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
     tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
     coverage = tuple(_coverage(text, options.seq_len, calibration_texts) for text in material.texts)
-    return replace(_report(by_text, tasks, options, setting), coverage=coverage)
+    windows = [query.tokens for text in material.texts for query in _window_queries(text)]
+    routing = None if route is None else route(windows)
+    return replace(_report(by_text, tasks, options, setting, routing), coverage=coverage)
 
 
 def _coverage(text: EvaluationText | EvaluationChats, seq_len: int, calibration_texts: Collection[str]) -> TextCoverage:
@@ -175,12 +180,16 @@ def _digest(text: EvaluationText | EvaluationChats) -> str:
 
 
 def _report(
-    by_text: Sequence[Sequence[ScoredWindow]], tasks: tuple[TaskResult, ...], options: CheckOptions, setting: Setting
+    by_text: Sequence[Sequence[ScoredWindow]],
+    tasks: tuple[TaskResult, ...],
+    options: CheckOptions,
+    setting: Setting,
+    routing: RoutingMetrics | None,
 ) -> AccuracyReport:
     language: LanguageMetrics | None = None
     if by_text:
         language = summarize([window for windows in by_text for window in windows])
-    limits = judge(options.limits, language, tasks)
+    limits = judge(options.limits, language, tasks, routing)
     return AccuracyReport(
         schema=SCHEMA,
         verdict=overall(limits),
@@ -189,6 +198,7 @@ def _report(
         language=language,
         texts=tuple(summarize(windows) for windows in by_text) if len(by_text) > 1 else (),
         tasks=tasks,
+        routing=routing,
     )
 
 

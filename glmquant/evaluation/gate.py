@@ -8,15 +8,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.statistics import Interval, units_needed
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.recipe.check_options import Limit, Limits
 
 TEXT = "text"
 WINDOWS, EXAMPLES = "windows", "examples"
+ROUTING = "windows routed"
 
 
 class Verdict(StrEnum):
@@ -141,6 +143,7 @@ _METRICS = {
     ),
     "mean_kl": _text_metric(Direction.AT_MOST, lambda text: text.kl.mean, lambda _: 0.0),
     "top1_agreement": _text_metric(Direction.AT_LEAST, lambda text: text.top1_agreement, lambda _: 1.0),
+    "routing_change": _Metric(Direction.AT_MOST, ROUTING, lambda routing: routing.change, lambda _: 0.0),
     "accuracy": _task_metric(Direction.AT_LEAST, lambda task: task.accuracy, lambda task: task.baseline.accuracy),
     "accuracy_drop": _task_metric(Direction.AT_MOST, lambda task: task.accuracy_drop, lambda _: 0.0),
     "macro_f1": _task_metric(Direction.AT_LEAST, lambda task: task.macro_f1, lambda task: task.baseline.macro_f1),
@@ -148,7 +151,12 @@ _METRICS = {
 }
 
 
-def judge(limits: Limits, language: LanguageMetrics | None, tasks: Sequence[TaskResult]) -> tuple[LimitOutcome, ...]:
+def judge(
+    limits: Limits,
+    language: LanguageMetrics | None,
+    tasks: Sequence[TaskResult],
+    routing: RoutingMetrics | None = None,
+) -> tuple[LimitOutcome, ...]:
     """Every limit's outcome, in the order of the recipe's keys; a limit on tasks has one for each of them."""
     outcomes: list[LimitOutcome] = []
     for name, metric in _METRICS.items():
@@ -158,9 +166,17 @@ def judge(limits: Limits, language: LanguageMetrics | None, tasks: Sequence[Task
         if metric.unit == EXAMPLES:
             judged = [_judge_task(name, limit, task) for task in tasks]
         else:
-            judged = [] if language is None else [_judge_measured(name, TEXT, limit, language)]
+            measured = routing if metric.unit == ROUTING else language
+            judged = [] if measured is None else [_judge_measured(name, TEXT, limit, measured)]
         outcomes += judged or [not_measured(name, limit.value, limit.on, metric.direction, metric.unit)]
     return tuple(outcomes)
+
+
+MISSING: Final = {
+    EXAMPLES: "no task was given",
+    WINDOWS: "no text was given",
+    ROUTING: "no text was given, the baseline is stored answers, or the model has no routed experts",
+}
 
 
 def overall(outcomes: Sequence[LimitOutcome]) -> Verdict:
@@ -195,8 +211,8 @@ def judge_interval(subject: Subject, limit: Limit, measured: Interval, margin: f
 def not_measured(
     name: str, bound: float, on: Literal["interval", "estimate"], direction: Direction, unit: str
 ) -> LimitOutcome:
-    """The outcome of a limit without text or task to measure it on."""
-    reason = f"not measured: no {'task' if unit == EXAMPLES else 'text'} was given"
+    """The outcome of a limit without anything to measure it on."""
+    reason = f"not measured: {MISSING[unit]}"
     return LimitOutcome(name, None, direction, bound, on, None, None, reason)
 
 

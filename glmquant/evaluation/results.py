@@ -7,6 +7,7 @@ from typing import Any, Final
 from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.store.manifest import GroupRecord
@@ -128,6 +129,7 @@ class AccuracyReport:
         limits: every limit's outcome; :func:`glmquant.evaluation.gate.overall` of them is ``verdict``.
         regression: what the candidate loses against an earlier one; None where it was not compared with any.
         coverage: of each text, in their order; empty in reports of earlier releases.
+        routing: of a model with routed experts, how far both meet the same ones; None where it was not measured.
         notes: what makes the numbers say something else than they seem to, each a sentence without its stop.
     """
 
@@ -141,6 +143,7 @@ class AccuracyReport:
     regression: Regression | None = None
     coverage: tuple[TextCoverage, ...] = ()
     notes: tuple[str, ...] = ()
+    routing: RoutingMetrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

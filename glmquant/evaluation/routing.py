@@ -144,5 +144,5 @@ def _compared(layer: int, before: Sequence[Tensor], after: Sequence[Tensor], cou
 
 
 def _load(chosen: Sequence[Tensor], count: int) -> Counts:
-    load_X: Counts = torch.cat(chosen).flatten().long().bincount(minlength=count).numpy()
+    load_X: Counts = torch.cat(list(chosen)).flatten().long().bincount(minlength=count).numpy()
     return load_X

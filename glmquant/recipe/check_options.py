@@ -124,6 +124,7 @@ RANGES = {
     "perplexity_ratio": POSITIVE,
     "mean_kl": (0.0, math.inf),
     "top1_agreement": WHOLE,
+    "routing_change": WHOLE,
     "accuracy": WHOLE,
     "accuracy_drop": CHANGE,
     "macro_f1": WHOLE,
@@ -146,6 +147,9 @@ class Limits(Section):
     perplexity_ratio: Limit | None = _limit("Highest ratio of its perplexity to the baseline's.")
     mean_kl: Limit | None = _limit("Highest mean KL divergence from the baseline's next-token distribution.", NATS)
     top1_agreement: Limit | None = _limit("Lowest share of tokens at which both find the same token likeliest.", SHARE)
+    routing_change: Limit | None = _limit(
+        "Of a model with routed experts, the highest share of tokens and layers whose set of experts is another.", SHARE
+    )
     accuracy: Limit | None = _limit("Lowest accuracy of the quantized model.", SHARE)
     accuracy_drop: Limit | None = _limit("Highest accuracy of the baseline less that of the quantized model.", SHARE)
     macro_f1: Limit | None = _limit("Lowest macro-averaged F1 of the quantized model.", SHARE)

@@ -12,6 +12,7 @@ from glmquant.reports.words import (
     WORDS,
     coverage_notes,
     kl_percentiles,
+    routing_note,
     sentences,
     size_ratio,
     task_notes,
@@ -48,6 +49,7 @@ def _environment() -> Environment:
         "coverage_notes": coverage_notes,
         "kl_percentiles": kl_percentiles,
         "plots": plots,
+        "routing_note": routing_note,
         "sentences": sentences,
         "task_notes": task_notes,
     }

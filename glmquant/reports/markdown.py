@@ -7,12 +7,15 @@ from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.reports.words import (
     HOW_TO_SET_LIMITS,
     MARKS,
+    busiest,
     coverage_notes,
     kl_percentiles,
+    routing_note,
     sentences,
     size_ratio,
     task_notes,
@@ -27,6 +30,8 @@ def to_markdown(report: AccuracyReport) -> str:
         parts += ["## Text", _language(report.language), *map(_plain, coverage_notes(report.coverage))]
     if report.texts:
         parts.append(_texts([*report.texts]))
+    if report.routing is not None:
+        parts += ["## Routed experts", _routing(report.routing)]
     if report.regression is not None:
         parts += [f"## Against {_plain(report.regression.name)}", _regression(report.regression)]
     for task in report.tasks:
@@ -109,6 +114,14 @@ def _texts(texts: Sequence[LanguageMetrics]) -> str:
         for metrics in texts
     ]
     return _table(("text", "baseline perplexity", "candidate perplexity", "ratio", "mean KL"), rows)
+
+
+def _routing(metrics: RoutingMetrics) -> str:
+    rows = [
+        (str(layer.layer), f"{layer.differing:.2%}", busiest(layer.baseline_load), busiest(layer.candidate_load))
+        for layer in metrics.layers
+    ]
+    return routing_note(metrics) + "\n\n" + _table(("layer", "other experts", "busiest, baseline", "candidate"), rows)
 
 
 def _regression(measured: Regression) -> str:

@@ -9,13 +9,13 @@ from glmquant.core.units import size
 from glmquant.evaluation.gate import Direction, LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics, WindowMeans
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import ClassifierQuality
 from glmquant.reports.svg import Scale, axes, drawing, element, line, scale, text, title
 from glmquant.store.manifest import GroupRecord
 
 WIDTH = 1000
 COLORS = 6
-KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 UNDECIDED = "none"
 
 
@@ -119,6 +119,7 @@ def layer_map(groups: Sequence[GroupRecord]) -> Markup:
     """One cell per group of linear layers: its bits; the darker, the larger its relative error (logarithmic)."""
     cells = {group.name: group for group in groups}
     layers = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("layers."))
+    kinds = dict.fromkeys(name.split(".", 2)[2] for name in cells if name.startswith("layers."))
     errors = [error for group in groups if (error := relative_error(group))]
     shade = scale([math.log10(error) for error in errors], 0.08, 1.0, room=0) if errors else None
     left, width = 130.0, min(64.0, (WIDTH - 240) / layers)
@@ -126,9 +127,9 @@ def layer_map(groups: Sequence[GroupRecord]) -> Markup:
     every = max(1, math.ceil(layers * 22 / (layers * width)))
     for layer in range(0, layers, every):
         parts.append(text(str(layer), left + (layer + 0.5) * width, 18, class_="tick", text_anchor="middle"))
-    for row, kind in enumerate(KINDS):
+    for row, kind in enumerate(kinds):
         top = 28 + 34 * row
-        parts.append(text(kind.split(".")[1], left - 10, top + 20, class_="label", text_anchor="end"))
+        parts.append(text(_short(kind), left - 10, top + 20, class_="label", text_anchor="end"))
         for layer in range(layers):
             group = cells.get(f"layers.{layer}.{kind}")
             if group is not None:
@@ -137,9 +138,34 @@ def layer_map(groups: Sequence[GroupRecord]) -> Markup:
         place = left + layers * width + 12
         parts += [
             text("lm_head", place + 26, 18, class_="tick", text_anchor="middle"),
-            _cell(head, place, 28, 52, shade, height=4 * 34 - 2),
+            _cell(head, place, 28, 52, shade, height=len(kinds) * 34 - 2),
         ]
-    return drawing(WIDTH, 28 + 4 * 34 + 6, "Error and bits of each layer", *parts)
+    return drawing(WIDTH, 28 + len(kinds) * 34 + 6, "Error and bits of each layer", *parts)
+
+
+def _short(kind: str) -> str:
+    """``shared gate_up_proj`` for ``mlp.shared_experts.gate_up_proj``."""
+    return kind.partition(".")[2].replace("shared_experts.", "shared ")
+
+
+def expert_load(routing: RoutingMetrics) -> Markup:
+    """A row for each layer with routed experts, a cell for each expert: the darker, the more tokens it met in the
+    candidate, as a share of the layer's busiest."""
+    left, high = 130.0, 18.0
+    count = len(routing.layers[0].candidate_load)
+    width = min(24.0, (WIDTH - left - 20) / count)
+    parts = [text("layer", left - 10, 14, class_="label", text_anchor="end")]
+    for row, layer in enumerate(routing.layers):
+        top, most = 20 + high * row, max(1, *layer.candidate_load)
+        parts.append(text(str(layer.layer), left - 10, top + 13, class_="tick", text_anchor="end"))
+        for expert, (before, after) in enumerate(zip(layer.baseline_load, layer.candidate_load, strict=True)):
+            words = f"layer {layer.layer}, expert {expert}: {after:,} tokens, {before:,} in the baseline"
+            place = {"x": left + expert * width, "y": top, "width": width - 1, "height": high - 2}
+            cell = element("rect", class_="cell", **place)
+            parts.append(
+                element("g", title(words), cell, element("rect", class_="heat", fill_opacity=after / most, **place))
+            )
+    return drawing(WIDTH, 20 + high * len(routing.layers) + 6, "Tokens of each expert", *parts)
 
 
 def relative_error(group: GroupRecord) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.metrics import KlSummary
 from glmquant.evaluation.results import Setting, TextCoverage
+from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
 
 WORDS = {
@@ -61,3 +62,17 @@ def task_notes(task: TaskResult) -> list[str]:
     if (reason := task.why_not_judged) is not None:
         notes.append(reason[:1].upper() + reason[1:] + ".")
     return notes
+
+
+def routing_note(metrics: RoutingMetrics) -> str:
+    """How often the sets of experts differ, in a sentence."""
+    return (
+        f"{metrics.num_tokens:,} tokens in {len(metrics.layers)} layers with routed experts: the set of experts is "
+        f"another than the baseline's in {metrics.change.percent()} of them."
+    )
+
+
+def busiest(load: Sequence[int]) -> str:
+    """The expert that most tokens meet, and its share."""
+    most = max(range(len(load)), key=lambda expert: load[expert])
+    return f"{most}: {load[most] / max(1, sum(load)):.1%}"

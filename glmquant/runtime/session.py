@@ -82,7 +82,7 @@ def open_session(
     require_provider(provider)
     graph = directory / GRAPH_FILE
     try:
-        session = ort.InferenceSession(graph, _session_options(settings, num_threads), providers=[PROVIDERS[provider]])
+        session = ort.InferenceSession(graph, session_options(settings, num_threads), providers=[PROVIDERS[provider]])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
         raise ExportError(
             f"ONNX Runtime cannot load {graph}: {error}",
@@ -205,7 +205,8 @@ def read_info(directory: Path, session: ort.InferenceSession, settings: Settings
     )
 
 
-def _session_options(settings: Settings, num_threads: int | None) -> ort.SessionOptions:
+def session_options(settings: Settings, num_threads: int | None) -> ort.SessionOptions:
+    """Those of every session of a bundle."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if num_threads is not None:
