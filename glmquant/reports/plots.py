@@ -17,6 +17,13 @@ from glmquant.store.manifest import GroupRecord
 WIDTH = 1000
 COLORS = 6
 UNDECIDED = "none"
+KINDS = (
+    *(f"self_attn.{name}" for name in ("qkv_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "o_proj")),
+    *(f"mlp.{name}" for name in ("gate_up_proj", "down_proj")),
+    *(f"mlp.shared_experts.{name}" for name in ("gate_up_proj", "down_proj")),
+    "mlp.experts",
+)
+"""In the order data flows through them; what a part of one's own adds comes after."""
 
 
 def verdict_class(verdict: Verdict | None) -> str:
@@ -119,7 +126,8 @@ def layer_map(groups: Sequence[GroupRecord]) -> Markup:
     """One cell per group of linear layers: its bits; the darker, the larger its relative error (logarithmic)."""
     cells = {group.name: group for group in groups}
     layers = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("layers."))
-    kinds = dict.fromkeys(name.split(".", 2)[2] for name in cells if name.startswith("layers."))
+    found = {name.split(".", 2)[2] for name in cells if name.startswith("layers.")}
+    kinds = [kind for kind in KINDS if kind in found] + sorted(found.difference(KINDS))
     errors = [error for group in groups if (error := relative_error(group))]
     shade = scale([math.log10(error) for error in errors], 0.08, 1.0, room=0) if errors else None
     left, width = 130.0, min(64.0, (WIDTH - 240) / layers)

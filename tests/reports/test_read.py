@@ -31,7 +31,12 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
     read = report_from_json(text)
     assert read.schema == SCHEMA == 3
     written = json.loads(text)
-    added = {"coverage": [], "notes": [], "tasks": [task | {"sha256": None} for task in written["tasks"]]}
+    added = {
+        "coverage": [],
+        "notes": [],
+        "routing": None,
+        "tasks": [task | {"sha256": None} for task in written["tasks"]],
+    }
     assert json.loads(read.to_json()) == written | {"schema": 3} | added
 
 
