@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 from glmquant.core.units import duration, size
 
 if TYPE_CHECKING:
+    from glmquant.quantization.bundle_size import BundleForecast
     from glmquant.quantization.diagnosis import Comparison, GroupComparison
     from glmquant.quantization.forecast import Forecast
     from glmquant.quantization.summary import AdapterSummary, GroupSummary, ModelSummary
@@ -36,9 +37,19 @@ def summary_text(summary: "ModelSummary") -> str:
     if summary.average_bits is not None:
         lines.append(f"  the recipe: {summary.average_bits:.2f} bits per weight over the linear layers:")
         lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+    if summary.bundle is not None:
+        lines.append(_bundle(summary.bundle))
     if summary.forecast is not None:
         lines += _forecast(summary.forecast)
     return "\n".join(lines)
+
+
+def _bundle(bundle: "BundleForecast") -> str:
+    cache = f", {size(bundle.cache_bytes)} of cache a token" if bundle.cache_bytes else ""
+    return (
+        f"  the bundle: {size(bundle.num_bytes)}{cache}; about {size(bundle.memory_bytes)} of memory to run it "
+        f"with {bundle.context:,} tokens"
+    )
 
 
 def _adapter(adapter: "AdapterSummary", layers: int) -> list[str]:

@@ -10,6 +10,7 @@ from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import Unit
 from glmquant.glm.names import HEAD, canonical_shapes
 from glmquant.quantization.allocate import budget_bytes
+from glmquant.quantization.bundle_size import BundleForecast, bundle_forecast
 from glmquant.quantization.forecast import Forecast
 from glmquant.quantization.text_summary import Problem, TextSummary, describe_text, text_problems
 from glmquant.recipe.plan import Plan
@@ -68,6 +69,7 @@ class ModelSummary:
         readers: software that loads a quantized artifact as it is laid out; empty for what is not in GPTQ format.
         groups: what the recipe makes of each linear group; empty without a recipe.
         average_bits: stored bits a weight over those groups, scales and zero points included; None without a recipe.
+        bundle: size and memory of the bundle that the recipe makes; None without a recipe.
         forecast: time, memory and disk that the recipe will take on this machine; None where nobody asked.
         adapter: the LoRA adapter that is merged; None where there is none.
         text: its tokenizer, chat template and generation settings; None where one of them cannot be used.
@@ -82,6 +84,7 @@ class ModelSummary:
     readers: tuple[str, ...]
     groups: tuple[GroupSummary, ...]
     average_bits: float | None
+    bundle: BundleForecast | None = None
     forecast: Forecast | None = None
     adapter: AdapterSummary | None = None
     text: TextSummary | None = None
@@ -110,6 +113,7 @@ def summarize(checkpoint: Checkpoint, plan: Plan | None = None) -> ModelSummary:
         readers=_readers(checkpoint),
         groups=groups,
         average_bits=8 * sum(group.num_bytes for group in groups) / weights if groups else None,
+        bundle=None if plan is None else bundle_forecast(plan),
         text=None if problems else describe_text(checkpoint),
         problems=problems,
         adapter=_adapter(checkpoint),
