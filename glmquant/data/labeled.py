@@ -3,18 +3,19 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from glmquant.data.fields import label_field, text_value
+from glmquant.core.near import nearest
+from glmquant.data.fields import text_value
 from glmquant.data.labeled_directory import directory_texts
-from glmquant.data.reading import USUAL, Reading, nearest
+from glmquant.data.reading import USUAL, Reading
 from glmquant.data.record import Record
 from glmquant.data.records import kind_of
 from glmquant.data.streams import open_data
-from glmquant.data.text import meant_records, required_text
+from glmquant.data.text import formed_records, required_text
 from glmquant.errors import DataError
 
 log = logging.getLogger("glmquant")
@@ -146,13 +147,9 @@ def _from_records(path: Path, reading: Reading) -> Iterator[Example]:
             expected="records with a text and a label, or a directory with a file or a directory for each label",
             hint='write {"text": "…", "label": "…"} in each line, or a line "text,label" above the rows of a table',
         )
-
-    def label_of(names: Sequence[str], place: str) -> str:
-        return label_field(names, reading, path, place)
-
-    for record, meant, label in meant_records(data, reading, kind, chats=False, beside=label_of):
-        text = required_text(record, meant.text, path)
-        yield Example(text, _label(record, label, path), record.number, unit=record.unit)
+    for record, form in formed_records(data, reading, kind, chats=False, labeled=True):
+        text = required_text(record, form.meant.text, path)
+        yield Example(text, _label(record, str(form.label), path), record.number, unit=record.unit)
 
 
 def _label(record: Record, name: str, path: Path) -> str:

@@ -2,13 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-LONGEST_NAME: Final = 200
 SIMPLE: Final = re.compile(r"[\w.+\-]+")
 
 
@@ -45,10 +43,3 @@ class Reading:
 
 USUAL: Final = Reading()
 """What is read where its owner says nothing."""
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that is most like ``name``, if one is."""
-    by_folded = {each.casefold()[:LONGEST_NAME]: each for each in names}
-    near = get_close_matches(name.casefold()[:LONGEST_NAME], by_folded, n=1)
-    return by_folded[near[0]] if near else None
