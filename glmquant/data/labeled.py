@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from glmquant.core.near import nearest
+from glmquant.data.alike import refuse_alike
 from glmquant.data.fields import text_value
 from glmquant.data.labeled_directory import directory_texts
 from glmquant.data.reading import USUAL, Reading
@@ -81,7 +82,7 @@ def read_labeled(
 
     Raises:
         DataError: a file that cannot be read, a record without text or label, a label that is not known, fewer
-            examples than ``limit``, or fewer than two labels.
+            examples than ``limit``, fewer than two labels, or labels that look alike and are not the same.
     """
     examples: list[Example] = []
     for example in _trimmed(_examples(path, reading), path):
@@ -92,6 +93,10 @@ def read_labeled(
             break
     if limit is not None and len(examples) < limit:
         raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, hint="lower the task's limit")
+    places: dict[str, str] = {}
+    for example in examples:
+        places.setdefault(example.label, f"{path}{'/' if example.file else ', '}{example.place}")
+    refuse_alike(places)
     labels = in_order(known or {example.label for example in examples})
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")

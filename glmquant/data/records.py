@@ -91,7 +91,7 @@ def read_records(
 def _text_records(data: DataFile, reading: Reading, kind: Kind) -> Iterator[Record]:
     try:
         if kind == "JSON":
-            with open_text(data, reading) as file:
+            with open_text(data, reading, newline=None) as file:
                 yield from json_records(file, data.path)
         else:
             with open_text(data, reading, newline="") as file:

@@ -35,10 +35,9 @@ def read(path: Path) -> list[Any]:
 def test_records_of_another_form_are_read_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = lines(tmp_path / "a.jsonl", PAIR, TEXT, CHAT, SHAREGPT, PAIR)
     assert read(path) == [READ, "one\n", READ, READ, READ]
-    assert (
-        "a.jsonl holds records of 4 forms: 2 of prompt+completion, the first at line 1; 1 of text, the first at line 2; "
-        "1 of messages, the first at line 3; 1 of conversations, the first at line 4" in caplog.text
-    )
+    forms = ("2 of prompt+completion", "1 of text", "1 of messages", "1 of conversations")
+    told = "; ".join(f"{form}, the first at line {line}" for line, form in enumerate(forms, start=1))
+    assert f"a.jsonl holds records of 4 forms: {told}" in caplog.text
 
 
 def test_a_file_of_one_form_is_not_remarked_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,7 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
             [
                 "line 2",
                 "no field 'label'",
-                "its fields are: text, klass; did you mean 'klass'? give klass as `label_field`",
+                "are: text, klass; did you mean 'klass'? give klass",
             ],
         ),
         ("r.csv", "", ["the file is empty"]),
