@@ -13,7 +13,7 @@ from glmquant.data.record import Record, Tally
 log = logging.getLogger("glmquant")
 
 MOST_TOLD: Final = 5
-EMPTY: Final = (None, "", [])
+EMPTY: Final[tuple[object, ...]] = (None, "", [])
 
 
 @dataclass(frozen=True)
