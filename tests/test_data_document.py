@@ -69,6 +69,10 @@ def nested(path: Path) -> None:
         assert texts(path, json.dumps({key: [{"text": TEXT}]})) == [TEXT + "\n"]
 
 
+def object_of_columns(path: Path) -> None:
+    assert texts(path, json.dumps({"text": [TEXT] * 2, "id": [1, 2]})) == [TEXT + "\n"] * 2
+
+
 def tables(path: Path) -> None:
     for separator in ",\t;|":
         assert texts(path, f"id{separator}text\n1{separator}{TEXT}\n") == [TEXT + "\n"]
@@ -171,6 +175,11 @@ def alpaca(path: Path) -> None:
     chat(path, {"instruction": "hi", "input": "", "output": TEXT, "history": []})
 
 
+def in_a_cell(path: Path) -> None:
+    for write in (str, json.dumps):
+        chat(path, {"messages": write(TURNS)})
+
+
 def pair(path: Path) -> None:
     chat(path, {"prompt": "hi", "response": TEXT})
 
@@ -219,6 +228,16 @@ def blanks(path: Path) -> None:
     assert labels(path, labeled(" a", "b", "a ")) == ("a", "b")
 
 
+def alike(path: Path) -> None:
+    for other in ("a\u200bé", "ae\u0301"):
+        with pytest.raises(DataError, match=r"\\u"):
+            labels(path, labeled("aé", other))
+
+
+def by_case(path: Path) -> None:
+    assert labels(path, labeled("a", "A")) == ("A", "a")
+
+
 def ragged(path: Path) -> None:
     for row in ("a,b,c", "a"):
         path.write_text(f"text,label\na,b\n{row}\n")
@@ -252,6 +271,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "JSON Lines": lines,
     "JSON array": array,
     "one JSON object": nested,
+    "one JSON object of columns": object_of_columns,
     "CSV, TSV": tables,
     "gzip, zstandard": containers,
     "Parquet": columns,
@@ -268,6 +288,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "`messages`": messages,
     "ShareGPT": sharegpt,
     "Alpaca": alpaca,
+    "turns in a table's cell": in_a_cell,
     "prompt and response": pair,
     "tool calls": tools,
     "turns that": wrong_turns,
@@ -276,6 +297,8 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "`1.0`, `2.0` in JSON": decimals,
     "`1.0`, `2.0` in a table": decimal_names,
     "blanks": blanks,
+    "labels that look alike": alike,
+    "labels that differ by case": by_case,
     "a row": ragged,
     "a directory of `LABEL.txt`": line_files,
     "a directory of `LABEL/*.txt`": text_files,

@@ -91,6 +91,14 @@ def fsdp(to: Path) -> Path:
     return to
 
 
+def encoded(to: Path, *encodings: str) -> list[Path]:
+    made = [edit(whole(to / encoding), _note="模型") for encoding in encodings]
+    for directory, encoding in zip(made, encodings, strict=True):
+        text = json.dumps(json.loads((directory / "config.json").read_bytes()), ensure_ascii=False)
+        (directory / "config.json").write_text(text, encoding=encoding)
+    return made
+
+
 def dtype(to: Path, said: str) -> Path:
     return edit(whole(to), drop=("torch_dtype",), dtype=said)
 
@@ -119,6 +127,8 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
     ),
     "no head": lambda to: saved(to / "c", weights(tied=True)),
     "`dtype": lambda to: [dtype(to / said, said) for said in ("bf16", "torch.float16")],
+    "`config.json` with": lambda to: encoded(to, "utf-8-sig", "utf-16"),
+    "`config.json` in GBK": lambda to: encoded(to, "gbk", "utf-16-le"),
     "`num_hidden_layers`": lambda to: [edit(whole(to / str(n)), num_hidden_layers=n) for n in (1, 3)],
     "LoRA's": lambda to: [
         saved(to / name, weights() | {name: torch.zeros(1, 64)}) for name in (LORA, "v_head.summary.weight")
@@ -178,7 +188,8 @@ BY_TRANSFORMERS: dict[str, str] = {
     "DeepSpeed's": "error", "a stale": "error", "`tie_word_embeddings: true`, and another": "same",
     "`tie_word_embeddings: true`, and only": "same", "no head": "random", "`dtype": "error",
     "`num_hidden_layers`": "leaves or random", "LoRA's": "same", "ZeRO-3": "error", "Git LFS": "error",
-    "`models--ORG--NAME`": "error", "`glm4_moe`": "same",
+    "`models--ORG--NAME`": "error", "`glm4_moe`": "same", "`config.json` with": "error",
+    "`config.json` in GBK": "error",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
 
+from glmquant.core.encodings import likely_encoding, unmarked
 from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.errors import CheckpointError
 
@@ -113,19 +114,20 @@ def parse_text(raw: bytes, where: object) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError("the file is not UTF-8", where=where) from error
+        what, hint = _not_utf8(raw, where)
+        raise CheckpointError(f"the file is {what}", where=where, hint=hint) from error
 
 
 def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """A JSON object of at most ``limit`` bytes.
+    """A JSON object of at most ``limit`` bytes, in UTF-8, or in UTF-16 or UTF-32 with its mark.
 
     Raises:
-        CheckpointError: unreadable, too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity;
-            or what only stands for the file (:func:`glmquant.core.placeholders.refuse_placeholder`).
+        CheckpointError: unreadable, too large, in another encoding, not JSON, not an object, a key given twice, NaN or
+            Infinity; or what only stands for the file (:func:`glmquant.core.placeholders.refuse_placeholder`).
     """
     raw = read_bytes(path, limit)
     refuse_placeholder(raw[:HEAD], path)
-    return parse_json(raw, path)
+    return parse_json(without_mark(raw, path), path)
 
 
 def parse_json(raw: bytes, where: object) -> dict[str, Any]:
@@ -133,10 +135,34 @@ def parse_json(raw: bytes, where: object) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not valid JSON: {str(error)[:200]}", where=where) from error
+        what, hint = str(error)[:200], None
+        if isinstance(error, UnicodeDecodeError) or 0 in raw[:2]:
+            what, hint = _not_utf8(raw, where)
+        raise CheckpointError(f"not valid JSON: {what}", where=where, hint=hint) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"the JSON is a {type(value).__name__}", where=where, expected="an object: {…}")
     return value
+
+
+def without_mark(raw: bytes, where: object) -> bytes:
+    """Text in UTF-8, of a file that may start with an encoding's mark.
+
+    Raises:
+        CheckpointError: the file is not in the encoding of its mark.
+    """
+    try:
+        return unmarked(raw)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"the file is not in the encoding of its mark: {error.reason}", where=where) from error
+
+
+def _not_utf8(raw: bytes, where: object) -> tuple[str, str | None]:
+    """What text in another encoding is, and how to convert it."""
+    found = likely_encoding(raw)
+    if found is None or not isinstance(where, Path):
+        return "not UTF-8" + (f", it looks like {found}" if found else ""), None
+    script = f"import pathlib; p = pathlib.Path({str(where)!r}); p.write_text(p.read_text({found!r}), 'utf-8')"
+    return f"not UTF-8, it looks like {found}", f'convert it: python -c "{script}"'
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from glmquant.core.protocols import Tokenizer
 from glmquant.data.chat_tokens import ChatEncoder, Mask
 from glmquant.data.reading import USUAL, Reading
 from glmquant.data.sequences import Ids
-from glmquant.data.text import Conversation, read_documents
-from glmquant.errors import CheckError, DataError
+from glmquant.data.text import Conversation, read_conversations
+from glmquant.errors import CheckError
 
 Scored = Literal["all", "answers"]
 
@@ -105,9 +105,7 @@ def read_chats(
 def _encoded(
     path: Path, encoder: ChatEncoder, tokenizer: Tokenizer, seq_len: int, reading: Reading, digest: "hashlib._Hash"
 ) -> Iterator[tuple[Conversation, Ids]]:
-    for document in read_documents(path, reading):
-        if not isinstance(document, Conversation):
-            raise DataError("a text among conversations", where=path, expected="conversations alone")
+    for document in read_conversations(path, reading):
         ids_T = encoder.ids(document.turns, document.where)
         prefix = _prefix(ids_T, tokenizer)
         digest.update(ids_T[prefix:].astype("<i4").tobytes())

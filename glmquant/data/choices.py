@@ -18,6 +18,7 @@ LETTERS = "ABCDEFGHIJ"
 TABLE_COLUMNS = "a header with question, A, B, …, answer; or, without a header, question, choices, answer"
 RECORD_FIELDS = '{"question": "…", "choices": ["…", "…"], "answer": "A"}, or the choices in fields A, B, …'
 ANSWERS: Final = ("answer", "answerKey")
+USUAL_NAMES: Final = ("question", "choices", *ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,23 @@ def _questions(path: Path, reading: Reading) -> Iterator[Question]:
 
 def _from_record(record: Record, reading: Reading, path: Path) -> Question:
     where = f"{path}, {record.place}"
-    names = list(record.fields)
-    asked = resolved(reading.text_field or "question", names, where)
+    fields = _by_usual_names(record.fields)
+    asked = resolved(reading.text_field or "question", list(record.fields), where)
     answers = (reading.label_field,) if reading.label_field else ANSWERS
-    answer = next((record.fields[name] for name in answers if name in record.fields), None)
-    choices, answer = _choices(record.fields, answer)
+    answer = next((fields[name] for name in answers if name in fields), None)
+    choices, answer = _choices(fields, answer)
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise DataError("the choices are not a list of text", where=where, expected=RECORD_FIELDS)
     question = text_value(record, asked, path)
     if question is None:
         raise DataError("a record has no question", where=where, hint="fill it, or drop the record")
     return _question(question, choices, answer, path, record.number, record.unit)
+
+
+def _by_usual_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, those of a usual name in another case by that too."""
+    usual = {name.casefold(): name for name in (*USUAL_NAMES, *LETTERS)}
+    return {usual.get(name.strip().casefold(), name): value for name, value in fields.items()} | dict(fields)
 
 
 def _choices(fields: Mapping[str, Any], answer: Any) -> tuple[Any, Any]:
@@ -108,6 +115,7 @@ def _from_table(data: DataFile, reading: Reading) -> Iterator[Question]:
             for place, (line, row) in enumerate(table_rows(file, separator, path)):
                 if place == 0 and known(row, (asked.casefold(),)):
                     header = [column_name(cell) for cell in row]
+                    asked, answered = (_as_there(name, header) for name in (asked, answered))
                     continue
                 if header is not None and len(row) > len(header):
                     require_row(row, header, separator, path, line)
@@ -116,13 +124,18 @@ def _from_table(data: DataFile, reading: Reading) -> Iterator[Question]:
         raise undecodable(data, reading) from None
 
 
+def _as_there(name: str, header: Sequence[str]) -> str:
+    """The column called ``name`` in any case."""
+    return name if name in header else next((each for each in header if each.casefold() == name.casefold()), name)
+
+
 def _plain_columns(row: list[str]) -> list[str]:
     """MMLU's columns: question, choices, answer."""
     return ["question", *LETTERS[: max(len(row) - 2, 0)], "answer"]
 
 
 def _from_row(row: list[str], columns: Sequence[str], names: tuple[str, str], path: Path, line: int) -> Question:
-    fields = dict(zip(columns, row, strict=False))
+    fields = _by_usual_names(dict(zip(columns, row, strict=False)))
     choices = [fields[letter] for letter in LETTERS if fields.get(letter)]
     question, answer = (fields.get(name) for name in names)
     if len(row) < len(columns) or question is None or answer is None:

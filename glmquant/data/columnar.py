@@ -1,7 +1,10 @@
 """Records of Parquet files and Excel workbooks, row by row, with the columns that are wanted alone."""
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +16,10 @@ ROWS_AT_ONCE: Final = 64
 LARGEST_FOOTER: Final = 64 << 20
 LARGEST_WORKBOOK: Final = 512 << 20
 """Bytes of XML in a workbook; its strings are in memory."""
+
+LARGEST_WHOLE: Final = 1e15
+TYPED: Final = (bool, int, float, Decimal, date, time, timedelta)
+"""What cells hold beside text; a datetime is a date too."""
 
 Wanted = Callable[[Sequence[str]], Sequence[str]]
 """Of all columns, those to read."""
@@ -47,7 +54,7 @@ def parquet_records(data: DataFile, wanted: Wanted) -> Iterator[Record]:
                     size += sum(len(value) for value in fields.values() if isinstance(value, str))
                     if size > limit:
                         raise _inflates(limit, data.path)
-                    yield Record(fields, number, "record")
+                    yield _as_seen(fields, number, "record")
     except DataError:
         raise
     except failures as error:
@@ -135,7 +142,27 @@ def _sheet_records(book: Any, path: Path) -> Iterator[Record]:
     names = _header(header, path, number)
     for number, row in rows:
         if any(cell is not None for cell in row):
-            yield Record(_fields(names, row, path, number), number, "row")
+            yield _as_seen(_fields(names, row, path, number), number, "row", excel=True)
+
+
+def _as_seen(fields: dict[str, Any], number: int, unit: str, *, excel: bool = False) -> Record:
+    """A record whose numbers, dates and truth values are written as a person sees them in the table."""
+    seen = {name: _seen(value, excel) for name, value in fields.items() if isinstance(value, TYPED)}
+    return Record(fields | seen, number, unit, frozenset(name for name, value in seen.items() if value is not None))
+
+
+def _seen(value: Any, excel: bool) -> str | None:
+    if isinstance(value, float):
+        text = _as_excel_shows(value) if excel else repr(value)
+        return None if math.isnan(value) else text
+    if isinstance(value, datetime):
+        return str(value.date() if value.timetz() == time() else value)
+    return str(value).upper() if excel and isinstance(value, bool) else str(value)
+
+
+def _as_excel_shows(value: float) -> str:
+    """A number with the 15 digits that Excel keeps; whole ones without a point."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < LARGEST_WHOLE else f"{value:.15g}"
 
 
 def _first_row(sheet: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from glmquant.core.protocols import Turn
+from glmquant.data.cells import python_literal, turns_in_cell
 from glmquant.data.fields import Meant, checked
 from glmquant.data.record import Record
 from glmquant.errors import DataError
@@ -47,33 +48,42 @@ def turns_of(record: Record, meant: Meant, where: str) -> list[Turn] | None:
         turns = _pair(fields, meant, where)
     else:
         value = fields.get(meant.text)
-        turns = list(_listed(_parsed(value), where)) if value else []
+        turns = list(_listed(_unpacked(value), where)) if value else []
     if not any(turn.role == "assistant" and (turn.content or turn.metadata) for turn in turns):
         return None
-    if isinstance(fields.get("system"), str) and fields["system"].strip() and turns[0].role != "system":
-        turns.insert(0, Said("system", checked(fields["system"], "system", where)))
+    system = _beside(fields, meant, "system")
+    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+        turns.insert(0, Said("system", checked(system, "system", where)))
     _require_order(turns, where)
     return list[Turn](turns)
 
 
-def _parsed(value: Any) -> Any:
-    """A list of turns; columns of tables hold it as JSON text."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+def _unpacked(value: Any) -> Any:
+    """A list of turns; columns of tables hold it as text."""
+    return turns_in_cell(value) or value if isinstance(value, str) else value
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return python_literal(value)
+
+
+def _beside(fields: Mapping[str, Any], meant: Meant, name: str) -> Any:
+    found = meant.company(name)
+    return None if found is None else fields.get(found)
 
 
 def _pair(fields: Mapping[str, Any], meant: Meant, where: str) -> list[Said]:
     question, answer = (_text(fields.get(name), name, where) for name in (meant.text, str(meant.answer)))
-    if "input" in meant.beside and (more := _text(fields.get("input"), "input", where)):
+    if more := _text(_beside(fields, meant, "input"), "input", where):
         question = f"{question}\n{more}"
     if not question or not answer:
         return []
     turns: list[Said] = []
-    history = fields.get("history") or () if "history" in meant.beside else ()
+    history = _beside(fields, meant, "history") or ()
+    history = _parsed(history) if isinstance(history, str) else history
     pairs = isinstance(history, Sequence) and not isinstance(history, str)
     if not pairs or not all(isinstance(past, list | tuple) and len(past) == 2 for past in history):
         raise DataError("history is no list of questions and answers", where=where, expected='[["…", "…"]]')
@@ -105,12 +115,20 @@ def _listed(turns: Any, where: str) -> Iterator[Said]:
 def _turn(turn: Any, where: str) -> Iterator[Said]:
     if not isinstance(turn, dict):
         raise DataError(f"the turn is {type(turn).__name__}, not an object", where=where, expected='{"role": …}')
-    given = turn.get("role", turn.get("from"))
+    turn = _with_folded_keys(turn)
+    given = _first(turn, "role", "from")
     role = ROLES.get(given.strip().casefold()) if isinstance(given, str) else None
     if role is None:
         raise DataError(f"the turn's role is {str(given)[:60]!r}", where=where, expected=f"one of: {', '.join(ROLES)}")
-    content = _content(turn.get("content", turn.get("value")), where)
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    if not calls and not {"content", "value"} & set(turn):
+        raise DataError(
+            "the turn has neither content nor value",
+            where=where,
+            expected='its text in "content" or "value"',
+            hint=f"its fields are: {', '.join(map(str, turn))[:200]}",
+        )
+    content = _content(_first(turn, "content", "value"), where)
     if not isinstance(calls, list):
         raise DataError(f"tool_calls is {type(calls).__name__}, not a list", where=where, expected="a list of calls")
     if role == "function_call":
@@ -120,6 +138,18 @@ def _turn(turn: Any, where: str) -> Iterator[Said]:
         yield Said(role, content)
     for call in calls:
         yield _call(call, where)
+
+
+def _with_folded_keys(turn: Mapping[Any, Any]) -> dict[str, Any]:
+    """A turn with its keys in lower case; one that has such a key already keeps its value."""
+    return {str(key).strip().casefold(): value for key, value in turn.items()} | {
+        str(key): value for key, value in turn.items()
+    }
+
+
+def _first(turn: Mapping[str, Any], *keys: str) -> Any:
+    """The first value that is not null."""
+    return next((turn[key] for key in keys if turn.get(key) is not None), None)
 
 
 def _content(content: Any, where: str) -> str:

@@ -4,32 +4,13 @@ import codecs
 import io
 from typing import Final
 
-from glmquant.core.encodings import known_encoding
+from glmquant.core.encodings import MARKS, guessed_encoding, known_encoding
 from glmquant.data.reading import Reading
 from glmquant.data.streams import HEAD, DataFile
 from glmquant.errors import DataError
 
-MARKS: Final = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-FAMILIES: Final = {
-    "gb18030": ("gb18030", "gbk", "gb2312", "cp936"),
-    "big5": ("big5", "big5hkscs", "cp950"),
-    "shift_jis": ("shift_jis", "cp932", "shift_jis_2004", "shift_jisx0213"),
-    "euc_kr": ("euc_kr", "cp949"),
-    "utf-16-le": ("utf_16_le",),
-    "utf-16-be": ("utf_16_be",),
-}
-"""What reads a family of encodings, one a superset of the others where there is one."""
-WESTERN: Final = frozenset("àâäæçéèêëîïôöœùûüÿñáíóúßåøãõÀÂÄÆÇÉÈÊËÎÏÔÖŒÙÛÜÑÁÍÓÚÅØÃÕ¿¡«»“”‘’–—…€£°§·\xa0")
 MOST_NULS: Final = 0.01
 RARELY: Final = 0.05
-SHORT: Final = 24
-"""Bytes too few for statistics."""
 BYTES_AT_ONCE: Final = 1 << 20
 
 
@@ -124,7 +105,7 @@ def _advice(data: DataFile, reading: Reading, around: bytes) -> str:
         return "leave the encoding out, or name another"
     if _is_damaged_utf8(around):
         return "it is UTF-8 elsewhere: fetch it again, or drop such bytes with: iconv -c -f UTF-8 -t UTF-8"
-    guess = _guess(around)
+    guess = guessed_encoding(around)
     if guess is None:
         return f"say what it is, e.g. {reading.advice('encoding', 'gb18030', data.path)}"
     return f"it looks like {guess}: {reading.advice('encoding', guess, data.path)}"
@@ -134,34 +115,3 @@ def _is_damaged_utf8(sample: bytes) -> bool:
     decoded = sample.decode("utf-8", "replace")
     bad = decoded.count("\ufffd")
     return sum(character > "\x7f" for character in decoded) - bad >= bad or len(sample) < 4
-
-
-def _guess(sample: bytes) -> str | None:
-    if len(sample) < SHORT and _is_chinese(sample):
-        return "gb18030"
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(sample).best()
-    if best is None:
-        return None
-    if not best.multi_byte_usage and _is_western(sample):
-        return "cp1252"
-    return next((reads for reads, family in FAMILIES.items() if best.encoding in family), best.encoding)
-
-
-def _is_western(sample: bytes) -> bool:
-    """Whether all that is not ASCII are letters and marks of western European languages, read as Windows-1252."""
-    try:
-        text = sample.decode("cp1252")
-    except UnicodeDecodeError:
-        return False
-    return all(each in WESTERN for each in text if each > "\x7f")
-
-
-def _is_chinese(sample: bytes) -> bool:
-    """Whether all that is not ASCII are Chinese characters, read as GB18030."""
-    try:
-        text = sample.decode("gb18030")
-    except UnicodeDecodeError:
-        return False
-    return all("\u4e00" <= each <= "\u9fff" or each in "，。、！？：；“”（）《》" for each in text if each > "\x7f")

@@ -1,11 +1,12 @@
 """Which fields of a record are meant: the usual ones by themselves, others by name."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glmquant.data.reading import Reading, nearest
+from glmquant.core.near import nearest
+from glmquant.data.reading import Reading
 from glmquant.data.record import Record
 from glmquant.errors import DataError
 
@@ -18,6 +19,8 @@ ANSWERS: Final = ("output", "response", "completion", "answer")
 """A question beside an answer is a conversation of two turns."""
 LABELS: Final = ("label", "labels", "category", "class", "target", "sentiment", "intent")
 MOST_SHOWN: Final = 10
+CLOSE: Final = 0.75
+"""How like a usual name one must be to be suggested; names of data sets are short."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Meant:
     answer: str | None = None
     beside: tuple[str, ...] = ()
 
+    def company(self, name: str) -> str | None:
+        """The field beside that is called ``name`` in any case."""
+        return next((each for each in self.beside if _folded(each) == name), None)
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text, *((self.answer,) if self.answer else ()), *self.beside)
@@ -42,11 +49,22 @@ class Meant:
         return f"{self.text}+{self.answer}" if self.answer else self.text
 
 
-def meant_fields(names: Sequence[str], reading: Reading, path: Path, place: str, *, chats: bool = True) -> Meant:
+def meant_fields(
+    names: Sequence[str],
+    reading: Reading,
+    path: Path,
+    place: str,
+    *,
+    chats: bool = True,
+    empty: Collection[str] = (),
+    known: Sequence[Meant] = (),
+) -> Meant:
     """The fields to read of records that have the fields ``names``.
 
     Args:
         chats: conversations are read too; else text alone.
+        empty: those of ``names`` that hold nothing: of two that would mean different things, the other is meant.
+        known: what is read from records before, and decides where several may be meant.
 
     Raises:
         DataError: no usual field, or several that mean different things, or no field of the name that its owner gave.
@@ -54,11 +72,12 @@ def meant_fields(names: Sequence[str], reading: Reading, path: Path, place: str,
     where = f"{path}, {place}"
     if reading.text_field is not None:
         return _named(names, reading, path, where)
-    found = [*(_chats(names) if chats else ()), *(Meant(name) for name in _usual(names, TEXTS))]
+    found = _filled(_possible(names, chats), empty)
     if not found:
-        found = [Meant(name) for name in _usual(names, ("chosen", "rejected") if chats else ())]
-    if not found:
-        found = [Meant(name) for name in _usual(names, QUESTIONS)]
+        raise _no_field(TEXTS, names, reading, path, where, known=[each.text for each in known])
+    fitting = [each for each in known if each.text in names and (each.answer in names if each.answer else True)]
+    if len(found) > 1 and fitting and all(each.text in _usual(names, TEXTS) for each in found):
+        return fitting[0]
     if len(found) > 1:
         raise DataError(
             f"both {found[0].text!r} and {str(found[1])!r} may be meant",
@@ -66,16 +85,24 @@ def meant_fields(names: Sequence[str], reading: Reading, path: Path, place: str,
             expected="one field to read",
             hint=" or ".join(reading.advice("text_field", str(each), path) for each in found[:2]),
         )
-    if not found:
-        raise _no_field(TEXTS[0], names, reading, path, where)
-    return _with_company(found[0], names)
+    unanswered = [each for each in known if each.answer and each.text == found[0].text and not found[0].answer]
+    return unanswered[0] if unanswered else _with_company(found[0], names)
 
 
-def label_field(names: Sequence[str], reading: Reading, path: Path, place: str) -> str:
+def text_columns(names: Sequence[str], reading: Reading, path: Path, *, chats: bool) -> set[str]:
+    """Of all columns, those that :func:`meant_fields` may choose for one record or another."""
+    meant = meant_fields(names, reading, path, "its columns", chats=chats, empty=names)
+    possible = _possible(names, chats) if reading.text_field is None else []
+    return {name for each in (meant, *(_with_company(one, names) for one in possible)) for name in each.columns}
+
+
+def label_field(names: Sequence[str], reading: Reading, path: Path, place: str, known: Sequence[str] = ()) -> str:
     """The field that holds a record's label; see :func:`meant_fields`."""
     where = f"{path}, {place}"
     if reading.label_field is not None:
         return resolved(reading.label_field, names, where)
+    if kept := [each for each in known if each in names]:
+        return kept[0]
     found = _usual(names, LABELS)
     if len(found) > 1:
         raise DataError(
@@ -85,7 +112,7 @@ def label_field(names: Sequence[str], reading: Reading, path: Path, place: str) 
             hint=" or ".join(reading.advice("label_field", each, path) for each in found[:2]),
         )
     if not found:
-        raise _no_field(LABELS[0], names, reading, path, where, "label_field")
+        raise _no_field(LABELS, names, reading, path, where, "label_field", known)
     return found[0]
 
 
@@ -145,6 +172,22 @@ def _named(names: Sequence[str], reading: Reading, path: Path, where: str) -> Me
     return _with_company(Meant(resolved(question.strip(), names, where), resolved(answer.strip(), names, where)), names)
 
 
+def _possible(names: Sequence[str], chats: bool) -> list[Meant]:
+    """All that a record with the fields ``names`` may mean."""
+    found = [*(_chats(names) if chats else ()), *(Meant(name) for name in _usual(names, TEXTS))]
+    if not found and chats:
+        found = [Meant(name) for name in _usual(names, ("chosen", "rejected"))]
+    return found or [Meant(name) for name in _usual(names, QUESTIONS)]
+
+
+def _filled(found: list[Meant], empty: Collection[str]) -> list[Meant]:
+    """Those that hold something, or the first where none does; of several texts, none is given up for another."""
+    texts = [each for each in found if each.answer is None and _folded(each.text) in TEXTS]
+    kept = texts if len(texts) > 1 else []
+    filled = [each for each in found if each in kept or not {each.text, each.answer} & set(empty)]
+    return filled or found[:1]
+
+
 def _chats(names: Sequence[str]) -> list[Meant]:
     found = [Meant(name) for name in _usual(names, CHATS)]
     questions, answers = _usual(names, QUESTIONS), _usual(names, ANSWERS)
@@ -153,29 +196,51 @@ def _chats(names: Sequence[str]) -> list[Meant]:
 
 def _with_company(meant: Meant, names: Sequence[str]) -> Meant:
     extras = ["system", "history", "tools"]
-    if meant.answer is not None and meant.text.casefold() == "instruction":
+    if meant.answer is not None and _folded(meant.text) == "instruction":
         extras.insert(0, "input")
-    return Meant(meant.text, meant.answer, tuple(name for name in extras if name in names))
+    return Meant(meant.text, meant.answer, tuple(_usual(names, extras)))
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _usual(names: Sequence[str], usual: Sequence[str]) -> list[str]:
     """Those of ``names`` that are usual, in the order of ``usual``; an exact name before one in another case."""
-    by_name = {name.strip().casefold(): name for name in reversed(names)} | {name: name for name in names}
+    by_name = {_folded(name): name for name in reversed(names)} | {name: name for name in names}
     return [by_name[each] for each in usual if each in by_name]
 
 
 def _no_field(
-    name: str, names: Sequence[str], reading: Reading, path: Path, where: str, key: str = "text_field"
+    usual: Sequence[str],
+    names: Sequence[str],
+    reading: Reading,
+    path: Path,
+    where: str,
+    key: str = "text_field",
+    known: Sequence[str] = (),
 ) -> DataError:
-    shown = list(names)
-    near = nearest(name, shown)
-    example = near or next((each for each in shown if each), name)
-    meant = f"did you mean {near!r}?" if near else f"its fields are: {_listed(shown)};"
+    """The error for a record without any of the ``usual`` fields; ``known``: those that records before it have."""
+    shown = [name for name in names if name]
+    near = next((each for name in usual if (each := nearest(name, shown, CLOSE)) is not None), None)
+    fields = f"its fields are: {_listed(shown)}"
+    meant = f"did you mean {near!r}? " if near else ""
+    if known:
+        return DataError(
+            f"a record has no field {known[0]!r}",
+            where=where,
+            expected="it in each record, or another usual name (docs/data.md)",
+            hint=f"{fields}; {meant}".removesuffix("; ").rstrip(),
+        )
+    of_text = [] if key == "text_field" else _usual(names, TEXTS)[:1]
+    free = [name for name in shown if name not in of_text]
+    name = near or (free[0] if len(free) == 1 else "FIELD")
+    advice = reading.advice(key, name, path) + (", with one of them for FIELD" if name == "FIELD" else "")
     return DataError(
-        f"a record has no field {name!r}",
+        f"a record has no field {usual[0]!r}",
         where=where,
-        expected=f"{name!r}, another usual name (docs/data.md), or the name of yours",
-        hint=f"{meant} {reading.advice(key, example, path)}",
+        expected=f"{usual[0]!r}, another usual name (docs/data.md), or the name of yours",
+        hint=f"{fields}; {meant}{advice}" if shown else fields,
     )
 
 

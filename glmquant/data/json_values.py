@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from glmquant.data.json_objects import ONE_RECORD, records_inside
 from glmquant.data.record import Record
 from glmquant.errors import DataError
 
@@ -14,9 +15,6 @@ LARGEST_RECORD: Final = 32 << 20
 CHARACTERS_AT_ONCE: Final = 1 << 16
 NEAR_THE_END: Final = 16
 """An error so near the end of what was read may only mean that the value goes on."""
-ONE_RECORD: Final = 'a JSON object in each line or in one array, e.g. {"text": "…"}'
-LISTS: Final = ("data", "train", "rows", "records", "examples", "items", "instances")
-"""Keys under which a file that is one object has its records."""
 STARTS: Final = re.compile(r"\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()
@@ -27,11 +25,14 @@ def looks_like_json(text: str) -> bool:
     return STARTS.match(text.removeprefix("\ufeff")) is not None
 
 
-def json_records(file: TextIO, path: Path) -> Iterator[Record]:
+def json_records(file: TextIO, path: Path, own: Collection[str] = ()) -> Iterator[Record]:
     """The records of JSON text; strings in an array are records with a ``text``.
 
+    Args:
+        own: fields that their owner names, in lower case.
+
     Raises:
-        DataError: text that is not JSON, a record that is no object, or a single object with several lists of records.
+        DataError: text that is not JSON, a record that is no object, or a single object of which several may be meant.
     """
     number, start = _first_piece(file)
     if start.lstrip().startswith("["):
@@ -41,9 +42,9 @@ def json_records(file: TextIO, path: Path) -> Iterator[Record]:
     if len(line) >= LARGEST_RECORD:
         raise _too_large(path, f"line {number}")
     if (value := _whole(line)) is None:
-        yield from _unwrapped(_numbered(_Values(file, line, number, path).one_by_one(), path), path)
+        yield from _unwrapped(_numbered(_Values(file, line, number, path).one_by_one(), path), path, own)
     else:
-        yield from _unwrapped(_lines(file, number, value, path), path)
+        yield from _unwrapped(_lines(file, number, value, path), path, own)
 
 
 def _first_piece(file: TextIO) -> tuple[int, str]:
@@ -117,30 +118,17 @@ def _numbered(values: Iterator[Any], path: Path) -> Iterator[Record]:
         yield _record(value, path, number, "record")
 
 
-def _unwrapped(records: Iterator[Record], path: Path) -> Iterator[Record]:
-    """The records; where the file is one object that holds a list of them, that list's."""
+def _unwrapped(records: Iterator[Record], path: Path, own: Collection[str]) -> Iterator[Record]:
+    """The records; where the file is one object that holds others, those."""
     first = next(records)
     second = next(records, None)
-    if second is None and (found := _lists_in(first.fields)):
-        if len(found) > 1:
-            raise DataError(
-                f"the file is one object with several lists of records: {', '.join(map(repr, found))}",
-                where=path,
-                expected=ONE_RECORD,
-                hint=f"take one out, e.g. with: jq -c '.{found[0]}[]' FILE > {found[0]}.jsonl",
-            )
-        yield from _numbered(iter(first.fields[found[0]]), path)
+    if second is None and (inside := records_inside(first.fields, own, path)) is not None:
+        yield from _numbered(iter(inside), path)
         return
     yield first
     if second is not None:
         yield second
     yield from records
-
-
-def _lists_in(fields: dict[str, Any]) -> list[str]:
-    """Keys of lists of objects, where one has a usual name."""
-    lists = [key for key, value in fields.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    return lists if any(key in LISTS for key in lists) else []
 
 
 class _Values:

@@ -3,18 +3,20 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from glmquant.data.fields import label_field, text_value
+from glmquant.core.near import nearest
+from glmquant.data.alike import refuse_alike
+from glmquant.data.fields import text_value
 from glmquant.data.labeled_directory import directory_texts
-from glmquant.data.reading import USUAL, Reading, nearest
+from glmquant.data.reading import USUAL, Reading
 from glmquant.data.record import Record
 from glmquant.data.records import kind_of
 from glmquant.data.streams import open_data
-from glmquant.data.text import meant_records, required_text
+from glmquant.data.text import formed_records, required_text
 from glmquant.errors import DataError
 
 log = logging.getLogger("glmquant")
@@ -80,7 +82,7 @@ def read_labeled(
 
     Raises:
         DataError: a file that cannot be read, a record without text or label, a label that is not known, fewer
-            examples than ``limit``, or fewer than two labels.
+            examples than ``limit``, fewer than two labels, or labels that look alike and are not the same.
     """
     examples: list[Example] = []
     for example in _trimmed(_examples(path, reading), path):
@@ -91,6 +93,10 @@ def read_labeled(
             break
     if limit is not None and len(examples) < limit:
         raise DataError(f"{len(examples)} examples where {limit} are wanted", where=path, hint="lower the task's limit")
+    places: dict[str, str] = {}
+    for example in examples:
+        places.setdefault(example.label, f"{path}{'/' if example.file else ', '}{example.place}")
+    refuse_alike(places)
     labels = in_order(known or {example.label for example in examples})
     if len(labels) < 2:
         raise DataError(f"{len(labels)} different labels", where=path, expected="at least two")
@@ -146,13 +152,9 @@ def _from_records(path: Path, reading: Reading) -> Iterator[Example]:
             expected="records with a text and a label, or a directory with a file or a directory for each label",
             hint='write {"text": "…", "label": "…"} in each line, or a line "text,label" above the rows of a table',
         )
-
-    def label_of(names: Sequence[str], place: str) -> str:
-        return label_field(names, reading, path, place)
-
-    for record, meant, label in meant_records(data, reading, kind, chats=False, beside=label_of):
-        text = required_text(record, meant.text, path)
-        yield Example(text, _label(record, label, path), record.number, unit=record.unit)
+    for record, form in formed_records(data, reading, kind, chats=False, labeled=True):
+        text = required_text(record, form.meant.text, path)
+        yield Example(text, _label(record, str(form.label), path), record.number, unit=record.unit)
 
 
 def _label(record: Record, name: str, path: Path) -> str:

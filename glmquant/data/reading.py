@@ -2,15 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 import yaml
 
-LONGEST_NAME: Final = 200
 SIMPLE: Final = re.compile(r"[\w./+\-]+")
 
 
@@ -53,10 +51,3 @@ def _yaml(text: str) -> str:
     """As it is where YAML reads it so anywhere, else in quotes."""
     plain = SIMPLE.fullmatch(text) and yaml.safe_load(text) == text
     return text if plain else json.dumps(text, ensure_ascii=False)
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that is most like ``name``, if one is."""
-    by_folded = {each.casefold()[:LONGEST_NAME]: each for each in names}
-    near = get_close_matches(name.casefold()[:LONGEST_NAME], by_folded, n=1)
-    return by_folded[near[0]] if near else None

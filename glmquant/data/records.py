@@ -8,7 +8,8 @@ from typing import Final, Literal
 from glmquant.data.columnar import parquet_records, workbook_records
 from glmquant.data.encodings import encoding_of, open_text, undecodable
 from glmquant.data.fields import ANSWERS, CHATS, LABELS, QUESTIONS, TEXTS
-from glmquant.data.json_values import ONE_RECORD, json_records, looks_like_json
+from glmquant.data.json_objects import ONE_RECORD
+from glmquant.data.json_values import json_records, looks_like_json
 from glmquant.data.reading import Reading
 from glmquant.data.record import Record
 from glmquant.data.signatures import PARQUET, compression_of, foreign
@@ -91,8 +92,8 @@ def read_records(
 def _text_records(data: DataFile, reading: Reading, kind: Kind) -> Iterator[Record]:
     try:
         if kind == "JSON":
-            with open_text(data, reading) as file:
-                yield from json_records(file, data.path)
+            with open_text(data, reading, newline=None) as file:
+                yield from json_records(file, data.path, _own(reading))
         else:
             with open_text(data, reading, newline="") as file:
                 yield from table_records(file, table_separator(data, reading), data.path)

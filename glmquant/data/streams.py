@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
+from glmquant.core.near import did_you_mean
 from glmquant.data.signatures import compression_of, foreign_zip, is_workbook
 from glmquant.errors import DataError
 
@@ -118,7 +119,7 @@ def _on_disk(path: Path) -> Path:
     try:
         status = path.stat()
     except OSError:
-        raise _no_file(path, "no such file") from None
+        raise _no_file(path, "no such file", did_you_mean(path)) from None
     if stat.S_ISDIR(status.st_mode):
         raise _no_file(path, "a directory, not a file", _inside(path))
     if stat.S_ISREG(status.st_mode):

@@ -1,13 +1,20 @@
 """Tables in text: values separated by commas, tabs, semicolons or bars, under a header."""
 
 import csv
+import io
+import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TextIO
 
-from glmquant.data.record import Record
+from glmquant.data.record import Record, Tally
+from glmquant.data.tab_rows import TabRows
 from glmquant.errors import DataError
+
+log = logging.getLogger("glmquant")
 
 SEPARATORS: Final = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 LARGEST_CELL: Final = 16 << 20
@@ -57,18 +64,27 @@ def table_rows(file: TextIO, separator: str, path: Path) -> Iterator[Row]:
     Raises:
         DataError: quotes that do not pair.
     """
-    csv.field_size_limit(LARGEST_CELL)
-    reader = csv.reader(_lines(file), delimiter=separator, strict=True)
+    lines = _lines(file)
+    first = next(lines, "")
+    before = 1 if SEPARATOR_LINE.match(first) else 0
+    rows = _rows_of(lines if before else chain([first], lines), separator)
     try:
-        for row in reader:
-            if row and not (reader.line_num == 1 and SEPARATOR_LINE.match(separator.join(row) + "\n")):
-                yield reader.line_num, row
+        for row in rows:
+            yield before + rows.line, row
     except csv.Error as error:
         raise DataError(
             f"not CSV: {error}",
-            where=f"{path}, line {reader.line_num}",
+            where=f"{path}, line {before + rows.line}",
             expected='texts with quotes or separators in quotes, and quotes inside them twice: "so ""called"""',
         ) from None
+    finally:
+        _tell(rows.literal, path)
+
+
+def _tell(literal: Tally, path: Path) -> None:
+    if literal.count:
+        told = "%s: quotes in %d rows do not pair, and are read as characters, the first at %s"
+        log.info(told, path.name, literal.count, literal.first)
 
 
 def table_records(file: TextIO, separator: str, path: Path) -> Iterator[Record]:
@@ -111,17 +127,28 @@ def _lines(file: TextIO) -> Iterator[str]:
     return iter(lambda: file.readline(LARGEST_CELL), "")
 
 
+def _rows_of(lines: Iterator[str], separator: str, *, strict: bool = True) -> "TabRows | _QuotedRows":
+    csv.field_size_limit(LARGEST_CELL)
+    return TabRows(lines) if separator == "\t" else _QuotedRows(lines, separator, strict)
+
+
+class _QuotedRows:
+    """Rows that hold anything, as CSV writes them."""
+
+    def __init__(self, lines: Iterator[str], separator: str, strict: bool) -> None:
+        self._reader, self.literal = csv.reader(lines, delimiter=separator, strict=strict), Tally()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return (row for row in self._reader if row)
+
+    @property
+    def line(self) -> int:
+        return self._reader.line_num
+
+
 def _sample(text: str, separator: str) -> list[list[str]]:
     """The first rows; the last, which may be cut, is left out unless it is the only one below the header."""
-    csv.field_size_limit(LARGEST_CELL)
     rows: list[list[str]] = []
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-            if len(rows) > SAMPLED_ROWS:
-                break
-    except csv.Error:
-        pass
-    return rows[:SAMPLED_ROWS]
+    with suppress(csv.Error):
+        rows.extend(islice(_rows_of(_lines(io.StringIO(text, newline="")), separator, strict=False), SAMPLED_ROWS))
+    return rows

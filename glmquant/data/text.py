@@ -1,16 +1,18 @@
 """Documents of a data file: plain text, records of text, conversations."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glmquant.core.protocols import Turn
+from glmquant.data.cells import looks_like_turns, turns_in_cell
 from glmquant.data.conversations import turns_of
 from glmquant.data.encodings import open_text, undecodable
-from glmquant.data.fields import Meant, meant_fields, text_value
+from glmquant.data.fields import CHATS, Meant, text_value
+from glmquant.data.forms import Form, Forms
 from glmquant.data.reading import USUAL, Reading
-from glmquant.data.record import Record
+from glmquant.data.record import Record, Tally
 from glmquant.data.records import Kind, kind_of, read_records
 from glmquant.data.streams import DataFile, open_data
 from glmquant.errors import DataError
@@ -41,9 +43,28 @@ def read_documents(path: Path, reading: Reading = USUAL) -> Iterator[Document]:
     Raises:
         DataError: a file that cannot be read (docs/data.md says what can), or records none of which holds text.
     """
+    return (document for document, _ in _placed(path, reading))
+
+
+def read_conversations(path: Path, reading: Reading = USUAL) -> Iterator[Conversation]:
+    """As :func:`read_documents`; a text among them is an error that names its place."""
+    for document, place in _placed(path, reading):
+        if isinstance(document, str):
+            raise DataError(
+                "a text among conversations",
+                where=f"{path}, {place}",
+                expected="conversations alone",
+                hint="check texts and conversations apart, in files of their own",
+            )
+        yield document
+
+
+def _placed(path: Path, reading: Reading) -> Iterator[tuple[Document, str]]:
     data = open_data(path)
     kind = kind_of(data, reading)
-    return _text_pieces(data, reading) if kind == "text" else _documents(data, reading, kind)
+    if kind == "text":
+        return ((piece, "line 1") for piece in _text_pieces(data, reading))
+    return _documents(data, reading, kind)
 
 
 def read_lines(path: Path, reading: Reading = USUAL) -> Iterator[tuple[str, str]]:
@@ -55,11 +76,11 @@ def read_lines(path: Path, reading: Reading = USUAL) -> Iterator[tuple[str, str]
     data = open_data(path)
     kind = kind_of(data, reading)
     if kind == "text":
-        for number, line in enumerate("".join(_text_pieces(data, reading)).splitlines(), start=1):
+        for number, line in enumerate("".join(_text_pieces(data, reading)).removesuffix("\n").split("\n"), start=1):
             yield line, f"line {number}"
         return
-    for record, meant, _ in meant_records(data, reading, kind, chats=False):
-        yield required_text(record, meant.text, path), record.place
+    for record, form in formed_records(data, reading, kind, chats=False):
+        yield required_text(record, form.meant.text, path), record.place
 
 
 def required_text(record: Record, name: str, path: Path) -> str:
@@ -72,34 +93,26 @@ def required_text(record: Record, name: str, path: Path) -> str:
     return text
 
 
-def meant_records(
-    data: DataFile,
-    reading: Reading,
-    kind: Kind,
-    *,
-    chats: bool,
-    beside: Callable[[Sequence[str], str], str] = lambda names, place: "",
-) -> Iterator[tuple[Record, Meant, str]]:
-    """The records inside, and which of their fields are read: decided by the first, told in the log.
+def formed_records(
+    data: DataFile, reading: Reading, kind: Kind, *, chats: bool, labeled: bool = False
+) -> Iterator[tuple[Record, Form]]:
+    """The records inside, each with the fields that are read of it, which are told in the log.
 
     Args:
         chats: conversations are read too.
-        beside: of a record's fields and its place, a further field to read.
+        labeled: a label is read beside the text.
     """
-
-    def chosen(names: Sequence[str], place: str) -> tuple[Meant, str]:
-        return meant_fields(names, reading, data.path, place, chats=chats), beside(names, place)
-
-    def wanted(names: Sequence[str]) -> Sequence[str]:
-        meant, other = chosen(names, "its columns")
-        return [name for name in names if name in (*meant.columns, other)]
-
-    fields: tuple[Meant, str] | None = None
-    for record in read_records(data, reading, kind, wanted):
-        if fields is None:
-            fields = chosen(list(record.fields), record.place)
-            _tell(data, kind, *fields, record)
-        yield record, *fields
+    forms = Forms(data.path, reading, chats=chats, labeled=labeled)
+    told = False
+    try:
+        for record in read_records(data, reading, kind, forms.columns):
+            form = forms.of(record)
+            if not told:
+                _tell(data, kind, form, record)
+                told = True
+            yield record, form
+    finally:
+        forms.tell()
 
 
 def holds_conversations(path: Path, reading: Reading = USUAL) -> bool:
@@ -107,45 +120,66 @@ def holds_conversations(path: Path, reading: Reading = USUAL) -> bool:
     return isinstance(next(read_documents(path, reading), None), Conversation)
 
 
-def _tell(data: DataFile, kind: Kind, meant: Meant, beside: str, record: Record) -> None:
+def _tell(data: DataFile, kind: Kind, form: Form, record: Record) -> None:
     """What is read, unless it is what every release read: a text, and a label."""
-    read = [name for name in (*meant.columns, beside) if name]
-    left = [name for name in record.fields if name and name not in read]
-    if set(read) - {"text", "label"} or kind not in ("JSON", "a table"):
+    left = [name for name in record.fields if name and name not in form.names]
+    if set(form.names) - {"text", "label"} or kind not in ("JSON", "a table"):
         unread = f"; not read: {', '.join(left[:10])}" if left else ""
-        log.info("%s is %s; read from each record: %s%s", data.path.name, kind, ", ".join(read), unread)
+        log.info("%s is %s; read from each record: %s%s", data.path.name, kind, ", ".join(form.names), unread)
 
 
-def _documents(data: DataFile, reading: Reading, kind: Kind) -> Iterator[Document]:
-    total = empty = tools = 0
-    for record, meant, _ in meant_records(data, reading, kind, chats=True):
-        document = _document(record, meant, data.path)
+def _documents(data: DataFile, reading: Reading, kind: Kind) -> Iterator[tuple[Document, str]]:
+    """Documents, each with its place."""
+    total, empty, unanswered, tools = 0, Tally(), Tally(), Tally()
+    for record, form in formed_records(data, reading, kind, chats=True):
+        document = _document(record, form.meant, data.path)
         total += 1
-        empty += document is None or document == "\n"
-        tools += bool(record.fields.get("tools"))
+        if document is None and record.fields.get(form.meant.text):
+            unanswered.add(record.place)
+        elif document in (None, "\n"):
+            empty.add(record.place)
+        if (described := form.meant.company("tools")) and record.fields.get(described):
+            tools.add(record.place)
         if document is not None:
-            yield document
-    if empty == total:
-        raise DataError(f"none of the {total} records holds text", where=data.path, expected="text")
-    if empty:
-        log.info("%s: %d of %d records hold no text", data.path.name, empty, total)
-    if tools:
-        log.warning("%s: the tools that %d conversations describe are left out", data.path.name, tools)
+            yield document, record.place
+    _tell_left_out(data, total, empty, unanswered)
+    if tools.count:
+        log.warning("%s: the tools that %d conversations describe are left out", data.path.name, tools.count)
+
+
+def _tell_left_out(data: DataFile, total: int, empty: Tally, unanswered: Tally) -> None:
+    if empty.count + unanswered.count == total:
+        raise DataError(
+            f"none of the {total} records holds text" + (" and an answer" if unanswered.count else ""),
+            where=data.path,
+            expected="text",
+        )
+    for left, what in ((empty, "hold no text"), (unanswered, "are conversations without an answer")):
+        if left.count:
+            log.info("%s: %d of %d records %s, the first at %s", data.path.name, left.count, total, what, left.first)
 
 
 def _document(record: Record, meant: Meant, path: Path) -> Document | None:
-    where = f"{path}, {record.place}"
-    value = record.fields.get(meant.text)
-    if meant.answer is None and not (isinstance(value, list) or _is_turns(value)):
+    where, value = f"{path}, {record.place}", record.fields.get(meant.text)
+    if meant.answer is None and isinstance(value, str) and looks_like_turns(value):
+        given, value = value, turns_in_cell(value)
+        if value is None and meant.text.strip().casefold() in CHATS:
+            raise _no_turns(given, where)
+        record = record if value is None else replace(record, fields=record.fields | {meant.text: value})
+    if meant.answer is None and not isinstance(value, list):
         text = text_value(record, meant.text, path)
         return None if text is None else text + "\n"
     turns = turns_of(record, meant, where)
     return None if turns is None else Conversation(turns, where)
 
 
-def _is_turns(value: object) -> bool:
-    """Whether the text in a table's cell is a list of turns, as JSON."""
-    return isinstance(value, str) and value.startswith('[{"') and ('"role"' in value or '"from"' in value)
+def _no_turns(given: str, where: str) -> DataError:
+    return DataError(
+        f"the cell starts as a list of turns, and is none that can be read: {given[:60]!r}",
+        where=where,
+        expected="JSON, or a list of dictionaries as Python writes it, whole",
+        hint="write the data as JSON Lines or Parquet: in pandas, .to_json('data.jsonl', orient='records', lines=True)",
+    )
 
 
 def _text_pieces(data: DataFile, reading: Reading) -> Iterator[str]:

@@ -1,17 +1,11 @@
 """What is said of a directory that does not exist."""
 
-import os
-from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
-from typing import Final
 
+from glmquant.core.near import LONGEST_NAME, existing_parent, near_paths
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.hub.names import RepoId, id_of_page, parse_id
-
-_MOST_NAMES: Final = 1000
-_LONGEST_NAME: Final = 255
 
 
 def no_directory(given: str | Path) -> CheckpointError:
@@ -25,17 +19,17 @@ def no_directory(given: str | Path) -> CheckpointError:
             expected="a directory, or the id of a repository on the Hugging Face hub",
             hint=f"give its id: {page}",
         )
-    stem = _existing_parent(path)
-    near = _near(path, stem)
+    parent = existing_parent(path)
+    near = _near(path)
     if near:
         hint = f"did you mean {' or '.join(near)}?"
     elif isinstance(given, Path) and parse_id(str(given)):
         hint = f"for the hub's repository, give the id as text: {str(given)!r}"
     else:
-        hint = f"{stem.absolute()} is there; nothing in it has such a name"
+        hint = f"{parent.absolute()} is there; nothing in it has such a name"
     return CheckpointError(
         "the checkpoint directory does not exist",
-        where=shown(str(given)) if len(str(given)) > _LONGEST_NAME else given,
+        where=shown(str(given)) if len(str(given)) > LONGEST_NAME else given,
         expected="a directory, or the id of a repository on the Hugging Face hub, such as THUDM/chatglm2-6b",
         hint=hint,
     )
@@ -44,7 +38,7 @@ def no_directory(given: str | Path) -> CheckpointError:
 def local_organization(repo: RepoId) -> CheckpointError:
     """The error for an id whose first half is a directory here, so that a path may be meant."""
     path = Path(str(repo))
-    near = _near(path, path.parent)
+    near = _near(path)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return CheckpointError(
         f"there is a directory {path.parent} here, and no {path.name} in it",
@@ -58,23 +52,8 @@ def _as_arguments(repo: RepoId) -> str:
     return repo.name if repo.revision is None else f"{repo.name} --revision {repo.revision}"
 
 
-def _existing_parent(path: Path) -> Path:
-    return next((parent for parent in path.parents if os.path.isdir(parent)), Path())
-
-
-def _near(path: Path, stem: Path) -> list[str]:
-    """Directories of ``stem`` whose name is like the path's next one."""
-    wanted = path.relative_to(stem).parts[0] if path.is_relative_to(stem) and path != stem else path.name
-    if len(wanted) > _LONGEST_NAME:
-        return []
-    try:
-        with os.scandir(stem) as entries:
-            names = [entry.name for entry in islice(entries, _MOST_NAMES) if entry.is_dir()]
-    except OSError:
-        return []
-    folded = {name.casefold(): name for name in names}
-    close = get_close_matches(wanted.casefold(), folded, n=3, cutoff=0.6)
-    return [_shown(stem / folded[name]) for name in close]
+def _near(path: Path) -> list[str]:
+    return [_shown(near) for near in near_paths(path, "directory", most=3)]
 
 
 def _shown(path: Path) -> str:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from glmquant import assets
+from glmquant.core.near import did_you_mean, nearest
 from glmquant.core.untrusted import shown
 from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
@@ -173,10 +174,9 @@ def _find(name: str) -> Path:
 def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
     if path.is_dir():
         return f"{path} is a directory: were recipe and model swapped?"
-    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    names = {name: name for name in packaged} | {name: str(path.parent / name) for name in beside}
-    near = get_close_matches(path.name[:200], names, n=1)
-    return f"did you mean {names[near[0]]}?" if near else None
+    near = nearest(path.name, packaged)
+    of_package, of_disk = f"did you mean {near}?" if near else None, did_you_mean(path, "file")
+    return (of_disk or of_package) if path.suffix else (of_package or of_disk)
 
 
 class _Loader(yaml.SafeLoader):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from glmquant.core.near import did_you_mean
 from glmquant.errors import CheckError
 from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
@@ -38,7 +39,10 @@ def read_report(path: Path) -> AccuracyReport:
         return report_from_json(file.read_text(encoding="utf-8"), file)
     except OSError as error:
         raise CheckError(
-            f"cannot read the report: {error.strerror}", where=file, expected="a report.json that `check` wrote"
+            f"cannot read the report: {error.strerror}",
+            where=file,
+            expected="a report.json that `check` wrote",
+            hint=None if file.exists() else did_you_mean(file),
         ) from error
     except UnicodeDecodeError as error:
         raise CheckError(f"the report is not UTF-8: {error}", where=file) from None

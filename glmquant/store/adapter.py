@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from glmquant.core.near import did_you_mean
 from glmquant.core.untrusted import cached_repository, file_inside
 from glmquant.errors import CheckpointError, Parameter
 from glmquant.store.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
@@ -91,7 +92,7 @@ def _existing(directory: str | Path) -> Path:
             "the adapter's directory does not exist" if not path.exists() else "an adapter is a directory, not a file",
             where=Parameter("adapter", str(directory)),
             expected=f"a directory on this machine with {ADAPTER_CONFIG} and {WEIGHTS[0]}",
-            hint=_from_hub(str(directory)),
+            hint=did_you_mean(path, "directory") or _from_hub(str(directory)),
         )
     if (path / ADAPTER_CONFIG).exists():
         return path.resolve()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glmquant import __version__
 from glmquant.core.files import write_atomically, write_json
-from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside
+from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside, without_mark
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CheckpointError
 from glmquant.glm.block import Block
@@ -275,4 +275,4 @@ def copy_side_files(source: Path, target: Path) -> None:
                 content = file.read(MAX_CONFIG_BYTES + 1)
             if len(content) > MAX_CONFIG_BYTES:
                 raise CheckpointError(f"{name} is too large for what it is", where=path)
-            (target / name).write_bytes(content)
+            (target / name).write_bytes(without_mark(content, path) if name.endswith(".json") else content)

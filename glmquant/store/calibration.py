@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmquant.core.files import write_json
+from glmquant.core.near import did_you_mean
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, Sampling, TextSource
 from glmquant.errors import CalibrationError
 
@@ -89,7 +90,7 @@ def _read_description(path: Path) -> _Description:
             f"no {path.name} in {path.parent}",
             where=path,
             expected="a directory that a calibration was written to",
-            hint="calibrate first",
+            hint=(None if path.parent.is_dir() else did_you_mean(path.parent, "directory")) or "calibrate first",
         )
     if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
         raise CalibrationError(f"{path.name} is larger than {LARGEST_DESCRIPTION_BYTES:,} bytes", where=path)

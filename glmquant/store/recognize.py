@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from glmquant.core.hub_cache import snapshot
+from glmquant.core.near import did_you_mean
 from glmquant.core.untrusted import REPOSITORY, file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError
 
@@ -46,8 +46,7 @@ def _way_to_a_bundle(directory: Path) -> str | None:
     if not directory.is_dir():
         if directory.exists():
             return f"give its directory, {directory.parent}" if (directory.parent / GRAPH).is_file() else None
-        near = nearest(directory)
-        return f"did you mean {near}?" if near else None
+        return did_you_mean(directory, "directory")
     if (directory / "onnx" / GRAPH).is_file():
         return f"did you mean {directory / 'onnx'}?"
     names = listed(directory)
@@ -68,8 +67,7 @@ def existing_directory(directory: str | Path) -> Path:
         return snapshot(path).resolve()
     if path.exists():
         raise _not_a_directory(path)
-    near = nearest(path)
-    hint = f"did you mean {near}?" if near else None
+    hint = did_you_mean(path, "directory")
     raise CheckpointError("the checkpoint directory does not exist", where=path, hint=hint)
 
 
@@ -128,12 +126,6 @@ def _other_directory(directory: Path, names: Names) -> str | None:
 def _may_be_meant(path: Path) -> bool:
     is_checkpoint = (path / CONFIG).is_file() and not (path / GRAPH).exists()
     return is_checkpoint or (REPOSITORY.fullmatch(path.name) is not None and (path / "snapshots").is_dir())
-
-
-def nearest(path: Path) -> str | None:
-    """The entry beside a missing path whose name is most like it."""
-    near = get_close_matches(path.name[:200], listed(path.parent)[:MOST_FILES], n=1, cutoff=0.75)
-    return str(path.parent / near[0]) if near else None
 
 
 def _known(directory: Path, names: Names) -> CheckpointError | None:

@@ -1,5 +1,6 @@
 """Names and JSON from a directory that nobody vouches for."""
 
+import json
 import os
 from pathlib import Path
 
@@ -165,6 +166,36 @@ def test_json_that_is_none(tmp_path: Path, content: bytes, message: str) -> None
     with pytest.raises(CheckpointError, match=message) as caught:
         read_json(path, 64 if message == "too large" else 10 << 20)
     assert caught.value.where == path
+
+
+CONFIG = {"name": "模型", "a": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_with_its_encodings_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG, ensure_ascii=False), encoding=encoding)
+    assert read_json(path) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"), [("gbk", "gb18030"), ("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be")]
+)
+def test_json_in_another_encoding_is_named_and_the_hint_converts_it(tmp_path: Path, encoding: str, named: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG, ensure_ascii=False), encoding=encoding)
+    with pytest.raises(CheckpointError, match=f"not valid JSON: not UTF-8, it looks like {named}") as caught:
+        read_json(path)
+    assert caught.value.hint is not None
+    exec(caught.value.hint.partition('"')[2].removesuffix('"'))
+    assert read_json(path) == CONFIG
+
+
+def test_a_mark_that_lies_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(CheckpointError, match="not in the encoding of its mark"):
+        read_json(path)
 
 
 def test_what_never_ends_is_not_read(tmp_path: Path) -> None:

@@ -93,3 +93,22 @@ def test_an_array_of_questions_says_which_record(tmp_path: Path) -> None:
     content = '[{"question": "x", "choices": ["a", "b"], "answer": 0}, {"question": "y", "choices": [], "answer": 0}]'
     with pytest.raises(DataError, match=r"0 choices[\s\S]*record 2"):
         read_questions(write(tmp_path, "q.json", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.csv", "ID,Question,a,b,c,d,Answer\n0,什么?,one,two,three,four,C\n"),
+        ("q.jsonl", '{"Question": "什么?", "Choices": ["one", "two", "three", "four"], "Answer": "C"}'),
+        ("q.jsonl", '{"QUESTION": "什么?", "a": "one", "b": "two", "c": "three", "d": "four", "answerkey": "C"}'),
+    ],
+)
+def test_fields_are_found_in_any_case(tmp_path: Path, name: str, content: str) -> None:
+    (question,) = read_questions(write(tmp_path, name, content))
+    assert (question.question, question.choices, question.answer) == ("什么?", CHOICES, 2)
+
+
+def test_named_columns_are_found_in_any_case(tmp_path: Path) -> None:
+    path = write(tmp_path, "q.csv", "Frage,A,B,Lösung\nx,one,two,B\n")
+    (question,) = read_questions(path, reading=Reading(text_field="frage", label_field="lösung"))
+    assert (question.question, question.answer) == ("x", 1)

@@ -1,4 +1,6 @@
 import sys
+from datetime import datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from pyarrow import parquet
 
 from glmquant.data import columnar
 from glmquant.data.columnar import parquet_records, workbook_records
+from glmquant.data.labeled import read_labeled
 from glmquant.data.streams import open_data
 from glmquant.data.text import Conversation, read_documents
 from glmquant.errors import DataError
@@ -88,8 +91,8 @@ def test_a_workbook_is_read_under_its_header(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.bin", rows, [])
     records = list(workbook_records(open_data(path)))
     assert [(record.place, record.fields) for record in records] == [
-        ("row 3", {"id": 1, "text": "今天", "label": 3}),
-        ("row 5", {"id": 2, "text": "明天", "label": None}),
+        ("row 3", {"id": "1", "text": "今天", "label": "3"}),
+        ("row 5", {"id": "2", "text": "明天", "label": None}),
     ]
 
 
@@ -100,7 +103,6 @@ def test_a_workbook_is_read_under_its_header(tmp_path: Path) -> None:
         ([[]], ["0 sheets"]),
         ([[["text", "text"], ["a", "b"]]], ["row 1", "two columns are called 'text'"]),
         ([[["text"], ["a", "b"]]], ["row 2", "2 cells under a header of 1"]),
-        ([[["text"], [5]]], ["row 2", "int, not text"]),
     ],
 )
 def test_a_workbook_that_does_not_fit(tmp_path: Path, sheets: list[list[list[Any]]], words: list[str]) -> None:
@@ -132,3 +134,57 @@ def test_a_missing_reader_names_the_command(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match=rf"needs the package {package}[\s\S]*pip install 'glmquant\[data\]'"):
         list(read_documents(path))
+
+
+DAY = datetime(2024, 5, 1)
+
+
+def test_cells_of_a_workbook_are_read_as_they_are_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = ["a", 5, 1.0, 0.1 + 0.2, True, DAY, DAY.replace(hour=10), time(10, 30), None]
+    path = workbook(tmp_path / "a.xlsx", [["id", "text"], *([1, value] for value in values)])
+    with caplog.at_level("INFO", "glmquant"):
+        texts = [str(text).removesuffix("\n") for text in read_documents(path)]
+    assert texts == ["a", "5", "1", "0.3", "TRUE", "2024-05-01", "2024-05-01 10:00:00", "10:30:00"]
+    assert "a.xlsx: numbers, dates or truth values of 7 records are read as text, the first at row 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([10.0, 9.0], ("9", "10")),
+        ([True, False], ("FALSE", "TRUE")),
+        ([DAY, "x"], ("2024-05-01", "x")),
+    ],
+)
+def test_labels_of_a_workbook_are_read_as_they_are_seen(
+    tmp_path: Path, values: list[Any], labels: tuple[str, ...]
+) -> None:
+    path = workbook(tmp_path / "a.xlsx", [["text", "label"], *(["t", value] for value in values)])
+    assert read_labeled(path).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([10, 9], ("9", "10")),
+        ([10.0, 9.5], ("9.5", "10.0")),
+        ([True, False], ("False", "True")),
+        ([DAY.date(), DAY.date().replace(day=2)], ("2024-05-01", "2024-05-02")),
+        ([Decimal("1.50"), Decimal("2.00")], ("1.50", "2.00")),
+    ],
+)
+def test_labels_of_parquet_are_read_as_they_are_seen(
+    tmp_path: Path, values: list[Any], labels: tuple[str, ...]
+) -> None:
+    assert read_labeled(table(tmp_path / "a.parquet", {"text": ["a", "b"], "label": values})).labels == labels
+
+
+def test_a_number_that_is_missing_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no label[\s\S]*record 2"):
+        read_labeled(table(tmp_path / "a.parquet", {"text": ["a", "b"], "label": [1.0, float("nan")]}))
+
+
+def test_an_answer_may_be_a_number(tmp_path: Path) -> None:
+    (found,) = read_documents(workbook(tmp_path / "a.xlsx", [["Question", "Answer"], ["1+1?", 2]]))
+    assert isinstance(found, Conversation)
+    assert [turn.content for turn in found.turns] == ["1+1?", "2"]

@@ -33,8 +33,25 @@ def chat(*said: tuple[str, Any]) -> dict[str, Any]:
         {"instruction": "hi", "input": "", "output": "hello"},
         {"prompt": "hi", "response": "hello"},
         {"question": "hi", "answer": "hello"},
+        {
+            "messages": [
+                {"role": None, "content": None, "from": "human", "value": "hi"},
+                {"role": "assistant", "content": "hello", "from": None, "value": None, "tool_calls": None},
+            ]
+        },
+        {"messages": [{"Role": "user", "Content": "hi"}, {"Role": "assistant", "Content": "hello"}]},
     ],
-    ids=["ShareGPT", "messages", "parts", "JSON in a cell", "Alpaca", "prompt and response", "question and answer"],
+    ids=[
+        "ShareGPT",
+        "messages",
+        "parts",
+        "JSON in a cell",
+        "Alpaca",
+        "prompt and response",
+        "question and answer",
+        "columns of two forms",
+        "capitals",
+    ],
 )
 def test_every_form_gives_the_same_turns(fields: dict[str, Any]) -> None:
     assert turns(fields) == ASKED
@@ -101,6 +118,10 @@ def test_a_record_without_an_answer_is_empty(fields: dict[str, Any]) -> None:
         ({"messages": ["a"]}, ["turn 1", "the turn is str"]),
         ({"messages": "a"}, ["the conversation is str, not a list of turns"]),
         (chat(("user", [{"type": "image_url"}]), ("assistant", "a")), ["turn 1", "'image_url'", "text alone"]),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "text": "b"}]},
+            ["turn 2", "neither content nor value", "its fields are: role, text"],
+        ),
         (chat(("user", 5), ("assistant", "a")), ["turn 1", "int, not text"]),
         (chat(("user", "\ud83d"), ("assistant", "a")), ["turn 1", "unpaired surrogate"]),
         (

@@ -111,7 +111,7 @@ def test_texts_to_classify_are_lines_or_records(tmp_path: Path) -> None:
     assert list(read_lines(tmp_path / "a.csv")) == [("one", "line 2")]
     (tmp_path / "c.csv").write_text("id,abstract\n1,one\n", encoding="utf-8")
     spelled = Reading(options={"text_field": "--text-field"})
-    with pytest.raises(DataError, match="give --text-field id"):
+    with pytest.raises(DataError, match="its fields are: id, abstract; give --text-field FIELD"):
         list(read_lines(tmp_path / "c.csv", spelled))
     (tmp_path / "b.jsonl").write_text('{"text": null}\n', encoding="utf-8")
     with pytest.raises(DataError, match="a record has no text"):

@@ -50,7 +50,15 @@ def test_limit_takes_the_first(tmp_path: Path) -> None:
         ("r.jsonl", '{"label": "x"}', ["line 1", "no field 'text'"]),
         ("r.csv", "text,label\na,x\nb\n", ["r.csv, line 3", "1 cells under a header of 2"]),
         ("r.csv", "text,label\na,\n", ["line 2", "no label"]),
-        ("r.csv", "text,klass\na,x\n", ["line 2", "no field 'label'", "give text as `label_field`"]),
+        (
+            "r.csv",
+            "text,klass\na,x\n",
+            [
+                "line 2",
+                "no field 'label'",
+                "are: text, klass; did you mean 'klass'? give klass",
+            ],
+        ),
         ("r.csv", "", ["the file is empty"]),
         ("r.csv", 'text,label\n"a"b,x\n', ["line 2", "not CSV"]),
         ("r.csv", b"text,label\n\xff,x\n", ["line 2", "byte offset 11", "UTF-8"]),

@@ -241,6 +241,15 @@ def test_side_files_are_copied_and_nothing_else(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in target.iterdir()} == {name: name for name in kept}
 
 
+def test_a_copied_json_file_has_no_mark_that_others_stumble_over(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "generation_config.json").write_text('{"top_p": 0.5}', encoding="utf-16")
+    copy_side_files(source, target)
+    assert (target / "generation_config.json").read_bytes() == b'{"top_p": 0.5}'
+
+
 def test_side_files_may_not_lead_out(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

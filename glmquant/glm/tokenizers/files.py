@@ -9,6 +9,8 @@ from glmquant.core.files import write_json, write_text
 from glmquant.core.placeholders import HEAD, fetch_again, refuse_packed, refuse_placeholder
 from glmquant.errors import CheckpointError
 
+TEXT: Final = (".json", ".jinja", ".txt")
+"""Endings of files that may start with an encoding's mark."""
 MOST_BYTES: Final = 64 << 20
 
 TOKENIZER_JSON: Final = "tokenizer.json"
@@ -31,7 +33,7 @@ def read_bytes(directory: Path, name: str) -> bytes:
 
     Raises:
         CheckpointError: it is missing, no regular file, lies outside the directory, is empty, is larger than any
-            tokenizer, or is what a failed download left in its place.
+            tokenizer, or is what a failed download left in its place; or text that is not in the encoding of its mark.
     """
     hint = "copy the publisher's tokenizer files into the checkpoint directory"
     path = untrusted.file_inside(directory, name, where=directory / name, hint=hint)
@@ -40,7 +42,7 @@ def read_bytes(directory: Path, name: str) -> bytes:
         raise CheckpointError("the tokenizer file is empty", where=path, hint=fetch_again(directory / name))
     refuse_placeholder(content[:HEAD], directory / name)
     refuse_packed(content, directory / name)
-    return content
+    return untrusted.without_mark(content, directory / name) if name.endswith(TEXT) else content
 
 
 def read_object(directory: Path, name: str) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     try:
         return untrusted.parse_json(content, directory / name)
     except CheckpointError as error:
-        hint = f"mend it, or {fetch_again(directory / name)}"
+        hint = f"{error.hint or 'mend it'}, or {fetch_again(directory / name)}"
         raise CheckpointError(error.what, where=error.where, expected=error.expected, hint=hint) from error
 
 

@@ -15,6 +15,7 @@ from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.onnx_export.side_files import generation_config
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.tokenizer import load_bundle_tokenizer
+from glmquant.store.checkpoint import open_checkpoint
 from tests.glm.test_families import HUGGING_FACE, NATIVE
 from tests.support.golden import config, directory
 from tests.support.models import TINY
@@ -166,3 +167,15 @@ def test_a_wrong_value_is_told_and_the_hint_works(values: dict[str, Any], tmp_pa
     assert "remove generation_config.json" in str(caught.value.hint)
     (tmp_path / "generation_config.json").unlink()
     assert load_tokenizer(tmp_path, found).eos_ids == (2, 2049, 2051)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_with_an_encodings_mark_are_read(tuned: Path, encoding: str) -> None:
+    whole = load_tokenizer(tuned, open_checkpoint(tuned).config)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        text = (tuned / name).read_text(encoding="utf-8")
+        (tuned / name).write_text(text, encoding=encoding)
+    marked = load_tokenizer(tuned, open_checkpoint(tuned).config)
+    assert marked.encode("你好 hello") == whole.encode("你好 hello")
+    assert marked.generation == whole.generation
+    assert marked.chat_template == whole.chat_template
