@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import glmquant as gq
 from glmquant import assets
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.store.checkpoint import open_checkpoint
@@ -66,3 +67,21 @@ def test_packaged_recipes_run(name: str, desk: Path) -> None:
     command += [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_head_is_trained_on_a_model_with_experts_and_ships(desk: Path) -> None:
+    shutil.copy(assets.DIRECTORY / "reviews.jsonl", desk / "reviews.jsonl")
+    recipe = gq.load_recipe(None, {"train.epochs": 1})
+    trained = gq.train_classifier("GLM-4.7-Flash", "reviews.jsonl", recipe, out="classifier")
+    labels = {count.label for count in trained.labels}
+    rules = {"rules": [{"match": "layers.*", "spec": {"bits": 8, "group_size": 64}, "method": {"kind": "rtn"}}]}
+    bundle = gq.export("classifier", gq.load_recipe(None, rules), out="onnx")
+    assert next(iter(gq.classify(bundle, ["很好"]))).label in labels
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_training_inside_a_model_with_experts_is_refused(mode: str, desk: Path) -> None:
+    shutil.copy(assets.DIRECTORY / "reviews.jsonl", desk / "reviews.jsonl")
+    with pytest.raises(gq.TrainingError, match="routed experts"):
+        gq.train_classifier("GLM-4.7-Flash", "reviews.jsonl", gq.load_recipe(None, {"train.mode": mode}), out="c")
+    assert not (desk / "c").exists()

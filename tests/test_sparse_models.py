@@ -25,7 +25,9 @@ from glmquant.glm.parts import attention, latent_attention, mlp, routing, sparse
 from glmquant.glm.rotary import rotate
 from glmquant.onnx_export.save import export_bundle
 from glmquant.progress import silent
+from glmquant.quantization import expert_pass
 from glmquant.quantization.calibrate import key_value_ranges
+from glmquant.quantization.linear_pass import quantize_linear
 from glmquant.quantization.quantize import quantize
 from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import load_recipe
@@ -452,3 +454,36 @@ def test_a_limit_on_routing_decides_nothing_for_a_dense_model() -> None:
     (outcome,) = judge(Limits.model_validate({"routing_change": 0.1}), None, ())
     assert outcome.verdict is None
     assert "no routed experts" in outcome.reason
+
+
+def test_a_run_that_is_stopped_inside_a_block_ends_with_the_same_bytes(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(models["flash"][1])
+    settings = {
+        "rules": [{"match": "layers.*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}],
+        "fit": {"equalize": True, "error_propagation": 0.5},
+    }
+    plan = make_plan(load_recipe(None, settings), checkpoint.config)
+    samples = CalibrationSet(torch.randint(3, 160, (16, 32), generator=torch.Generator().manual_seed(1)), (), "", 0)
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    quantize(checkpoint, plan, samples, tmp_path / "whole")
+    met: list[str] = []
+
+    def stopping(name: str, *arguments: Any) -> Any:
+        met.append(name)
+        if name == "layers.2.mlp.experts.5.gate_up_proj":
+            raise KeyboardInterrupt
+        return quantize_linear(name, *arguments)
+
+    monkeypatch.setattr(expert_pass, "quantize_linear", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(checkpoint, plan, samples, tmp_path / "stopped")
+    monkeypatch.undo()
+    quantize(checkpoint, plan, samples, tmp_path / "stopped")
+    assert met[-1] == "layers.2.mlp.experts.5.gate_up_proj"
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "stopped").iterdir())
+    for name in files:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()

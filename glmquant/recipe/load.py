@@ -339,7 +339,8 @@ def _nearest(key: str) -> str | None:
     }
     if key in candidates:  # of another method
         return None
-    return next(iter(get_close_matches(key[:200], sorted(candidates), n=1)), None)
+    others = sorted(each for each in candidates if not key.startswith(f"{each}."))
+    return next(iter(get_close_matches(key[:200], others, n=1)), None)
 
 
 def _described(value: Any) -> str:

@@ -32,7 +32,7 @@ def write_classifier(
         trained_on: sha256 of the labeled texts, noted there too.
     """
     config = replace(source.config, labels=head.labels)
-    writer = ArtifactWriter(directory, config, {group.name: None for group in linear_groups(config)})
+    writer = ArtifactWriter(directory, config, {group.unit: None for group in linear_groups(config)})
     writer.write_embedding(backbone.embedding())
     for layer in range(config.num_hidden_layers):
         writer.write_block(layer, backbone.block(layer))

@@ -171,6 +171,13 @@ def _refuse_impossible(checkpoint: Checkpoint, options: TrainOptions) -> None:
         )
     if options.mode == "head":
         return
+    if checkpoint.config.experts is not None:
+        raise TrainingError(
+            f"train.mode {options.mode} does not know routed experts",
+            where="train.mode",
+            expected="head, for a model with routed experts",
+            hint="set train.mode=head; or train a LoRA adapter elsewhere and save the merged model",
+        )
     needed = _num_weights(checkpoint.config) * BYTES_A_PARAMETER[options.mode]
     there = physical_memory()
     if needed > there:

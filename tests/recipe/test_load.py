@@ -111,6 +111,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: str, message: str) -> No
         ("rules.1.method.dampening", "rules.1.method.damping"),
         ("rules.0.spec.groupsize", "rules.0.spec.group_size"),
         ("check.limits.perplexity_rato", "check.limits.perplexity_ratio"),
+        ("model.famly", "model.family"),
     ],
 )
 def test_an_unknown_key_suggests_the_nearest(key: str, meant: str) -> None:
