@@ -373,7 +373,9 @@ def test_gptq_is_better_than_rounding_and_error_propagation_better_still(
     assert lost["propagated"] < lost["gptq"] < 0.8 * lost["rtn"]
 
 
-def test_experts_that_no_token_reaches_are_quantized_and_named(tmp_path: Path) -> None:
+def test_experts_that_no_token_reaches_are_quantized_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = write_moe(tmp_path / "float", "glm4_moe_lite")
     tensors = load_file(tmp_path / "float" / "model.safetensors")
     tensors["model.layers.2.mlp.gate.e_score_correction_bias"][[1, 6]] = -100.0
@@ -382,6 +384,7 @@ def test_experts_that_no_token_reaches_are_quantized_and_named(tmp_path: Path) -
     assert quantized.manifest is not None
     named = {record.name: record.few_tokens for record in quantized.manifest.groups if record.few_tokens}
     assert named == {"layers.2.mlp.experts": (1, 6)}
+    assert any("2 of 16 routed experts met fewer than 64" in message for message in caplog.messages)
     experts, stored = quantized.block(2).mlp.experts, model.state_dict()["model.layers.2.mlp.experts.down_proj"]
     assert experts is not None
     for expert in (1, 6):

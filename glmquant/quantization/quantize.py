@@ -1,5 +1,6 @@
 """Quantizing a checkpoint block by block into a directory from which a killed run resumes."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +19,18 @@ from glmquant.progress import Progress, silent
 from glmquant.quantization.allocate import FOUND, allocated
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.error_propagation import LinearFit
+from glmquant.quantization.expert_pass import SHARED_TOKENS
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.quantization.prepare import float_block, float_head
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.manifest import Manifest
 from glmquant.streaming.activations import Activations, ActivationStore, Batch, embed, sample_batches, unfilled
 from glmquant.streaming.forward import walk
 from glmquant.streaming.state import SavedStates
+
+log = logging.getLogger("glmquant")
 
 
 @torch.inference_mode()
@@ -74,10 +79,24 @@ def quantize(
     done = run.blocks(streams, progress)
     run.head(streams)
     recipe = plan.recipe
-    writer.finish(checkpoint, recipe=recipe.identity(), calibration=needed, limits=recipe.check.limits)
+    manifest = writer.finish(checkpoint, recipe=recipe.identity(), calibration=needed, limits=recipe.check.limits)
+    _tell_of_experts(manifest, checkpoint)
     run.states.clear()
     (directory / FOUND).unlink(missing_ok=True)
     return done
+
+
+def _tell_of_experts(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    few = [record for record in manifest.groups if record.few_tokens]
+    if few and checkpoint.config.experts is not None:
+        log.warning(
+            "%d of %d routed experts met fewer than %d calibration tokens, in %d layers; glmquant.json names them, and "
+            "more text, or other text, would reach more of them",
+            sum(len(record.few_tokens) for record in few),
+            checkpoint.config.experts.count * sum(record.name.endswith(".experts") for record in manifest.groups),
+            SHARED_TOKENS,
+            len(few),
+        )
 
 
 def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSet | None:

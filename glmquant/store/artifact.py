@@ -122,7 +122,7 @@ class ArtifactWriter:
         calibration: CalibrationSet | None,
         limits: Limits,
         trained_on: Sequence[str] = (),
-    ) -> None:
+    ) -> Manifest:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
         Args:
@@ -145,6 +145,7 @@ class ArtifactWriter:
         write_json(self._directory / INDEX, _index(shards))
         copy_side_files(source.path, self._directory)
         (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+        return manifest
 
     @property
     def _pieces(self) -> int:
