@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import linear, silu
@@ -37,7 +38,8 @@ from glmquant.reports.html import to_html
 from glmquant.reports.markdown import to_markdown
 from glmquant.reports.read import report_from_dict
 from glmquant.runtime.model import OnnxModel
-from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.adapter import open_adapter
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
 from glmquant.streaming.activations import ActivationStore
 from tests.support.moe import with_weights_of, write_moe
 
@@ -490,3 +492,24 @@ def test_a_run_that_is_stopped_inside_a_block_ends_with_the_same_bytes(
     assert files == sorted(path.name for path in (tmp_path / "stopped").iterdir())
     for name in files:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("air", ["q_proj", "v_proj", "o_proj"]),
+        ("flash", ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]),
+    ],
+)
+def test_a_lora_adapter_is_merged_as_peft_merges_it(name: str, targets: list[str], tmp_path: Path) -> None:
+    kind, changes = KINDS[name]
+    base = write_moe(tmp_path / "base", kind, **changes)
+    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+    generator = torch.Generator().manual_seed(3)
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_" in parameter_name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = of_transformers(adapted.merge_and_unload())
+    checkpoint = with_adapter(open_checkpoint(tmp_path / "base"), open_adapter(tmp_path / "adapter"))
+    assert distance(ours(checkpoint), expected) <= 1e-5
