@@ -97,7 +97,7 @@ Thinking = Annotated[
     bool | None,
     typer.Option(
         "--thinking/--no-thinking",
-        help="Think before answering, or not (default: as the chat template has it).",
+        help="Use thinking, or not (default: as the chat template has it).",
     ),
 ]
 TopP = Annotated[
