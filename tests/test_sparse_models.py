@@ -209,6 +209,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "weights that do not sum to 1": ({"norm_topk_prob": False}, "norm_topk_prob"),
     "another score": ({"scoring_func": "softmax"}, "scoring_func"),
     "more experts a token than there are": ({"num_experts_per_tok": 9}, "num_experts_per_tok"),
+    "more experts than any model has": ({"n_routed_experts": 4096, "num_hidden_layers": 1000}, "n_routed_experts"),
     "queries without a latent": ({"q_lora_rank": None}, "q_lora_rank"),
     "values of another width": ({"v_head_dim": 16}, "v_head_dim"),
     "sparse layers before dense ones": ({"mlp_layer_types": ["sparse", "dense", "sparse"]}, "mlp_layer_types"),

@@ -32,7 +32,7 @@ from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
 from tests.support.adapters import halves, write_adapter
-from tests.support.checkpoints import float_tensors, tiny_config, write_checkpoint, write_config
+from tests.support.checkpoints import float_tensors, tiny_config, tiny_sparse_config, write_checkpoint, write_config
 from tests.support.glm4 import write_tokenizer
 from tests.support.golden import config as golden_config
 from tests.support.golden import directory as golden
@@ -117,6 +117,7 @@ def _checkpoints(root: Path) -> list[Subject]:
     write(root / "gptq-native", words, quantization_config=section)
     config = tiny_config()
     write_checkpoint(root / "float", config)
+    write_checkpoint(root / "sparse", tiny_sparse_config())
     _sharded(root / "sharded", tiny_config(architecture="glm4", tied=True))
     (root / "artifact").mkdir()
     plan = plan_of(config, QuantSpec(4, 32), lm_head=QuantSpec(8, 16, symmetric=False))
@@ -132,6 +133,8 @@ def _checkpoints(root: Path) -> list[Subject]:
         Subject("gptq-native", single, export_fused),
         Subject("float", single, read_and_quantize),
         Subject("float", single, export_standard),
+        Subject("sparse", single, read_and_quantize),
+        Subject("sparse", single, export_fused),
         Subject("sharded", sharded, read_all),
         Subject("artifact", artifact + pieces, read_all),
         Subject("artifact", artifact + pieces, export_standard),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from glmquant.core.qtensor import QuantTensor, storable
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.block import Block
-from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.config import ExpertsConfig, GlmConfig, LatentConfig, LinearGroup
 from glmquant.glm.groups import block_groups, head_group
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
@@ -42,6 +43,21 @@ def tiny_config(*, architecture: str = "glm", tied: bool = False, layers: int = 
         bos_token_id=1,
         eos_token_ids=(2,),
         pad_token_id=0,
+    )
+
+
+def tiny_sparse_config(layers: int = 2) -> GlmConfig:
+    """GLM-4.7-Flash's kind: the first layer dense, latent attention."""
+    return replace(
+        tiny_config(layers=layers),
+        architecture="glm4_moe_lite",
+        family="glm-4.7-flash",
+        num_key_value_heads=4,
+        head_dim=32,
+        rotary_dim=16,
+        attention_bias=False,
+        experts=ExpertsConfig(count=4, per_token=2, intermediate_size=32, shared=1, scaling=1.8, first_layer=1),
+        latent=LatentConfig(query_rank=32, key_value_rank=32, still_dim=16),
     )
 
 

@@ -9,6 +9,8 @@ from glmquant.glm.config import ExpertsConfig, LatentConfig
 from glmquant.glm.layouts.fields import MOST_LAYERS, Fields
 
 MOST_EXPERTS = 4096
+MOST_IN_ALL = 2**16
+"""Experts of all layers together; GLM-5's layers have 20 thousand, and a config that says more is damaged."""
 
 
 def read_experts(fields: Fields) -> ExpertsConfig:
@@ -23,6 +25,9 @@ def read_experts(fields: Fields) -> ExpertsConfig:
     fields.refuse_unless("topk_method", "noaux_tc", "another way to choose experts is not implemented")
     fields.refuse_unless("scoring_func", "sigmoid", "another score than the sigmoid is not implemented")
     count = fields.integer("n_routed_experts", high=MOST_EXPERTS)
+    layers = fields.integer("num_hidden_layers", high=MOST_LAYERS)
+    if count * layers > MOST_IN_ALL:
+        raise fields.error("n_routed_experts", f"at most {MOST_IN_ALL // layers} in each of {layers} layers")
     return ExpertsConfig(
         count=count,
         per_token=fields.integer("num_experts_per_tok", high=count),
