@@ -54,4 +54,4 @@ def shared(samples: int, tokens: float) -> Row:
     return Row(f"{row.name}, {samples} samples, {tokens:g} shared", row.recipe, samples, tokens)
 
 
-SHRINKAGE = {samples: tuple(shared(samples, tokens) for tokens in SHARED) for samples in (16, 64)}
+SHRINKAGE = {samples: tuple(shared(samples, tokens) for tokens in SHARED) for samples in (4, 16, 64)}
