@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.demo_model.batches import WINDOW
@@ -55,7 +55,7 @@ def last_windows(text: str, tokenizer: Tokenizer) -> Tensor:
 
 
 @torch.inference_mode()
-def perplexity(model: ChatGLM2, text: str, tokenizer: Tokenizer) -> float:
+def perplexity(model: nn.Module, text: str, tokenizer: Tokenizer) -> float:
     """Every token of each window is scored; each window starts after the prefix, which is not."""
     windows = last_windows(text, tokenizer)
     prefix = torch.tensor(tokenizer.prefix)

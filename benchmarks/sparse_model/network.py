@@ -9,7 +9,7 @@ Shape suffixes: B batch, T tokens, V vocabulary, X experts, k experts of a token
 
 import torch
 from torch import Tensor, nn
-from transformers import Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM
+from transformers import AutoModelForCausalLM, Glm4MoeLiteConfig
 
 BALANCING_SPEED = 0.003
 """What a bias changes by after a step. DeepSeek-V3 took 0.001 over a million times as many tokens."""
@@ -48,7 +48,7 @@ class RoutedModel(nn.Module):
 
     def __init__(self, config: Glm4MoeLiteConfig) -> None:
         super().__init__()
-        self.model = Glm4MoeLiteForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.float32)
+        self.model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
         self.model.set_experts_implementation("eager")
         self._gates = [layer.mlp.gate for layer in self.model.model.layers if hasattr(layer.mlp, "gate")]
         self._met_X = [torch.zeros(config.n_routed_experts) for _ in self._gates]

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,6 +16,7 @@ from benchmarks.accuracy.read_back import Candidate
 from benchmarks.accuracy.run import code_sha256
 from benchmarks.sparse_model.rows import LENGTH, Row
 from glmquant import api, assets
+from glmquant.data.sequences import Ids
 from glmquant.data.windows import read_windows
 from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.routing import LayerRouting, Routes, compare_routes, routes
@@ -74,10 +74,13 @@ class Bench:
         return self._inputs.checkpoint
 
     @cached_property
-    def _windows(self) -> list[Any]:
+    def _windows(self) -> list[Ids]:
         tokenizer = load_tokenizer(self.checkpoint.path, self.checkpoint.config)
-        size = {"num_tokens": WINDOWS * LENGTH, "seq_len": LENGTH}
-        return [one for path in TEXTS.values() for one in read_windows(path, tokenizer, **size, place="last").windows]
+        amount = WINDOWS * LENGTH
+        texts = [
+            read_windows(path, tokenizer, num_tokens=amount, seq_len=LENGTH, place="last") for path in TEXTS.values()
+        ]
+        return [window for text in texts for window in text.windows]
 
     @cached_property
     def _float_routes(self) -> Routes:

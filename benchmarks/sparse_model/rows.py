@@ -43,6 +43,8 @@ def gptq(scope: str, bits: int, group: int, **changes: Any) -> Row:
 
 SIZES = ((8, 64), (4, 64), (4, 32), (2, 64), (2, 32))
 PAIRS = tuple((rtn(scope, *size), gptq(scope, *size)) for scope in SCOPES for size in SIZES)
+BY_LAYER = 64
+"""Group size of the rows whose routing is shown layer by layer."""
 
 NOTHING = 1e-9
 """Shared tokens, where there are to be none: an expert that no token reached is still rounded by the rule."""
@@ -54,4 +56,4 @@ def shared(samples: int, tokens: float) -> Row:
     return Row(f"{row.name}, {samples} samples, {tokens:g} shared", row.recipe, samples, tokens)
 
 
-SHRINKAGE = {samples: tuple(shared(samples, tokens) for tokens in SHARED) for samples in (16, 64)}
+SHRINKAGE = {samples: tuple(shared(samples, tokens) for tokens in SHARED) for samples in (1, 4, 16, 64)}

@@ -20,7 +20,7 @@ import glmquant
 from benchmarks.common.machine import describe_machine
 from benchmarks.sparse_model import tables
 from benchmarks.sparse_model.outcomes import WINDOWS, Bench, Outcome
-from benchmarks.sparse_model.rows import LENGTH, PAIRS, SAMPLES, SHRINKAGE, Row
+from benchmarks.sparse_model.rows import BY_LAYER, LENGTH, PAIRS, SAMPLES, SHRINKAGE, Row
 from glmquant.quantization.expert_pass import SHARED_TOKENS
 
 
@@ -53,7 +53,7 @@ def preface(bench: Bench, figures: dict[str, object]) -> list[str]:
 
 
 def cost(pairs: list[tuple[Outcome, Outcome]]) -> list[str]:
-    rows = [one for pair in pairs for one in pair]
+    rows = [one for pair in pairs for one in pair if f"groups of {BY_LAYER}" in one.row.name]
     return [
         "## What quantizing costs",
         "",
@@ -79,7 +79,8 @@ def shrinkage(found: dict[int, list[Outcome]]) -> list[str]:
     ]
     for samples, outcomes in found.items():
         usual = next(one for one in outcomes if one.row.shared_tokens == SHARED_TOKENS)
-        lines += ["", f"{samples} x {LENGTH} calibration tokens:", *tables.shrinkage_table(outcomes, usual)]
+        verdict = tables.shrinkage_verdict(outcomes, usual)
+        lines += ["", f"{samples} x {LENGTH} calibration tokens; {verdict}:", *tables.shrinkage_table(outcomes, usual)]
     return lines
 
 

@@ -66,12 +66,27 @@ def shrinkage_table(outcomes: Sequence[Outcome], usual: Outcome) -> list[str]:
     """
     rows = []
     for one in outcomes:
-        tokens = one.row.shared_tokens
         means = [f"{metrics.kl.mean:.4g}" for metrics in one.texts.values()]
         difference = "" if one is usual else f"{kl_difference(one, usual):.2g}"
-        rows.append(["0" if tokens == NOTHING else f"{tokens:g}", *means, difference])
+        rows.append([_shared(one), *means, difference])
     head = ["shared tokens", "en: mean KL, nats", "zh: mean KL, nats", f"KL less that at {usual.row.shared_tokens:g}"]
     return table(head, rows)
+
+
+def shrinkage_verdict(outcomes: Sequence[Outcome], usual: Outcome) -> str:
+    """Which rows are better or worse than the usual one beyond the interval, in words."""
+    differences = {_shared(one): kl_difference(one, usual) for one in outcomes if one is not usual}
+    words = {
+        "better": [name for name, each in differences.items() if each.high is not None and each.high < 0],
+        "worse": [name for name, each in differences.items() if each.low is not None and each.low > 0],
+    }
+    found = [f"{' and '.join(names)} {word}" for word, names in words.items() if names]
+    return f"{', '.join(found) or 'none'} beyond the interval"
+
+
+def _shared(outcome: Outcome) -> str:
+    tokens = outcome.row.shared_tokens
+    return "0" if tokens == NOTHING else f"{tokens:g}"
 
 
 def training_table(figures: dict[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ def rounding(model: Path, work: Path) -> Row:
     cost = glmquant("export", model, "--recipe", RTN, "--set", "export.kv_cache=float", "--out", work / "onnx")
     after = limits(model, work)
     best = {name: max(before[name], after[name]) for name in before}
-    return {"seconds": cost.seconds, "peak": cost.peak_bytes, "bytes": weights_bytes(model), **best}
+    return {**best, "seconds": cost.seconds, "peak": cost.peak_bytes, "bytes": weights_bytes(model)}
 
 
 def gptq(model: Path, texts: list[Path], samples: int, work: Path, memory: str) -> Row:

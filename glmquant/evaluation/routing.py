@@ -133,7 +133,7 @@ def compare_routes(baseline: Routes, candidate: Routes) -> tuple[LayerRouting, .
     return tuple(_compared(layer, baseline.chosen[layer], candidate.chosen[layer], count) for layer in baseline.chosen)
 
 
-def _compared(layer: int, before: Sequence[Tensor], after: Sequence[Tensor], count: int) -> LayerRouting:
+def _compared(layer: int, before: list[Tensor], after: list[Tensor], count: int) -> LayerRouting:
     return LayerRouting(
         layer,
         np.array([len(one) for one in before]),

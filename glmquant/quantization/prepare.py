@@ -9,6 +9,7 @@ from glmquant.glm.block import Block
 from glmquant.glm.equalization import equalize_norm
 from glmquant.glm.groups import head_group
 from glmquant.glm.linear import Linear
+from glmquant.glm.parts import Part
 from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint
 
@@ -20,17 +21,24 @@ def float_block(checkpoint: Checkpoint, layer: int, plan: Plan) -> Block:
         block = block.floating(getattr(torch, checkpoint.config.float_dtype))
     if not plan.recipe.fit.equalize:
         return block
-    equalized = block.equalized(checkpoint.config)
-    kept = {name for name in block.linears() if plan[f"layers.{layer}.{name}"].spec is None}
-    return _kept_experts(equalized.with_linears(_in_stored_dtype(equalized, block, kept)), block, layer, plan)
+    pairs = zip(block.parts, block.equalized(checkpoint.config).parts, strict=True)
+    return Block(*(_where_quantized(part, equalized, layer, plan) for part, equalized in pairs))
 
 
-def _kept_experts(equalized: Block, block: Block, layer: int, plan: Plan) -> Block:
-    """Routed experts that are not quantized stay as they came: nothing beside them was changed."""
-    unit = f"layers.{layer}.{block.mlp.kind.scope}.experts"
-    if block.mlp.experts is None or plan[unit].spec is not None:
-        return equalized
-    return replace(equalized, mlp=replace(equalized.mlp, experts=block.mlp.experts))
+def _where_quantized(part: Part, equalized: Part, layer: int, plan: Plan) -> Part:
+    """The equalized part, linear layers that stay float in the dtype they came in. That rounds them anew, so a part
+    with nothing to quantize stays as it came; so do routed experts, beside which nothing is changed for their sake."""
+    prefix = f"layers.{layer}.{part.kind.scope}."
+    routed = part.experts is not None and plan[f"{prefix}experts"].spec is not None
+    experts = (equalized if routed else part).experts
+    kept = {name: linear for name, linear in part.linears.items() if plan[prefix + name].spec is None}
+    if len(kept) == len(part.linears):
+        return replace(part, experts=experts)
+    stored = {
+        name: equalized.linears[name].floating(linear.weight.dtype)  # type: ignore[union-attr]
+        for name, linear in kept.items()
+    }
+    return replace(equalized.with_linears(stored), experts=experts)
 
 
 def float_head(checkpoint: Checkpoint, plan: Plan) -> tuple[Tensor, Linear]:
@@ -38,13 +46,3 @@ def float_head(checkpoint: Checkpoint, plan: Plan) -> tuple[Tensor, Linear]:
     norm_D, linear = checkpoint.final_norm(), checkpoint.lm_head()
     quantized = plan[head_group(checkpoint.config).name].spec is not None
     return equalize_norm(norm_D, linear) if plan.recipe.fit.equalize and quantized else (norm_D, linear)
-
-
-def _in_stored_dtype(equalized: Block, block: Block, kept: set[str]) -> dict[str, Linear]:
-    """Linear layers that are not quantized, in the dtype they came in."""
-    stored = block.linears()
-    return {
-        name: linear.floating(stored[name].weight.dtype)  # type: ignore[union-attr]
-        for name, linear in equalized.linears().items()
-        if name in kept
-    }

@@ -9,10 +9,13 @@ from benchmarks.demo_model.training import Run, Schedule
 from benchmarks.sparse_model import handbook
 from benchmarks.sparse_model.handbook import paragraphs, read_handbook
 from benchmarks.sparse_model.network import BALANCING_SPEED, RoutedModel, configuration
+from benchmarks.sparse_model.rows import PAIRS, SHRINKAGE
 from benchmarks.sparse_model.train import write_checkpoint
 from glmquant import assets
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
+from glmquant.quantization.expert_pass import SHARED_TOKENS
+from glmquant.recipe.load import load_recipe
 from glmquant.store.checkpoint import open_checkpoint
 
 LONG = "A paragraph that is long enough to be one of the book's own."
@@ -101,3 +104,11 @@ def test_a_run_goes_on_where_its_state_was_saved(tmp_path: Path) -> None:
     second = Run(small_model(), Schedule(), tmp_path / "state.pt")
     assert second.step == 7
     assert second.model.model.model.layers[1].mlp.gate.e_score_correction_bias[0] == 5.0
+
+
+def test_rows_have_names_of_their_own_and_the_usual_shrinkage_is_tried() -> None:
+    rows = [row for pair in PAIRS for row in pair] + [row for each in SHRINKAGE.values() for row in each]
+    assert len({row.name for row in rows}) == len(rows)
+    assert all(any(row.shared_tokens == SHARED_TOKENS for row in each) for each in SHRINKAGE.values())
+    for row in rows:
+        load_recipe(None, row.recipe)
