@@ -1,10 +1,12 @@
 """GLM-4.7-Flash's and GLM-4.5-Air's own shapes: rounding to ONNX near the disk's speed, GPTQ expert by expert.
 
     python -m benchmarks.common.make_sparse flash --layers 5 --out FLASH
+    python -m benchmarks.common.make_sparse flash --layers 2 --out SHORT
     python -m benchmarks.common.make_sparse air --layers 1 --sparse --out AIR
-    python -m benchmarks.sparse_slice.run --flash FLASH --air AIR --text TEXT [TEXT ...] --work DIR
+    python -m benchmarks.sparse_slice.run --flash FLASH --short SHORT --air AIR --text TEXT [TEXT ...] --work DIR
 
-Random weights: what is measured is time and memory. The texts are what GPTQ calibrates on, 65,536 tokens for the one
+Random weights: what is measured is time and memory. GPTQ's slice is short, for a dense layer and a sparse one tell of
+the others. The texts are what GPTQ calibrates on, 65,536 tokens for the one
 slice and 16,384 for the other. Nothing of a checkpoint is cached when a command starts. A row that is there already
 (``--work``/rows.json) is not measured again.
 """
@@ -147,6 +149,7 @@ def report(rows: dict[str, Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flash", type=Path)
+    parser.add_argument("--short", type=Path, help="for GPTQ")
     parser.add_argument("--air", type=Path)
     parser.add_argument("--text", type=Path, nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -157,9 +160,11 @@ def main() -> None:
     stored = args.work / "rows.json"
     rows: dict[str, Row] = json.loads(stored.read_text()) if stored.exists() else {}
     measured: dict[str, Callable[[], Row]] = {}
-    for name, model, samples in (("flash", args.flash, 128), ("air", args.air, 32)):
+    for name, model in (("flash", args.flash), ("air", args.air)):
         if model is not None:
             measured[f"rtn {name}"] = lambda model=model: rounding(model, args.work)  # type: ignore[misc]
+    for name, model, samples in (("flash", args.short, 128), ("air", args.air, 32)):
+        if model is not None:
             measured[f"gptq {name}"] = lambda model=model, samples=samples: gptq(  # type: ignore[misc]
                 model, args.text, samples, args.work, args.memory_limit
             )
