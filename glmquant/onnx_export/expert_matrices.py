@@ -7,14 +7,15 @@ Shape suffixes: X experts, N output rows, K input columns, B blocks along K.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from glmquant.core.packing import pack_bits, pack_zero_points
-from glmquant.core.qtensor import QuantTensor, spread
+from glmquant.core.parallel import over_strips
+from glmquant.core.qtensor import QuantMatrix, spread
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.glm.linear import Linear
@@ -75,19 +76,27 @@ def _write(
 
     def matrices() -> Iterator[Linear]:
         for _, linear in blocks_ahead(lambda expert: experts.load(expert, which), range(experts.count)):
-            yield linear if which == DOWN else _alternating(linear)
+            yield linear
 
+    places_N = _places(first.shape[0], which)
     if isinstance(first, Tensor):
         shape = (experts.count, *first.shape)
-        pieces = (cast(name, each.dense() * scaling, dtype) for each in matrices())
+        pieces = (cast(name, _placed(each.dense() * scaling, places_N), dtype) for each in matrices())
         return ExpertMatrices(file.add_pieces(name, dtype, shape, pieces))
-    return _Packed(file, name, first.spec, (experts.count, *first.shape), size).write(matrices(), scaling, dtype)
+    packed = _Packed(file, name, first.spec, (experts.count, *first.shape), size, places_N)
+    return packed.write(matrices(), scaling, dtype)
 
 
-def _alternating(gate_up: Linear) -> Linear:
-    """Rows g0, u0, g1, u1, …"""
-    rows = gate_up.weight.shape[0]
-    return gate_up.reordered(torch.arange(rows).view(2, -1).T.flatten())
+def _places(rows: int, which: str) -> Tensor:
+    """Where each row goes: gate and up rows alternate, g0, u0, g1, u1, …"""
+    places_N = torch.arange(rows)
+    return places_N if which == DOWN else places_N.view(-1, 2).T.flatten()
+
+
+def _placed(weight_NK: Tensor, places_N: Tensor) -> Tensor:
+    placed_NK = torch.empty_like(weight_NK)
+    placed_NK[places_N] = weight_NK
+    return placed_NK
 
 
 def _block(scope: str, experts: RoutedExperts) -> int:
@@ -98,42 +107,65 @@ def _block(scope: str, experts: RoutedExperts) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
+    """A writer of one linear layer of all experts.
+
+    Attributes:
+        shape: ``[X, N, K]``.
+        size: the operator's block; 0 for whole rows.
+        places_N: where each row goes.
+    """
+
     file: WeightsFile
     name: str
     spec: QuantSpec
     shape: tuple[int, int, int]
     size: int
+    places_N: Tensor
 
     def write(self, matrices: Iterator[Linear], scaling: float, dtype: torch.dtype) -> ExpertMatrices:
-        """Codes go to the file expert by expert; scales and zero points, which are small, after them."""
-        count, rows, columns = self.shape
-        scales: list[Tensor] = []
-        zeros: list[Tensor] = []
+        """Codes go to the file expert by expert, made strip by strip; scales and zero points, which are small, after
+        them."""
+        (count, rows, columns), bits = self.shape, self.spec.bits
+        blocks = columns // self.size if self.size else 1
+        scales = torch.empty(count, rows, blocks, dtype=dtype)
+        zeros = None if self.spec.symmetric else torch.empty(count, rows, -(-blocks * bits // 8), dtype=torch.uint8)
 
         def pieces() -> Iterator[Tensor]:
-            for linear in matrices:
-                weight = self._whole(linear)
-                scales.append(cast(f"{self.name}_scales", self._grouped(weight.scales_NG * scaling), dtype))
-                if not self.spec.symmetric:
-                    zeros.append(pack_zero_points(self._grouped(weight.zeros_NG).view(rows, -1), self.spec.bits))
-                yield pack_bits(weight.codes_NK, self.spec.bits)
+            for expert, linear in enumerate(matrices):
+                weight = self._quantized(linear)
+                packed = torch.empty(rows, columns * bits // 8, dtype=torch.uint8)
 
-        packed = (count, rows, columns * self.spec.bits // 8)
+                def fill(
+                    part: slice, weight: QuantMatrix = weight, packed: Tensor = packed, expert: int = expert
+                ) -> None:
+                    strip, places = weight.rows(part.start, part.stop), self.places_N[part]
+                    packed[places] = pack_bits(strip.codes_NK, bits)
+                    scales[expert, places] = cast(
+                        f"{self.name}_scales", self._grouped(strip.scales_NG * scaling), dtype
+                    )
+                    if zeros is not None:
+                        zeros[expert, places] = pack_zero_points(self._grouped(strip.zeros_NG), bits)
+
+                over_strips(fill, rows, columns)
+                yield packed
+
+        codes = self.file.add_pieces(self.name, torch.uint8, (count, rows, columns * bits // 8), pieces())
         return ExpertMatrices(
-            self.file.add_pieces(self.name, torch.uint8, packed, pieces()),
-            self.file.add(f"{self.name}_scales", torch.stack(scales)),
-            self.file.add(f"{self.name}_zeros", torch.stack(zeros)) if zeros else None,
-            self.spec.bits,
+            codes,
+            self.file.add(f"{self.name}_scales", scales if self.size else scales[..., 0].contiguous()),
+            None if zeros is None else self.file.add(f"{self.name}_zeros", zeros),
+            bits,
             self.size,
         )
 
     def _grouped(self, values_NG: Tensor) -> Tensor:
+        """A value for each block of the operator."""
         columns = self.shape[2]
         if not self.size:
-            return values_NG[:, 0].contiguous()
+            return values_NG[:, :1]
         return spread(values_NG, columns // (values_NG.shape[1] * self.size), columns // self.size).contiguous()
 
-    def _whole(self, linear: Linear) -> QuantTensor:
+    def _quantized(self, linear: Linear) -> QuantMatrix:
         weight = linear.weight
         assert not isinstance(weight, Tensor), "a unit has one spec"
         if linear.order_K is not None or weight.spec.bits != self.spec.bits:
@@ -143,4 +175,4 @@ class _Packed:
                 expected="one spec for all experts of a layer, columns in the order of the inputs (QMoE)",
                 hint="quantize the float model with glmquant, which writes such experts",
             )
-        return replace(weight.rows(0, weight.shape[0]), spec=self.spec)
+        return weight
