@@ -118,7 +118,10 @@ def text_value(record: Record, name: str, path: Path) -> str | None:
     where = f"{path}, {record.place}"
     if name not in record.fields:
         raise DataError(
-            f"a record has no field {name!r}", where=where, expected="it in each record", hint=_listed(record.fields)
+            f"a record has no field {name!r}",
+            where=where,
+            expected="it in each record",
+            hint=f"give it to this record too; its fields are: {_listed(record.fields)}",
         )
     value = record.fields[name]
     if value is None:

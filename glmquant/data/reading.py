@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 LONGEST_NAME: Final = 200
-SIMPLE: Final = re.compile(r"[\w.+\-]+")
+SIMPLE: Final = re.compile(r"[\w.+\-/]+")
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,20 @@ class Reading:
 
     def advice(self, name: str, value: str, path: Path) -> str:
         """How to say it: ``set calibration.text_field=review``."""
-        told = value if SIMPLE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+        told = _spelled(value)
         if name in self.options:
             return f"give {self.options[name]} {told}"
         if not self.section:
             return f"give {told} as `{name}`"
         if self.section == "check.tasks":
-            return f"set check.tasks=[{{data: {path}, {name}: {told}}}]"
+            return f"set check.tasks=[{{data: {_spelled(str(path))}, {name}: {told}}}]"
         return f"set {self.section}.{name}={told}"
+
+
+def _spelled(text: str) -> str:
+    """A text as YAML reads it: as it is, unless that would be a number, a truth value or more than one text."""
+    is_plain = SIMPLE.fullmatch(text) is not None and yaml.safe_load(text) == text
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 USUAL: Final = Reading()
