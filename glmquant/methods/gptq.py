@@ -149,8 +149,8 @@ def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> 
         raise QuantizationError(
             "a linear layer's calibration inputs are all zero or not finite",
             expected="inputs that vary",
-            hint="see that the checkpoint is whole; where the layer gets no input on purpose, give it a rule of its own, above "
-            "the others, with method: {kind: rtn} or keep: true",
+            hint="see that the checkpoint is whole; where the layer gets no input on purpose, give it a rule of its "
+            "own, above the others, with method: {kind: rtn} or keep: true",
         )
     return damping * mean + relative_damping * diagonal_K
 

@@ -70,19 +70,9 @@ NOT_YET: Final[Table] = (
         "glm.classifier:ClassificationHead.tensors",
     ),
     (
-        "give the base model, whose weights P-Tuning leaves as they are; or train with LoRA, which can be put into them. Where prefix_encoder was never trained, set pre_seq_len to null",
-        "glm.layouts.chatglm:_refuse_variants",
-    ),
-    (
-        "where the head was trained to give one label a text, say so in config.json, or leave the field out",
-        "glm.layouts.labels:_refuse_other_problems",
-    ),
-    (
         "leave model.family out, or set it to {}; if the name in config.json is wrong, mend it there",
         "glm.layouts.lineage:_confirmed",
     ),
-    ("if the tokenizer is right, say which it is: model.family={}", "glm.layouts.lineage:lineage"),
-    ("say which it is by the recipe's key model.family, for example model.family={}", "glm.layouts.lineage:lineage"),
     ("glmquant reads GLM-family checkpoints only", "glm.layouts.resolve:resolve_layout"),
     ("fetch the file again", "glm.layouts.row_quantized:read_rows"),
     ("take all tokenizer files from one saved checkpoint", "glm.tokenizers.added_tokens:_clash"),
@@ -101,17 +91,12 @@ NOT_YET: Final[Table] = (
     ("<fetch_again>", "glm.tokenizers.files:read_bytes"),
     ("copy the publisher's tokenizer files into the checkpoint directory", "glm.tokenizers.files:read_bytes"),
     ("mend it, or {}", "glm.tokenizers.files:read_object"),
-    ("mend it there, or remove {}: it is not needed to run the model", "glm.tokenizers.generation:_Fields._error"),
     ("<fetch_again>", "glm.tokenizers.sentencepiece_model:_has_bytes"),
     ("<fetch_again>", "glm.tokenizers.sentencepiece_model:_no_model"),
     ("if this is no GLM-4, {}; if it is, set model.family=glm-4", "glm.tokenizers.sentencepiece_model:_no_model"),
     ("<fetch_again>", "glm.tokenizers.sentencepiece_model:_parse"),
     ("<fetch_again>", "glm.tokenizers.sentencepiece_model:_refuse_other_kinds"),
     ("<fetch_again>", "glm.tokenizers.sentencepiece_model:sentencepiece_tokenizer"),
-    (
-        "remove {} from the file that is wrong; both belong to one saved tokenizer",
-        "glm.tokenizers.special_names:named_tokens",
-    ),
     ("mend it, or remove the wrong one", "glm.tokenizers.templates:_by_name"),
     (
         "name the one to chat with default there, or save it as chat_template.jinja",
@@ -207,14 +192,6 @@ NOT_YET: Final[Table] = (
     ("there is one in {}, and in {} beside it", "store.adapter:_existing"),
     ("download or copy the adapter again, completely", "store.adapter:_weights_name"),
     ("give the adapter of one of the training's checkpoints, if that holds some", "store.adapter:open_adapter"),
-    (
-        "save it with PEFT as save_pretrained(…, path_initial_model_for_weight_conversion=…): that is plain LoRA",
-        "store.adapter_config:_refuse_altered_base",
-    ),
-    (
-        "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model",
-        "store.adapter_config:_require_lora",
-    ),
     ("train a LoRA adapter instead, or give a model that was trained as a whole", "store.adapter_config:_require_lora"),
     (
         "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model",
@@ -223,11 +200,6 @@ NOT_YET: Final[Table] = (
     (
         "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model",
         "store.adapter_tensors:AdapterTensors._check_magnitude",
-    ),
-    ("set use_dora there to {}, if it is wrong", "store.adapter_tensors:AdapterTensors._check_magnitude"),
-    (
-        "if lora_alpha is right, set r there to {}, or rank_pattern where ranks differ",
-        "store.adapter_tensors:AdapterTensors._check_rank",
     ),
     (
         "save one adapter in a directory: save_pretrained(…, selected_adapters=[…])",
@@ -271,28 +243,12 @@ NOT_YET: Final[Table] = (
         "store.diagnosis:_prefix",
     ),
     (
-        "where the model has so many layers on purpose, say so in config.json; else download the checkpoint again, completely, and see that config.json belongs to it",
-        "store.diagnosis:_refuse_other_layers",
-    ),
-    (
         "see that {} belongs to these weights: its model_type says how they are called",
         "store.diagnosis:_refuse_other_names",
     ),
     (
-        "where the vocabulary was padded or extended, say so in config.json; else see that it belongs to these weights",
-        "store.diagnosis:_refuse_other_vocabulary",
-    ),
-    (
         "put the ranks together with `python zero_to_fp32.py . OUT` in the directory DeepSpeed saved to, or save again with stage3_gather_16bit_weights_on_model_save",
         "store.diagnosis:_refuse_placeholders",
-    ),
-    (
-        "where the model uses its embedding as the head, set tie_word_embeddings to true in config.json; else download the checkpoint again, completely",
-        "store.diagnosis:_refuse_without_head",
-    ),
-    (
-        "save the model without it: model.pretrained_model.save_pretrained(DIR) of TRL's model, and give DIR",
-        "store.diagnosis:_value_head",
     ),
     ("quantize it to more bits, or keep it float with a rule that matches {}", "store.gptq:require_whole_words"),
     ("save it from AutoRound with format='auto_round:auto_gptq'", "store.gptq_config:_auto_round_version"),
@@ -302,18 +258,9 @@ NOT_YET: Final[Table] = (
         "store.inert_pickle:code_error",
     ),
     ("use the checkpoint's safetensors files, or a source you trust", "store.inert_pickle:code_error"),
-    ("write {} into it, if that is the step you mean", "store.loose_files:_last_step"),
-    (
-        "fetch the missing files; the index (*.index.json) is not needed once all are there",
-        "store.loose_files:_one_model",
-    ),
     (
         "merge the ranks with the software that trained the model, saving with save_pretrained, and give that",
         "store.loose_files:_refuse_ranks",
-    ),
-    (
-        "move away those that are not this model's; an index (*.index.json) tells which are",
-        "store.loose_files:_undecided",
     ),
     (
         "a later release of glmquant writes later versions; else quantize the model again",
@@ -370,7 +317,6 @@ NOT_YET: Final[Table] = (
     ("did you mean {}? It has a config.json", "store.recognize:without_config"),
     ("did you mean {}{}?", "store.recognize:without_config"),
     ("give the directory that holds config.json and the weights", "store.recognize:without_config"),
-    ("did you mean {}?", "store.recognize:without_graph"),
     ("give the path of such a directory; bundles are not downloaded", "store.recognize:without_graph"),
     ("it looks like a checkpoint: `export` makes a bundle of it", "store.recognize:without_graph"),
     ("{}: {}", "store.recognize:without_graph"),
@@ -392,10 +338,6 @@ NOT_YET: Final[Table] = (
     (
         "give the directory that the trainer saved the model to; the optimizer serves to train on alone",
         "store.state_dict:_refuse_without_tensors",
-    ),
-    (
-        "save the one you mean alone: torch.save(torch.load(path, weights_only=True){}, 'pytorch_model.bin')",
-        "store.state_dict:_several",
     ),
     (
         "download the file again; if it is the same, the checkpoint itself is broken",

@@ -180,7 +180,7 @@ class _Words:
     module: Module
     function: ast.FunctionDef | None
 
-    def of(self, value: ast.expr) -> list[Wording]:
+    def of(self, value: ast.expr) -> list[Wording]:  # noqa: PLR0911
         match value:
             case ast.Constant(value=str(text)):
                 return [(text, (text,))]
