@@ -17,6 +17,8 @@ import glmquant
 PACKAGE = Path(glmquant.__file__).parent
 HINT = "hint"
 GAP = "{}"
+FILLED = re.compile(r"\{\w*\}")
+"""What is filled in: a field of an f-string, or of ``str.format``."""
 
 
 @dataclass(frozen=True, order=True)
@@ -38,7 +40,7 @@ class Hint:
     def fits(self, text: str) -> bool:
         """Whether ``text`` is this hint filled in."""
         return any(
-            re.fullmatch(".*".join(map(re.escape, words.split(GAP))), text, re.DOTALL) is not None
+            re.fullmatch(".*".join(map(re.escape, FILLED.split(words))), text, re.DOTALL) is not None
             for words in self.texts
         )
 
