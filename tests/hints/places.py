@@ -208,11 +208,11 @@ class _Words:
 
     def _field(self, part: ast.expr) -> str:
         """A field of an f-string: a constant's text, else a gap."""
-        value = part.value if isinstance(part, ast.FormattedValue) else part
-        if isinstance(value, ast.Name):
-            _home, constant = self._constant(value.id)
-            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-                return constant.value
+        match part:
+            case ast.FormattedValue(value=ast.Name(id=name), conversion=-1):
+                _, constant = self._constant(name)
+                if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                    return constant.value
         return GAP
 
     def _constant(self, name: str) -> tuple[Module, ast.expr | None]:
