@@ -1,6 +1,7 @@
 """How the command line spells what errors call by their Python names."""
 
 import re
+from shlex import quote
 from typing import Final
 
 from glmquant.errors import GlmQuantError, Parameter, message
@@ -47,7 +48,7 @@ VERBS: Final = (
 """Public functions that are commands of the same name, with ``-`` for ``_``."""
 
 NAME = re.compile(r"`(\w+)`")
-SETTING = re.compile(r"\bset (\w+(?:\.\w+)+=)")
+SETTING = re.compile(r'\bset (\w+(?:\.\w+)+=(?:\[\{.*?\}\]|"(?:[^"\\]|\\.)*"|[^\s;,]+))')
 """A recipe's key with a value: ``set calibration.num_samples=26``."""
 
 
@@ -65,7 +66,8 @@ def _place(where: object) -> object:
 def _respelled(text: str | None) -> str | None:
     if text is None:
         return None
-    return SETTING.sub(r"give --set \1", NAME.sub(lambda found: f"`{_spelling(found[1])}`", text))
+    named = NAME.sub(lambda found: f"`{_spelling(found[1])}`", text)
+    return SETTING.sub(lambda found: f"give --set {quote(found[1])}", named)
 
 
 def _spelling(name: str) -> str:

@@ -89,6 +89,24 @@ def hints() -> frozenset[Hint]:
     return frozenset(hint for module in modules().values() for hint in _Finder(module).found())
 
 
+@cache
+def unseen() -> frozenset[str]:
+    """Places of hints whose words are not found, and that are not only passed on."""
+    finders = [_Finder(module) for module in modules().values()]
+    for finder in finders:
+        finder.found()
+    return frozenset(place for finder in finders for place in finder.unseen)
+
+
+def _is_passed_on(value: ast.expr) -> bool:
+    match value:
+        case ast.Constant(value=None) | ast.Name(id="hint") | ast.Attribute(attr="hint"):
+            return True
+        case ast.Call(func=ast.Attribute(value=inner)):
+            return _is_passed_on(inner)
+    return False
+
+
 def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
     for node in body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
@@ -107,6 +125,7 @@ class _Finder(ast.NodeVisitor):
     module: Module
     inside: list[ast.FunctionDef | ast.ClassDef] = field(default_factory=list)
     hints: set[Hint] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     def found(self) -> set[Hint]:
         self.visit(self.module.tree)
@@ -162,7 +181,10 @@ class _Finder(ast.NodeVisitor):
     def _add(self, value: ast.expr, *, is_given: bool = True) -> None:
         functions = [each for each in self.inside if isinstance(each, ast.FunctionDef)]
         place = f"{self.module.name}:{'.'.join(each.name for each in self.inside)}"
-        for words, texts in _Words(self.module, functions[-1] if functions else None).of(value):
+        worded = _Words(self.module, functions[-1] if functions else None).of(value)
+        if not worded and not _is_passed_on(value):
+            self.unseen.add(place)
+        for words, texts in worded:
             if words != GAP:
                 self.hints.add(Hint(place, words, texts, is_given and bool(functions)))
         self.hints |= {

@@ -316,6 +316,14 @@ def test_jq_writes_a_record_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert texts(tmp_path / "a.json.jsonl", USUAL) == ["long enough\n"] * 9
 
 
+@follows("<foreign>", "kind_of")
+def test_what_holds_no_text_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text('<?xml version="1.0"?><a>text</a>')
+    refused(lambda: texts(tmp_path / "a.xml", USUAL), "take the text out of it")
+    (tmp_path / "a.txt").write_text("text")
+    assert texts(tmp_path / "a.txt", USUAL) == ["text"]
+
+
 @follows("sqlite3 -header -csv FILE 'select text from TABLE' > data.csv")
 def test_sqlite_writes_a_table(tmp_path: Path) -> None:
     import sqlite3
@@ -339,7 +347,6 @@ def test_lz4_decompresses(tmp_path: Path) -> None:
     assert texts(tmp_path / "b.txt", USUAL) == [PLAIN.decode()]
 
 
-@follows("<foreign>", "kind_of")
 @follows("in Python: pyarrow.orc.read_table(FILE), then pyarrow.parquet.write_table")
 def test_orc_becomes_parquet(tmp_path: Path) -> None:
     from pyarrow import orc

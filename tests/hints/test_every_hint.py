@@ -6,10 +6,16 @@ from pathlib import Path
 
 from tests.hints.exempt import EXEMPT, NOT_YET
 from tests.hints.follow import follows, named
-from tests.hints.places import Hint, hints
+from tests.hints.places import Hint, hints, unseen
 
 TESTS = Path(__file__).parents[1]
 MARKS = {follows.__name__, named.__name__}
+
+PASSED_ON = {
+    "cli.spelling:as_told": "respells what an error says",
+    "data.streams:_only_member": "takes it from the table of data.signatures:foreign_zip",
+    "store.recognize:_error.make": "fills in what its maker was given",
+}
 
 
 def followed() -> Iterator[Hint]:
@@ -36,6 +42,12 @@ def _marked(tree: ast.Module) -> Iterator[Hint]:
 def test_every_hint_is_followed_or_exempt() -> None:
     known = set(followed()) | {hint for table in EXEMPT.values() for hint in exempt(table)} | set(exempt(NOT_YET))
     assert sorted(map(str, hints() - known)) == [], "follow these: tests/hints/follow.py"
+
+
+def test_the_words_of_every_hint_are_found() -> None:
+    assert unseen() == set(PASSED_ON), (
+        "word it in the call, in a constant, or in what a function of the package returns"
+    )
 
 
 def test_no_followed_hint_is_exempt() -> None:
