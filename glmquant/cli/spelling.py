@@ -42,6 +42,7 @@ VERBS: Final = (
     "inspect",
     "quantize",
     "recipes",
+    "report",
     "run",
     "train_classifier",
 )

@@ -692,12 +692,13 @@ def chats(path: Path, count: int) -> Path:
 
 
 @follows("give more, or set check.num_tokens={}")
-@follows("give more", "read_chats")
+@follows("give more, or lower check.num_tokens and check.seq_len")
 def test_there_are_conversations_enough(tmp_path: Path) -> None:
     path = chats(tmp_path / "a.jsonl", 3)
     error = refused(lambda: read_chats(path, CHATS, num_tokens=900, seq_len=20))
     assert read_chats(path, CHATS, num_tokens=setting(error), seq_len=20)
-    refused(lambda: read_chats(path, CHATS, num_tokens=900, seq_len=512))
+    refused(lambda: read_chats(path, CHATS, num_tokens=900, seq_len=512), "and check.seq_len")
+    assert read_chats(path, CHATS, num_tokens=32, seq_len=32)
     assert read_chats(chats(path, 90), CHATS, num_tokens=900, seq_len=512)
 
 

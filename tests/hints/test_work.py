@@ -28,6 +28,8 @@ from glmquant.train.split import require_of_each_label
 from glmquant.train.train import _refuse_impossible
 from glmquant.train.weights import stored
 from tests.cli.test_endings import TimedOutError
+from tests.cli.test_spelling import COMMANDS, FLAGS, LITERAL
+from tests.hints.commands import hub_command
 from tests.hints.follow import follows, met_errors, named, refused
 from tests.hints.places import FILLED, Hint, hints
 from tests.streaming.test_state import CONFIG, stream
@@ -206,6 +208,29 @@ def test_each_setting_that_a_hint_prints_is_a_recipes(words: str) -> None:
     if key == "check.tasks":
         words = "check.tasks=[{data: a.jsonl, text_field: body}]"
     assert load_recipe(None, dict([parse_override(FILLED.sub(SAMPLE.get(key, "x"), words))]))
+
+
+QUOTED = sorted({(words, hint.place) for hint in hints() for words in re.findall(r"`([^`]+)`", hint.words)})
+PROGRAMS = {"accelerate", "cp", "git", "hf", "python"}
+"""Of which other tests type the commands, where the program is here."""
+
+
+@pytest.mark.parametrize("quoted", sorted({words for words, _ in QUOTED if FILLED.fullmatch(words) is None}))
+def test_what_a_hint_quotes_can_be_typed(quoted: str) -> None:
+    spelled = as_told(GlmQuantError("x", hint=f"`{quoted}`")).partition("`")[2].removesuffix("`")
+    if spelled.startswith("glmquant "):
+        assert spelled.split()[1] in COMMANDS
+    elif spelled.startswith("--"):
+        assert spelled in FLAGS
+    elif " " in spelled:
+        assert spelled.split()[0] in PROGRAMS
+    else:
+        assert spelled in LITERAL | {"model.state_dict()"}
+
+
+def test_logging_in_is_a_command_of_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
+    hub_command("hf auth login --help")
+    assert "token" in capsys.readouterr().out.lower()
 
 
 @follows("set PYTHONUTF8=1 and give the text in UTF-8, or put it into a file")
