@@ -43,6 +43,7 @@ VERBS: Final = (
     "inspect",
     "quantize",
     "recipes",
+    "report",
     "run",
     "train_classifier",
 )

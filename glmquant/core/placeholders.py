@@ -30,10 +30,10 @@ _KINDS: Final = (
     (re.compile(rb"(?i)access to (?:model|this)|invalid (?:credentials|username)"), "a server's error message"),
 )
 _PACKED: Final = (
-    (b"\x1f\x8b", "gzip", "gunzip"),
-    (b"PK\x03\x04", "zip", "unzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
-    (b"\xfd7zXZ", "xz", "unxz"),
+    (b"\x1f\x8b", "gzip", "gzip -dc <"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc <"),
+    (b"\xfd7zXZ", "xz", "xz -dc <"),
 )
 
 
@@ -63,8 +63,10 @@ def refuse_placeholder_at(path: Path) -> None:
 
 def refuse_packed(start: bytes, path: Path) -> None:
     """Raises CheckpointError for a compressed file, in place of one that is read as it is."""
-    for magic, name, command in _PACKED:
+    for magic, name, unpack in _PACKED:
         if start.startswith(magic):
+            packed, beside = quote(str(path)), quote(f"{path}.unpacked")
+            command = f"{unpack} {packed} > {beside} && mv {beside} {packed}"
             raise CheckpointError(
                 f"the file is compressed ({name})", where=path, hint=f"unpack it under the same name, with `{command}`"
             )
@@ -74,8 +76,8 @@ def fetch_again(path: Path) -> str:
     """The step that replaces one file of a checkpoint."""
     found = published_as(path.parent)
     name = found or "ID"
-    place = f"{quote(path.name)} --local-dir {quote(str(path.parent))}"
-    command = f"fetch the file again: `hf download {name} {place}`"
+    place = f"--local-dir {quote(str(path.parent))} --force-download"
+    command = f"fetch the file again: `hf download {name} {quote(path.name)} {place}`"
     if found is None:
         return f"{command}, ID as the hub names the model"
     return f"{command}, from https://huggingface.co/{name}/resolve/main/{path.name}"
@@ -103,5 +105,5 @@ def _how_to_fetch(path: Path, kind: str) -> str:
         return f"{fetch_again(path)}; the address of a file has /resolve/ where that of its page has /blob/"
     clone = next((parent for parent in path.resolve().parents if (parent / ".git").exists()), None)
     if clone is not None:
-        return f"`git lfs install`, then `git lfs pull` in {clone}; or without git, {fetch_again(path)}"
+        return f"`git lfs install`, then `git lfs pull` in {quote(str(clone))}; or without git, {fetch_again(path)}"
     return fetch_again(path)

@@ -169,6 +169,7 @@ def storable(scales: Tensor) -> Tensor:
         raise QuantizationError(
             f"a scale of {scales.max().item():.3g} overflows float16",
             expected="scales of at most 65504",
-            hint="the checkpoint's weights are far too large to be real; check it for corruption",
+            hint="the checkpoint's weights are far too large to be real; see whether they are the publisher's, and "
+            "download them again",
         )
     return rounded

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any, Final, NoReturn
 
 from glmquant.core.encodings import likely_encoding, unmarked
@@ -62,7 +63,7 @@ def file_inside(directory: Path, name: str, *, where: object, hint: str = DOWNLO
             f"{shown(name)} is a link out of the checkpoint directory",
             where=directory / name,
             expected="a file of the directory itself, or of the hub's cache that it is a snapshot of",
-            hint=_other_way(path),
+            hint=_other_way(path, directory),
         )
     if not is_file:
         raise CheckpointError(f"{shown(name)} is not a regular file", where=directory / name)
@@ -83,12 +84,13 @@ def _is_in_its_cache(path: Path, root: Path) -> bool:
     return path.is_relative_to(repository) or SHARED_BLOB.fullmatch(shared) is not None
 
 
-def _other_way(path: Path) -> str:
+def _other_way(path: Path, directory: Path) -> str:
     """How to read what a link out of a directory leads to."""
     repository = cached_repository(path)
     if repository is not None and (repository / "snapshots").is_dir():
         return f"give {repository}, where the links lead"
-    return "copy the directory with `cp -rL`, or download with `hf download ID --local-dir DIR`"
+    source, copy = quote(str(directory)), quote(f"{directory.resolve()}-copied")
+    return f"copy the directory with `cp -rL {source} {copy}`, or download with `hf download ID --local-dir DIR`"
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -140,11 +140,15 @@ def sample_calibration(
             f"seq_len {seq_len} leaves no room after the tokenizer's prefix of {len(tokenizer.prefix_ids)} tokens",
             where="calibration.seq_len",
         )
-    shares = _shares(weights or [1.0] * len(files), num_samples)
+    weights = weights or [1.0] * len(files)
+    shares = _shares(weights, num_samples)
     keyed, sources = [], []
     for index, (path, share) in enumerate(zip(files, shares, strict=True)):
         stream = TokenStream(Path(path), tokenizer, reading)
-        keyed += _choose(stream, share, body, f"{seed}/{index}", sampling, num_samples)
+        chosen = _choose(stream, share, body, f"{seed}/{index}", sampling)
+        if len(chosen) < share:
+            raise _too_little(stream, share, body, _most_samples(len(chosen), weights, index, num_samples))
+        keyed += chosen
         sources.append(TextSource(Path(path).name, share, stream.sha256 if sampling == "random" else None))
     if sampling == "random":
         keyed.sort(key=lambda pair: pair[0])
@@ -154,12 +158,7 @@ def sample_calibration(
 
 
 def _shares(weights: Sequence[float], total: int) -> list[int]:
-    """``total`` split in proportion to ``weights`` by largest remainder, ties to the first."""
-    exact = [total * weight / sum(weights) for weight in weights]
-    shares = [int(share) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
-    for i in by_remainder[: total - sum(shares)]:
-        shares[i] += 1
+    shares = _split(weights, total)
     if 0 in shares:
         raise CalibrationError(
             f"of {total} samples, file {shares.index(0) + 1} of {len(shares)} would get none",
@@ -169,30 +168,44 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
     return shares
 
 
-def _choose(
-    stream: TokenStream, count: int, length: int, name: str, sampling: Sampling, total: int
-) -> list[tuple[bytes, Ids]]:
-    """``count`` windows of ``length`` tokens, of the ``total`` of all files, with their keys."""
+def _split(weights: Sequence[float], total: int) -> list[int]:
+    """``total`` split in proportion to ``weights`` by largest remainder, ties to the first."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def _choose(stream: TokenStream, count: int, length: int, name: str, sampling: Sampling) -> list[tuple[bytes, Ids]]:
+    """``count`` windows of ``length`` tokens with their keys; fewer where there are no more."""
     windows = ((_key(name, index), window_L) for index, window_L in enumerate(stream.windows(length)))
     if sampling == "sequential":
-        chosen = list(islice(windows, count))
-    else:
-        chosen = heapq.nsmallest(count, windows, key=lambda pair: pair[0])
-    if len(chosen) < count:
-        raise CalibrationError(
-            f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
-            f"{count} samples of {length} text tokens need {count * length:,}",
-            where=stream.path,
-            hint=_how_to_lower(stream.num_tokens // length, count, total),
-        )
-    return chosen
+        return list(islice(windows, count))
+    return heapq.nsmallest(count, windows, key=lambda pair: pair[0])
 
 
-def _how_to_lower(possible: int, count: int, total: int) -> str:
-    """How many samples in all there can be where ``possible`` are in a file that gives ``count`` of ``total``."""
+def _too_little(stream: TokenStream, count: int, length: int, most: int | None) -> CalibrationError:
+    return CalibrationError(
+        f"too little calibration text: {stream.path.name} has {stream.num_tokens:,} tokens; "
+        f"{count} samples of {length} text tokens need {count * length:,}",
+        where=stream.path,
+        hint="give more text, or lower calibration.num_samples and calibration.seq_len"
+        if most is None
+        else f"give more text, or set calibration.num_samples={most}",
+    )
+
+
+def _most_samples(possible: int, weights: Sequence[float], index: int, total: int) -> int | None:
+    """How many samples in all there can be where file ``index`` gives at most ``possible``; None where that is not
+    worth it, or leaves a file without any."""
+    count = _split(weights, total)[index]
     if possible * FEWEST < count:
-        return "give more text, or lower calibration.num_samples and calibration.seq_len"
-    return f"give more text, or set calibration.num_samples={possible * total // count}"
+        return None
+    below = range(min(total, possible * total // count + len(weights)), 0, -1)
+    most = next((fewer for fewer in below if _split(weights, fewer)[index] <= possible), 0)
+    return most if most and 0 not in _split(weights, most) else None
 
 
 def _key(name: str, window: int) -> bytes:

@@ -84,7 +84,9 @@ def read_chats(
         raise CheckError(
             f"too few conversations to evaluate on: {path.name} has {total:,} tokens; {num_tokens:,} are needed",
             where=path,
-            hint=f"give more, or set check.num_tokens={total}" if total >= seq_len else "give more",
+            hint=f"give more, or set check.num_tokens={total}"
+            if total >= seq_len
+            else "give more, or lower check.num_tokens and check.seq_len",
         )
     windows, masks, sizes = [], [], []
     for each in chosen:

@@ -126,7 +126,7 @@ def _turn(turn: Any, where: str) -> Iterator[Said]:
             "the turn has neither content nor value",
             where=where,
             expected='its text in "content" or "value"',
-            hint=f"its fields are: {', '.join(map(str, turn))[:200]}",
+            hint=f"rename the one that holds its text; its fields are: {', '.join(map(str, turn))[:200]}",
         )
     content = _content(_first(turn, "content", "value"), where)
     if not isinstance(calls, list):

@@ -104,7 +104,7 @@ def _advice(data: DataFile, reading: Reading, around: bytes) -> str:
     if reading.encoding is not None:
         return "leave the encoding out, or name another"
     if _is_damaged_utf8(around):
-        return "it is UTF-8 elsewhere: fetch it again, or drop such bytes with: iconv -c -f UTF-8 -t UTF-8"
+        return "it is UTF-8 elsewhere: fetch it again, or drop such bytes with: iconv -c -f UTF-8 -t UTF-8 FILE > OTHER"
     guess = guessed_encoding(around)
     if guess is None:
         return f"say what it is, e.g. {reading.advice('encoding', 'gb18030', data.path)}"

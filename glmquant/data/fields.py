@@ -145,7 +145,10 @@ def text_value(record: Record, name: str, path: Path) -> str | None:
     where = f"{path}, {record.place}"
     if name not in record.fields:
         raise DataError(
-            f"a record has no field {name!r}", where=where, expected="it in each record", hint=_listed(record.fields)
+            f"a record has no field {name!r}",
+            where=where,
+            expected="it in each record",
+            hint=f"give it to this record too; its fields are: {_listed(record.fields)}",
         )
     value = record.fields[name]
     if value is None:
@@ -230,7 +233,7 @@ def _no_field(
             f"a record has no field {known[0]!r}",
             where=where,
             expected="it in each record, or another usual name (docs/data.md)",
-            hint=f"{fields}; {meant}".removesuffix("; ").rstrip(),
+            hint=f"{meant}give it to this record too, or leave the record out; {fields}",
         )
     of_text = [] if key == "text_field" else _usual(names, TEXTS)[:1]
     free = [name for name in shown if name not in of_text]
@@ -240,7 +243,7 @@ def _no_field(
         f"a record has no field {usual[0]!r}",
         where=where,
         expected=f"{usual[0]!r}, another usual name (docs/data.md), or the name of yours",
-        hint=f"{fields}; {meant}{advice}" if shown else fields,
+        hint=f"{fields}; {meant}{advice}" if shown else "give it one: none of its fields has a name",
     )
 
 

@@ -1,8 +1,11 @@
 """A file that is one JSON object: a record, a list of records under a key, or columns."""
 
+import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from glmquant.data.fields import ANSWERS, CHATS, QUESTIONS, TEXTS
@@ -12,6 +15,7 @@ log = logging.getLogger("glmquant")
 
 LISTS: Final = ("data", "train", "rows", "records", "examples", "items", "instances")
 """Keys under which a file that is one object has its records."""
+LONGEST_STEM: Final = 50
 ONE_RECORD: Final = 'a JSON object in each line or in one array, e.g. {"text": "…"}'
 SPLIT: Final = {"columns", "data"}
 """Keys of what pandas writes with ``orient="split"``, beside ``index``."""
@@ -37,14 +41,19 @@ def records_inside(fields: Mapping[str, Any], own: Collection[str], path: Path) 
     if len(lists) > 1 or (lists and texts):
         many = f"one object with several lists of records: {', '.join(map(repr, lists))}"
         both = f"one object with a text, {texts[0]!r}, and a list of records, {lists[0]!r}" if texts else many
+        place, file = _for_jq(lists[0]), re.sub(r"\W", "_", lists[0])[:LONGEST_STEM]
         raise DataError(
             f"the file is {both}",
             where=path,
             expected=ONE_RECORD,
-            hint=f"take one out, e.g. with: jq -c '.{lists[0]}[]' FILE > {lists[0]}.jsonl"
-            + (f", or the record with: jq -c 'del(.{lists[0]})' FILE > record.jsonl" if texts else ""),
+            hint=f"take one out, e.g. with: jq -c {quote(f'{place}[]')} FILE > {file}.jsonl"
+            + (f", or the record with: jq -c {quote(f'del({place})')} FILE > record.jsonl" if texts else ""),
         )
     return fields[lists[0]] if lists else None
+
+
+def _for_jq(key: str) -> str:
+    return f".{key}" if key.isascii() and key.isidentifier() else f".[{json.dumps(key, ensure_ascii=False)}]"
 
 
 def _lists_in(fields: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ FOREIGN: Final = (
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save it as .xlsx, or as CSV in UTF-8"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it, and give the file inside"),
     (b"Rar!\x1a", "a RAR archive", "unpack it, and give the file inside"),
-    (b"\x04\x22\x4d\x18", "LZ4 data", "decompress it: lz4 -d FILE"),
+    (b"\x04\x22\x4d\x18", "LZ4 data", "decompress it: lz4 -dc FILE > OTHER"),
     (b"version https://git-lfs", "a Git LFS pointer, not the data", "git lfs pull fetches what it points to"),
 )
 PICKLE: Final = re.compile(rb"\x80[\x02-\x05][\x95}\](cX\x8c\x58ccK]")

@@ -116,7 +116,10 @@ class Gptq:
             QuantizationError: no statistics, inputs that are all zero, or a Hessian that has no Cholesky factor.
         """
         if stats is None or stats.num_tokens == 0:
-            raise QuantizationError("gptq was given no statistics of the inputs", hint="calibrate first")
+            raise QuantizationError(
+                "gptq was given no statistics of the inputs",
+                hint="calibrate first, or use method: {kind: rtn}, which needs none",
+            )
         diagonal_K = stats.hessian_KK.diagonal()
         grid = search_grid(weight_NK, spec, diagonal_K) if self.search_scales else range_grid(weight_NK.float(), spec)
         last_to_first_K = self._rounding_order(diagonal_K).flip(0)
@@ -146,7 +149,8 @@ def ridge(hessian_KK: Tensor, damping: float, relative_damping: float = 0.0) -> 
         raise QuantizationError(
             "a linear layer's calibration inputs are all zero or not finite",
             expected="inputs that vary",
-            hint="check the model",
+            hint="see that the checkpoint is whole; where the layer gets no input on purpose, give it a rule of its "
+            "own, above the others, with method: {kind: rtn} or keep: true",
         )
     return damping * mean + relative_damping * diagonal_K
 

@@ -175,7 +175,8 @@ def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
     if path.is_dir():
         return f"{path} is a directory: were recipe and model swapped?"
     near = nearest(path.name, packaged)
-    of_package, of_disk = f"did you mean {near}?" if near else None, did_you_mean(path, "file")
+    of_package = f"did you mean {near}?" if near else None
+    of_disk = did_you_mean(path, "file")
     return (of_disk or of_package) if path.suffix else (of_package or of_disk)
 
 
@@ -265,9 +266,9 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
     if len(details) > MOST_PROBLEMS:
         problems.append(f"and {len(details) - MOST_PROBLEMS} more")
     meant = [near for one in details[:MOST_PROBLEMS] if (near := _meant(one))]
-    hints = [f"did you mean {', '.join(dict.fromkeys(meant))}?"] if meant else []
-    hints += dict.fromkeys(f"{how};" for one in details[:MOST_PROBLEMS] if (how := _how_to_write(one)))
-    return RecipeError("; ".join(problems), where=where, hint=" ".join([*hints, REFERENCE]))
+    question = f"did you mean {', '.join(dict.fromkeys(meant))}? " if meant else ""
+    ways = dict.fromkeys(f"{how}; " for one in details[:MOST_PROBLEMS] if (how := _how_to_write(one)))
+    return RecipeError("; ".join(problems), where=where, hint=f"{question}{''.join(ways)}{REFERENCE}")
 
 
 def _how_to_write(details: Any) -> str | None:

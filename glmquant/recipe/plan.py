@@ -106,7 +106,7 @@ def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:
         raise RecipeError(
             "lm_head takes no part in an allocation",
             where="rules",
-            hint="give it a rule of its own, without alternatives",
+            hint="give it a rule of its own above the others, without alternatives",
         )
     return plan
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from glmquant.core.hub_cache import snapshot
@@ -136,8 +137,11 @@ def _known(directory: Path, names: Names) -> CheckpointError | None:
 
 
 def _error(what: str, hint: str) -> Callable[[Path, Names], CheckpointError]:
+    """``hint`` may name the directory: plain, as a shell reads it (``{quoted}``), as Python does (``{text}``)."""
+
     def make(directory: Path, _: Names) -> CheckpointError:
-        return CheckpointError(what, where=directory, expected=EXPECTED, hint=hint.format(directory=directory))
+        named = hint.format(directory=directory, quoted=quote(str(directory)), text=repr(str(directory)))
+        return CheckpointError(what, where=directory, expected=EXPECTED, hint=named)
 
     return make
 
@@ -239,7 +243,7 @@ KINDS: Final[tuple[tuple[Callable[[Names], bool], Callable[[Path, Names], Checkp
         _some(r"pytorch_model_fsdp_\d+|__\d+_\d+\.distcp"),
         _error(
             "the directory holds a sharded FSDP checkpoint",
-            "put it together with `accelerate merge-weights {directory}/pytorch_model_fsdp_0 OUT`, copy config.json "
+            "put it together with `accelerate merge-weights {quoted}/pytorch_model_fsdp_0 OUT`, copy config.json "
             "and the tokenizer's files to OUT, and give OUT",
         ),
     ),
@@ -261,7 +265,7 @@ KINDS: Final[tuple[tuple[Callable[[Names], bool], Callable[[Path, Names], Checkp
         _some(r"tf_model.*\.h5|.*\.ckpt\.index|saved_model\.pb|flax_model.*\.msgpack"),
         _error(
             "the weights are TensorFlow's or Flax's",
-            "save them for PyTorch first: in transformers 4, AutoModelForCausalLM.from_pretrained({directory}, "
+            "save them for PyTorch first: in transformers 4, AutoModelForCausalLM.from_pretrained({text}, "
             "from_tf=True or from_flax=True), then save_pretrained",
         ),
     ),

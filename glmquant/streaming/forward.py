@@ -139,5 +139,6 @@ def require_finite(hidden_BTD: Tensor, after: str) -> None:
             "the model's activations are not finite",
             where=f"after {after}",
             expected="finite values in float32",
-            hint="check the checkpoint: its weights are damaged or belong to another architecture",
+            hint="`inspect` the checkpoint: its weights are damaged, or belong to another architecture; download it "
+            "again",
         )

@@ -47,7 +47,7 @@ def test_the_usual_fields_by_themselves(names: list[str], expected: str) -> None
         (["prompt", "chosen", "rejected"], ["both 'chosen' and 'rejected'"]),
         (["txt"], ["no field 'text'", "did you mean 'txt'?", "calibration.text_field=txt"]),
         (["id", "url"], ["no field 'text'", "its fields are: id, url"]),
-        ([], ["its fields are: none"]),
+        ([], ["none of its fields has a name"]),
     ],
 )
 def test_what_cannot_be_told_is_named_with_the_key(names: list[str], words: list[str]) -> None:

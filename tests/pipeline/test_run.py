@@ -12,6 +12,7 @@ import pytest
 import glmquant as gq
 from glmquant import assets
 from glmquant.store import output
+from tests.hints.follow import follows
 from tests.support.paths import GOLDEN, contents
 
 MODEL = GOLDEN["chatglm2-tiny"]
@@ -221,6 +222,7 @@ def test_a_finished_run_given_again_gives_its_report(tmp_path: Path) -> None:
     ("changes", "other"),
     [({"fit__equalize": False}, "other inputs"), ({"check__num_tokens": 128}, "other texts, tasks or limits")],
 )
+@follows("choose another directory, or give `force` to start anew")
 def test_a_finished_run_is_not_taken_for_another(tmp_path: Path, changes: dict[str, Any], other: str) -> None:
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     before = contents(tmp_path / "out")

@@ -16,6 +16,7 @@ from torch import Tensor
 from glmquant.errors import CheckpointError
 from glmquant.store.adapter import open_adapter
 from glmquant.store.checkpoint import open_checkpoint, with_adapter
+from tests.hints.follow import follows
 from tests.support.adapters import edit, halves, merge, tiny_base, train, write_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -123,6 +124,7 @@ def test_a_dora_adapter_without_magnitudes_is_refused(tmp_path: Path) -> None:
         )
 
 
+@follows("if lora_alpha is right, set r there to {}, or rank_pattern where ranks differ")
 def test_the_hint_for_another_rank_works(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a", BOTH, r=16)
     with pytest.raises(CheckpointError, match=r"is of rank 4, and adapter_config\.json says 16") as refused:
@@ -132,6 +134,7 @@ def test_the_hint_for_another_rank_works(tmp_path: Path) -> None:
     assert open_adapter(edit(adapter, r=16, rank_pattern={"q_proj": 4})).additions[Q].scale == 2.0
 
 
+@follows("set use_dora there to {}, if it is wrong")
 def test_the_hint_for_a_magnitude_works(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     adapter = train(base, tmp_path / "a", use_dora=True)
@@ -244,6 +247,9 @@ def test_what_is_not_lora_is_named(kind: str, fields: dict[str, Any], tmp_path: 
     assert kind == 7 or ("train a LoRA" in hint) == kind.startswith(("PREFIX", "P_", "PROMPT"))
 
 
+@follows(
+    "merge it into its base with PEFT (model.merge_and_unload()), save, and give that as the model", "_require_lora"
+)
 def test_the_hint_for_what_peft_can_merge_works(tmp_path: Path) -> None:
     from peft import LoHaConfig, get_peft_model
 
@@ -296,6 +302,7 @@ def test_settings_that_no_merged_weight_can_follow_are_named(fields: dict[str, A
     assert "adapter_config.json" in str(refused.value.where)
 
 
+@follows("save it with PEFT as save_pretrained(…, path_initial_model_for_weight_conversion=…): that is plain LoRA")
 def test_the_hint_for_pissa_works(tmp_path: Path) -> None:
     """The adapter on the published base alone is another model; converted, it is the trained one."""
     from peft import LoraConfig, get_peft_model

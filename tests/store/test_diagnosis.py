@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glmquant.errors import CheckpointError
 from glmquant.store.checkpoint import open_checkpoint
+from tests.hints.follow import follows
 from tests.support.checkpoints import float_tensors, random_float, tiny_config, write_checkpoint
 from tests.support.handed import assert_same_model, edit, plain, saved, weights
 
@@ -64,6 +65,10 @@ def test_what_is_no_model_is_named(tmp_path: Path, tensors: Callable[[], Tensors
     assert re.search(hint, str(caught.value.hint))
 
 
+@follows(
+    "give the base model, whose weights P-Tuning leaves as they are; or train with LoRA, which can "
+    "be put into them. Where prefix_encoder was never trained, set pre_seq_len to null"
+)
 def test_a_tuned_prefix_is_refused_by_its_field_first(tmp_path: Path) -> None:
     directory = edit(saved(tmp_path / "c", PREFIX), pre_seq_len=128, prefix_projection=False)
     with pytest.raises(CheckpointError, match="pre_seq_len is 128") as caught:
@@ -73,6 +78,7 @@ def test_a_tuned_prefix_is_refused_by_its_field_first(tmp_path: Path) -> None:
     assert_same_model(open_checkpoint(mended), open_checkpoint(plain(tmp_path / "plain")))
 
 
+@follows("save the model without it: model.pretrained_model.save_pretrained(DIR) of TRL's model, and give DIR")
 def test_a_value_head_left_away_leaves_the_model(tmp_path: Path) -> None:
     config = tiny_config()
     directory = write_checkpoint(tmp_path / "c", config)
@@ -93,6 +99,10 @@ def expected_value(error: CheckpointError) -> dict[str, int]:
 
 @pytest.mark.parametrize("said", [1, 2, 4, 40])
 @pytest.mark.parametrize("kind", ["native", "canonical"])
+@follows(
+    "where the model has so many layers on purpose, say so in config.json; else download the "
+    "checkpoint again, completely, and see that config.json belongs to it"
+)
 def test_another_number_of_layers_is_named_and_mended(tmp_path: Path, said: int, kind: str) -> None:
     field = "num_layers" if kind == "native" else "num_hidden_layers"
     directory = plain(tmp_path / "c") if kind == "native" else write_checkpoint(tmp_path / "c", tiny_config(layers=3))
@@ -103,6 +113,9 @@ def test_another_number_of_layers_is_named_and_mended(tmp_path: Path, said: int,
 
 
 @pytest.mark.parametrize("rows", [2050, 2176])
+@follows(
+    "where the vocabulary was padded or extended, say so in config.json; else see that it belongs to these weights"
+)
 def test_a_vocabulary_padded_otherwise_is_named_and_mended(tmp_path: Path, rows: int) -> None:
     resized = {
         name: random_float(rows, 128) if "word_embeddings" in name or "output_layer" in name else tensor
@@ -121,6 +134,10 @@ def test_a_head_of_another_size_than_the_embedding(tmp_path: Path) -> None:
         open_checkpoint(saved(tmp_path / "c", tensors))
 
 
+@follows(
+    "where the model uses its embedding as the head, set tie_word_embeddings to true in "
+    "config.json; else download the checkpoint again, completely"
+)
 def test_no_head_and_not_tied(tmp_path: Path) -> None:
     """transformers would give it a random one."""
     tensors = {name: tensor for name, tensor in float_tensors(tiny_config()).items() if name != "lm_head.weight"}
@@ -132,6 +149,7 @@ def test_no_head_and_not_tied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression", "ranking", 3])
+@follows("where the head was trained to give one label a text, say so in config.json, or leave the field out")
 def test_a_head_that_gives_no_single_label(tmp_path: Path, problem: object) -> None:
     directory = plain(tmp_path / "c")
     head = {"classifier_head.weight": random_float(2, 128), "classifier_head.bias": random_float(2)}

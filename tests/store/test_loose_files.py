@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from glmquant.errors import CheckpointError
 from glmquant.store.checkpoint import open_checkpoint
+from tests.hints.follow import follows
 from tests.support.handed import assert_same_model, plain, saved, weights, without_weights
 
 NAMES = [
@@ -60,6 +61,7 @@ def test_shards_without_an_index(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("present", [(1, 2), (1, 3), (3,)])
+@follows("fetch the missing files; the index (*.index.json) is not needed once all are there")
 def test_shards_that_are_not_all_there(tmp_path: Path, present: tuple[int, ...]) -> None:
     directory = without_weights(tmp_path / "c")
     for number in present:
@@ -73,6 +75,7 @@ def test_shards_that_are_not_all_there(tmp_path: Path, present: tuple[int, ...])
     opens_as_plain(directory, tmp_path)
 
 
+@follows("move away those that are not this model's; an index (*.index.json) tells which are")
 def test_two_sets_of_shards_are_not_mixed(tmp_path: Path) -> None:
     """unslothai/unsloth-zoo#808: a stale set beside the one the index names."""
     directory = without_weights(tmp_path / "c")
@@ -122,6 +125,7 @@ def test_an_index_whose_shards_are_missing_counts_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/etc", "../other", "gone", "config.json", ""])
+@follows("write {} into it, if that is the step you mean")
 def test_a_last_step_that_is_none_is_named_and_the_advice_works(tmp_path: Path, target: str) -> None:
     directory = saved(tmp_path / "c", {"module": weights()}, "global_step1/mp_rank_00_model_states.pt")
     (directory / "latest").write_text(target)

@@ -16,6 +16,7 @@ from glmquant.errors import CheckpointError, ExportError, GlmQuantError
 from glmquant.runtime.session import require_bundle
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.recognize import without_graph
+from tests.hints.follow import follows
 from tests.support.handed import HTML_PAGE, LFS_POINTER, cached, plain, without_weights
 
 LORA = "base_model.model.transformer.encoder.layers.0.self_attention.query_key_value.lora_A.weight"
@@ -161,6 +162,7 @@ def test_a_bundle_that_holds_a_pipe(tmp_path: Path) -> None:
         require_bundle(tmp_path)
 
 
+@follows("did you mean {}?", "without_graph")
 def test_a_directory_that_holds_the_bundle_leads_to_it(bundle: Path) -> None:
     for given in (bundle.parent, bundle.with_name("onx")):
         with pytest.raises(ExportError, match="is not an ONNX bundle") as caught:

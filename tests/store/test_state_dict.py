@@ -14,6 +14,7 @@ from torch import nn
 
 from glmquant.errors import CheckpointError
 from glmquant.store.torch_bin import read_torch_bin
+from tests.hints.follow import follows
 from tests.store.test_torch_bin import archive
 
 MODEL = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2), "b.weight": torch.zeros(3)}
@@ -92,6 +93,7 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("value", SEVERAL.values(), ids=SEVERAL.keys())
+@follows("save the one you mean alone: torch.save(torch.load(path, weights_only=True){}, 'pytorch_model.bin')")
 def test_several_are_named_and_the_advice_makes_one_of_them(
     tmp_path: Path, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,8 @@ def resolve_layout(
     model_type = fields.raw("model_type")
     resolver = RESOLVERS.get(model_type) if isinstance(model_type, str) else None
     if resolver is None:
-        raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), "glmquant reads GLM-family checkpoints only")
+        hint = "glmquant reads GLM-family checkpoints only; give one of those"
+        raise fields.error("model_type", "one of " + ", ".join(RESOLVERS), hint)
     layout = resolver(fields, family, tensor_names, traces or Traces())
     labels = read_labels(fields, tensor_names)
     return as_classifier(layout, labels, tensor_names) if labels else layout

@@ -203,5 +203,8 @@ def _content(value: Any, where: str) -> str:
 
 def _malformed(where: str, expected: str) -> CheckpointError:
     return CheckpointError(
-        "the added tokens are not as transformers writes them", where=where, expected=expected, hint="mend it"
+        "the added tokens are not as transformers writes them",
+        where=where,
+        expected=expected,
+        hint="mend it there, or take all tokenizer files from one saved checkpoint",
     )

@@ -65,7 +65,7 @@ def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
             "the tokenizer is a SentencePiece model, as ChatGLM2, ChatGLM3 and CodeGeeX2 have it",
             where=path,
             expected="a list of ranks, as GLM-4 has",
-            hint=f"if this is GLM-4, {fetch_again(path)}; if not, set model.family",
+            hint=f"if this is GLM-4, {fetch_again(path)}; if not, set model.family to the one it is of",
         )
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), start=1):

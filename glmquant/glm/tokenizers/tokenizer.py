@@ -303,7 +303,7 @@ def _add_specials(tokenizer: Tokenizer, own: Sequence[str], added: Sequence[str]
             "the tokenizer already has some of the special tokens that its family adds",
             where=path,
             expected=f"none of {', '.join(added)}",
-            hint="check that model.family is right",
+            hint="leave model.family out, or set it to the family that the tokenizer is of",
         )
 
 

@@ -12,6 +12,7 @@ from glmquant.glm.layouts.lineage import FAMILIES, Traces, Vocabulary, published
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.store.checkpoint import open_checkpoint
 from tests.glm.test_families import NATIVE
+from tests.hints.follow import follows
 from tests.support.golden import published_config
 from tests.support.handed import edit, plain
 from tests.test_families import native
@@ -96,6 +97,7 @@ def test_names_that_disagree_ask() -> None:
         family("THUDM/chatglm2-6b", traces, asked="codegeex2")
 
 
+@follows("if the tokenizer is right, say which it is: model.family={}")
 def test_a_name_of_another_vocabulary_is_told_and_the_advice_works() -> None:
     traces = Traces(vocabulary="tiktoken")
     with pytest.raises(CheckpointError, match="tiktoken vocabulary") as caught:

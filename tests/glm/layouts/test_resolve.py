@@ -15,6 +15,7 @@ from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.layouts.layout import Layout, RowScales
 from glmquant.glm.layouts.resolve import resolve_layout
 from glmquant.glm.names import canonical_shapes
+from tests.hints.follow import follows
 from tests.support.golden import directory, published_config
 
 CONFIG_PATH = Path("model/config.json")
@@ -110,6 +111,7 @@ def test_lineage_from_the_name(path: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("path", [None, "", "./out", "THUDM/chatglm-6b", "my-chatglm2-and-chatglm3-merge", 7])
+@follows("say which it is by the recipe's key model.family, for example model.family={}")
 def test_lineage_is_never_guessed(path: object) -> None:
     config = published_config(_name_or_path=path)
     with pytest.raises(CheckpointError, match=r"model\.family=chatglm3") as caught:

@@ -11,6 +11,7 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.tokenizers.chat import Message
 from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
+from tests.hints.follow import follows
 from tests.support import glm4
 from tests.support.golden import config, directory
 
@@ -160,6 +161,7 @@ def test_contradictions_name_the_files(files: dict[str, Any], named: tuple[str, 
     assert caught.value.hint
 
 
+@follows("remove {} from the file that is wrong; both belong to one saved tokenizer")
 def test_removing_the_wrong_name_as_told_works(tmp_path: Path) -> None:
     files, _ = CONTRADICTIONS["two names of the end"]
     found = chatglm(tmp_path, **files)

@@ -17,6 +17,7 @@ from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.tokenizer import load_bundle_tokenizer
 from glmquant.store.checkpoint import open_checkpoint
 from tests.glm.test_families import HUGGING_FACE, NATIVE
+from tests.hints.follow import follows
 from tests.support.golden import config, directory
 from tests.support.models import TINY
 from tests.support.paths import CHATGLM2, copied
@@ -157,6 +158,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
+@follows("mend it there, or remove {}: it is not needed to run the model")
 def test_a_wrong_value_is_told_and_the_hint_works(values: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes((directory("chatglm3-tiny") / "tokenizer.model").read_bytes())
     write(tmp_path, **values)
