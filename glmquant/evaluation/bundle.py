@@ -117,7 +117,14 @@ def _kept(
 
 
 def _with_limits(options: CheckOptions, manifest: Manifest | None) -> CheckOptions:
-    if options.limits != Limits() or manifest is None or manifest.limits == Limits():
+    if manifest is None or manifest.limits == Limits():
+        return options
+    if options.limits != Limits():
+        unused = [
+            name for name, limit in manifest.limits if limit is not None and getattr(options.limits, name) is None
+        ]
+        if unused:
+            log.warning("not judged: the bundle's own limits on %s, since others were given", ", ".join(unused))
         return options
     log.info("no limits are given: judging by those that the bundle was made with")
     return options.model_copy(update={"limits": manifest.limits})

@@ -83,7 +83,7 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             f"windows of {options.seq_len} tokens do not fit the context length of {max_length}",
             where="check.seq_len",
             expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
-            hint="lower check.seq_len, or export with a larger export.max_length",
+            hint="lower check.seq_len, or, where the model was made for more, export with a larger export.max_length",
         )
     plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
     if not texts and not plans:

@@ -81,6 +81,7 @@ def export_bundle(
     """
     config = source.config
     require_dimensions(config, options)
+    tell_of_length(config, options)
     ranges = cache_ranges(config, options, key_values)
     dtype = TORCH_DTYPES[options.dtype]
     with WeightsFile(out / WEIGHTS_FILE) as file:
@@ -114,6 +115,16 @@ def write_tokenizer(tokenizer: BundledTokenizer, config: GlmConfig, out: Path) -
     stated = tokenizer.generation.values
     if stated is not None and generation_config(stated, config) != stated:
         write_json(out / GENERATION_CONFIG, generation_config(stated, config))
+
+
+def tell_of_length(config: GlmConfig, options: ExportOptions) -> None:
+    """Where more is asked for than the model was made for, what the bundle takes."""
+    if "max_length" in options.model_fields_set and options.max_length > config.max_position_embeddings:
+        log.warning(
+            "export.max_length is %d, and the model was made for %d tokens: the bundle takes no more",
+            options.max_length,
+            config.max_position_embeddings,
+        )
 
 
 def positions(config: GlmConfig, options: ExportOptions) -> int:

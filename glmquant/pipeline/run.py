@@ -96,7 +96,7 @@ def run_directory(
                 resources=resources,
                 progress=progress,
             )
-        write_run_record(record, partial)
+        write_run_record(record, partial, "onnx")
     return checked
 
 
@@ -106,14 +106,21 @@ def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
     if earlier is None:
         require_free(out)
         return None
-    if earlier != record:
-        other = "inputs" if earlier.inputs != record.inputs else "texts, tasks or limits to check by"
+    if earlier.inputs != record.inputs:
         raise OutputError(
-            f"the output directory holds a finished run with other {other}",
+            "the output directory holds a finished run with other inputs",
             where=out,
             expected="an empty directory, or the same run",
             hint="choose another directory, or give `force` to start anew",
         )
+    if earlier != record:
+        raise OutputError(
+            "the output directory holds a finished run with other texts, tasks or limits to check by",
+            where=out,
+            expected="an empty directory, or the same run",
+            hint=f"`check` {out / 'onnx'} with these judges the same bundle; `force` makes all anew",
+        )
+    _require_whole(out, earlier)
     if lost := [name for name in (BUNDLE, REPORT) if not (out / name).is_file()]:
         raise OutputError(
             f"the finished run lacks {lost[0]}",
@@ -123,6 +130,20 @@ def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
         )
     log.info("%s holds this very run, finished earlier: nothing is done again", out)
     return read_report(out / "report")
+
+
+def _require_whole(out: Path, earlier: RunRecord) -> None:
+    """Raises OutputError for a bundle whose files are not as long as they were written."""
+    for name, size in earlier.files.items():
+        path = out / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise OutputError(
+                f"the finished run lacks {name}" if found is None else f"{name} of the finished run was changed",
+                where=out,
+                expected=f"{name} with the {size:,} bytes that it was written with",
+                hint="choose another directory, or give `force` to start anew",
+            )
 
 
 def _require_replaceable(out: Path, model: Path) -> None:

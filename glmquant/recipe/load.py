@@ -37,6 +37,9 @@ EXPECTED: Final = {
 MERGE_KEY: Final = "tag:yaml.org,2002:merge"
 TEXT: Final = "tag:yaml.org,2002:str"
 PERCENT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+MOST_ADDED: Final = 50
+"""Percent: below it somebody means so much more, from it on so much of the baseline's."""
+
 QUOTE_IT: Final = (
     "put the text in quotes: without them, YAML reads yes, no, on and off as true or false, and 1 as a number"
 )
@@ -279,8 +282,10 @@ def _how_to_write(details: Any) -> str | None:
     percent = PERCENT.fullmatch(value) if kind == "float_parsing" and isinstance(value, str) else None
     if percent is None:
         return None
-    if "perplexity_ratio" in details["loc"]:
+    if "perplexity_ratio" in details["loc"] and float(percent[1]) < MOST_ADDED:
         return f"a ratio of {percent[1]} % more is written {1 + float(percent[1]) / 100:g}"
+    if "perplexity_ratio" in details["loc"]:
+        return f"a ratio of {percent[1]} % is written {float(percent[1]) / 100:g}"
     return f"a share of {percent[1]} % is written {float(percent[1]) / 100:g}"
 
 

@@ -1,7 +1,7 @@
 """``run.json``: which inputs a run's directory came from, so that the same run given again is known to be done."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +18,18 @@ class RunRecord:
     Attributes:
         inputs: hash of all that decides the bundle.
         check: hash of all that decides the report beside it.
+        files: bytes of each file of the bundle, by its path within the run's directory; no part of what is compared.
     """
 
     inputs: str
     check: str
+    files: dict[str, int] = field(default_factory=dict, compare=False)
 
 
-def write_run_record(record: RunRecord, directory: Path) -> None:
-    write_json(directory / RUN, {"format": FORMAT, **asdict(record)})
+def write_run_record(record: RunRecord, directory: Path, bundle: str) -> None:
+    """Beside what the run made; the sizes of the files in its directory ``bundle`` are noted."""
+    written = {f"{bundle}/{path.name}": path.stat().st_size for path in sorted((directory / bundle).iterdir())}
+    write_json(directory / RUN, {"format": FORMAT, **asdict(replace(record, files=written))})
 
 
 def read_run_record(directory: Path) -> RunRecord | None:
@@ -37,6 +41,9 @@ def read_run_record(directory: Path) -> RunRecord | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != {"inputs", "check"}:
+    known = {"inputs", "check", "files"}
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != known:
         return None
-    return RunRecord(str(values["inputs"]), str(values["check"]))
+    if not isinstance(values["files"], dict):
+        return None
+    return RunRecord(str(values["inputs"]), str(values["check"]), values["files"])

@@ -65,7 +65,7 @@ def text(tmp_path: Path) -> Path:
 
 @follows("give conversations, or set check.scored=all")
 @follows("leave one of them out")
-@follows("lower check.seq_len, or export with a larger export.max_length")
+@follows("lower check.seq_len, or, where the model was made for more, export with a larger export.max_length")
 @follows("set check.text or check.tasks")
 def test_material_is_read(text: Path) -> None:
     refused(lambda: read_material(TOKENIZER, options(text, scored="answers")), "set check.scored=all")

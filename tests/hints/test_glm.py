@@ -236,7 +236,7 @@ def test_a_checkpoint_of_the_family_is_read() -> None:
     assert chatglm_config().family == "chatglm2"
 
 
-@follows("leave `thinking` out")
+@follows("leave thinking to the template")
 def test_a_template_without_a_switch_is_rendered_without() -> None:
     turns = [Message("user", "a")]
     refused(lambda: render("{{ messages[0].content }}", turns, {}, thinking=True))

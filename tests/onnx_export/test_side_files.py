@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from glmquant.glm.tokenizers.tokenizer import load_tokenizer
+from glmquant.onnx_export.save import tell_of_length
 from glmquant.onnx_export.side_files import genai_config, keep_text_whole, optimum_config
 from glmquant.recipe.schema import ExportOptions
 from tests.support.models import GOLDEN, TINY, TINY_GLM4, golden_source
@@ -27,6 +28,14 @@ def test_genai_config_of_the_standard_profile() -> None:
     options = config["model"]["decoder"]["session_options"]
     assert options["session.qdq_matmulnbits_accuracy_level"] == "0"
     assert config["search"]["past_present_share_buffer"] is False
+
+
+def test_a_length_beyond_the_models_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tell_of_length(TINY, ExportOptions(max_length=10**6))
+    tell_of_length(TINY, ExportOptions())
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        f"export.max_length is 1000000, and the model was made for {TINY.max_position_embeddings} tokens"
+    ]
 
 
 def test_a_model_without_bos_says_none() -> None:

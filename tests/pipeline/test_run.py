@@ -1,6 +1,7 @@
 """A whole run: what is refused at once, what is kept, and what a second one does."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,15 +219,12 @@ def test_a_finished_run_given_again_gives_its_report(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "other"),
-    [({"fit__equalize": False}, "other inputs"), ({"check__num_tokens": 128}, "other texts, tasks or limits")],
-)
-@follows("choose another directory, or give `force` to start anew")
-def test_a_finished_run_is_not_taken_for_another(tmp_path: Path, changes: dict[str, Any], other: str) -> None:
+@follows("choose another directory, or give `force` to start anew", "run:_finished")
+def test_a_finished_run_is_not_taken_for_another(tmp_path: Path) -> None:
+    changes = {"fit__equalize": False}
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(gq.OutputError, match=other) as error:
+    with pytest.raises(gq.OutputError, match="other inputs") as error:
         gq.run(MODEL, recipe(**changes), out=tmp_path / "out")
     assert "`force`" in str(error.value.hint)
     assert contents(tmp_path / "out") == before
@@ -234,6 +232,26 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path: Path, changes: dict[s
     assert contents(tmp_path / "out") != before
     assert gq.read_report(tmp_path / "out" / "report") == report
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@follows("`check` {} with these judges the same bundle; `force` makes all anew")
+def test_a_finished_run_is_judged_by_other_data_with_check(tmp_path: Path) -> None:
+    gq.run(MODEL, recipe(), out=tmp_path / "out")
+    before, other = contents(tmp_path / "out"), recipe(check__num_tokens=128)
+    with pytest.raises(gq.OutputError, match="other texts, tasks or limits"):
+        gq.run(MODEL, other, out=tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert gq.check(tmp_path / "out" / "onnx", baseline=MODEL, recipe=other).language is not None
+
+
+@follows("choose another directory, or give `force` to start anew", "run:_require_whole")
+def test_a_damaged_bundle_is_not_passed_again(tmp_path: Path) -> None:
+    gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "out")
+    os.truncate(tmp_path / "out" / "onnx" / "model.onnx.data", 1000)
+    with pytest.raises(gq.OutputError, match=r"model\.onnx\.data of the finished run was changed"):
+        gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "out")
+    gq.run(MODEL, recipe("int8-rtn"), out=tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "onnx" / "model.onnx.data").stat().st_size > 1000
 
 
 def test_a_forced_run_that_fails_leaves_the_finished_one(tmp_path: Path) -> None:
@@ -266,7 +284,7 @@ def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
 def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     values = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert values.keys() == {"format", "inputs", "check"}
+    assert values.keys() == {"format", "inputs", "check", "files"}
 
 
 def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:

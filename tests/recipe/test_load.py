@@ -319,6 +319,7 @@ def test_a_recipe_like_no_other_is_not_guessed() -> None:
         ("check.limits.accuracy_drop=5%", "a share of 5 % is written 0.05"),
         ("check.limits.accuracy_drop={value: '2.5 %'}", "a share of 2.5 % is written 0.025"),
         ("check.limits.perplexity_ratio=5%", "a ratio of 5 % more is written 1.05"),
+        ("check.limits.perplexity_ratio=105%", "a ratio of 105 % is written 1.05"),
         ("train.test=20%", "a share of 20 % is written 0.2"),
         ("check.tasks=[{data: a.csv, labels: {good: yes}}]", "put the text in quotes"),
         ("check.tasks=[{data: a.csv, name: 1}]", "put the text in quotes"),

@@ -102,7 +102,7 @@ def render(
             "the chat template has no switch for thinking",
             where="chat_template",
             expected=f"a template that reads {THINKING}, as those of GLM-4.5 and later do",
-            hint="leave `thinking` out",
+            hint="leave thinking to the template",
         )
     from jinja2 import TemplateError
 
