@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmquant.core.qtensor import spread
@@ -39,14 +39,16 @@ def test_codes_are_those_of_the_nearest_value(spec: QuantSpec) -> None:
     assert (chosen <= distance.amin(-1) * (1 + 1e-5)).all()
 
 
+@example([float(torch.tensor(1e-5).half())], QuantSpec(8, 64))
 @given(st.lists(st.floats(-1e4, 1e4, width=16), min_size=1, max_size=40), st.sampled_from(ALL))
 def test_full_range_leaves_at_most_half_a_step(row: list[float], spec: QuantSpec) -> None:
     weight = torch.tensor([row])
     scales, zeros = range_grid(weight, spec)
     error = (encode(weight, scales, zeros, spec).dequantize() - weight).abs()
     step = spread(scales, spec.width(len(row)), len(row))
-    # Scales are stored in float16, a part in 2,048; an asymmetric zero point is rounded to a code as well.
-    allowed = step * (0.5 if spec.symmetric else 1.0) + weight.abs() / 1000
+    # Scales are stored in float16, a part in 2,048, or half of 2^-24 where they are as small as 1e-7; an asymmetric zero
+    # point is rounded to a code as well.
+    allowed = step * (0.5 if spec.symmetric else 1.0) + weight.abs() / 1000 + spec.max_code * 2.0**-25
     assert (error <= allowed).all()
 
 
