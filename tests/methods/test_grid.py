@@ -46,8 +46,8 @@ def test_full_range_leaves_at_most_half_a_step(row: list[float], spec: QuantSpec
     scales, zeros = range_grid(weight, spec)
     error = (encode(weight, scales, zeros, spec).dequantize() - weight).abs()
     step = spread(scales, spec.width(len(row)), len(row))
-    # Scales are stored in float16: a part in 2,048, or 2^-25 where they are as small as 1e-7. An asymmetric zero point is
-    # rounded to a code as well.
+    # Scales are stored in float16: a part in 2,048, or 2^-25 where they are as small as 1e-7. An asymmetric zero point
+    # is rounded to a code as well.
     allowed = step * (0.5 if spec.symmetric else 1.0) + weight.abs() / 1000 + spec.max_code * 2.0**-25
     assert (error <= allowed).all()
 
