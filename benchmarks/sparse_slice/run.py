@@ -117,6 +117,24 @@ def gptq_lines(name: str, row: Row) -> list[str]:
     return [f"| {' | '.join(cells)} |"]
 
 
+def _gptq_section(rows: dict[str, Row]) -> list[str]:
+    measured = [line for name, row in rows.items() if name.startswith("gptq ") for line in gptq_lines(name[5:], row)]
+    if not measured:
+        return []
+    return [
+        "",
+        f"## GPTQ, `{GPTQ}`",
+        "",
+        "GFLOP/s beside the best bfloat16 product of the machine in the same run. The whole model's hours are those of "
+        "as many such layers; in the slice of GLM-4.7-Flash the first layer is dense.",
+        "",
+        "| slice, calibration, `--memory-limit` | seconds | foretold | GFLOP/s | peak memory, GB | foretold | whole "
+        "model, hours |",
+        "|---|---|---|---|---|---|---|",
+        *measured,
+    ]
+
+
 def report(rows: dict[str, Row]) -> str:
     lines = [
         "# The published shapes of GLM-4.7-Flash and GLM-4.5-Air, random weights",
@@ -132,16 +150,7 @@ def report(rows: dict[str, Row]) -> str:
         "| slice | seconds | GB/s | disk, GB/s | rounding, GB/s | share | peak memory, GB |",
         "|---|---|---|---|---|---|---|",
         *(line for name, row in rows.items() if name.startswith("rtn ") for line in rounding_lines(name[4:], row)),
-        "",
-        f"## GPTQ, `{GPTQ}`",
-        "",
-        "GFLOP/s beside the best bfloat16 product of the machine in the same run. The whole model's hours are those of "
-        "as many such layers; in the slice of GLM-4.7-Flash the first layer is dense.",
-        "",
-        "| slice, calibration, `--memory-limit` | seconds | foretold | GFLOP/s | peak memory, GB | foretold | whole "
-        "model, hours |",
-        "|---|---|---|---|---|---|---|",
-        *(line for name, row in rows.items() if name.startswith("gptq ") for line in gptq_lines(name[5:], row)),
+        *_gptq_section(rows),
     ]
     return "\n".join(lines) + "\n"
 
