@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.parts import PartKind, part_kinds
+from glmquant.glm.parts import PartKind, SparseKind, part_kinds
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,11 @@ def block_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
 
 def part_groups(config: GlmConfig, kind: PartKind, layer: int) -> tuple[LinearGroup, ...]:
     """The linear groups of a part, those of its routed experts last."""
-    experts = (kind.expert_groups(config, layer, expert) for expert in range(num_experts(config, kind)))
-    return (*kind.groups(config, layer), *(group for pair in experts for group in pair))
-
-
-def num_experts(config: GlmConfig, kind: PartKind) -> int:
-    """Routed experts of a part; 0 where it has none."""
-    return config.experts.count if config.experts is not None and kind.router_shapes(config) else 0
+    chain = kind.groups(config, layer)
+    if not isinstance(kind, SparseKind) or config.experts is None:
+        return chain
+    pairs = (kind.expert_groups(config, layer, expert) for expert in range(config.experts.count))
+    return (*chain, *(group for pair in pairs for group in pair))
 
 
 def head_group(config: GlmConfig) -> LinearGroup:

@@ -2,7 +2,7 @@
 
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.groups import part_groups
-from glmquant.glm.parts import part_kinds
+from glmquant.glm.parts import SparseKind, part_kinds
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -21,7 +21,8 @@ def layer_shapes(config: GlmConfig, layer: int) -> dict[str, tuple[int, ...]]:
         gains = {name: (size,) for name, size in kind.gain_sizes(config).items()}
         after = gains.pop(kind.output_norm, None)
         shapes |= {f"{at}{name}.weight": shape for name, shape in gains.items()}
-        shapes |= {f"{at}{name}": shape for name, shape in kind.router_shapes(config).items()}
+        if isinstance(kind, SparseKind):
+            shapes |= {f"{at}{name}": shape for name, shape in kind.router_shapes(config).items()}
         for group in part_groups(config, kind, layer):
             for member, rows in zip(group.members, group.member_rows, strict=True):
                 shapes[f"{member}.weight"] = (rows, group.columns)

@@ -55,7 +55,7 @@ def _rounded(part: Part, layer: int, plan: Plan) -> tuple[Part, list[GroupOutcom
     quantized = part.with_linears({name: linear for name, (linear, _) in done.items()})
     if part.experts is None:
         return quantized, outcomes
-    experts, outcome = quantize_experts(part, f"{prefix}experts", plan, None, None)
+    experts, outcome = quantize_experts(part.experts, plan, None, None)
     return replace(quantized, experts=experts), [*outcomes, outcome]
 
 
@@ -83,7 +83,7 @@ class _PartPass:
             if part.experts is not None:
                 here, there = self._routed(stack)
                 found, wanted = here.x, None if there is None else there.x
-                experts, outcome = quantize_experts(part, f"{self._prefix}experts", self._plan, here, there)
+                experts, outcome = quantize_experts(part.experts, self._plan, here, there)
                 part, of_experts = replace(part, experts=experts), [outcome]
             seen = self._fit_to(0)
             if seen is not None:

@@ -21,7 +21,6 @@ from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.stats import HessianAccumulator, LayerStats
 from glmquant.glm.linear import Linear
-from glmquant.glm.parts import Part
 from glmquant.glm.parts.routing import DOWN, GATE_UP, RoutedExperts
 from glmquant.quantization.error_propagation import LinearFit
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
@@ -33,22 +32,21 @@ SHARED_TOKENS: Final = 64
 
 
 def quantize_experts(
-    part: Part, unit: str, plan: Plan, stream: RoutedStream | None, reference: RoutedStream | None
+    experts: RoutedExperts, plan: Plan, stream: RoutedStream | None, reference: RoutedStream | None
 ) -> tuple[RoutedExperts, GroupOutcome]:
     """The experts, quantized; what they compute is added to both residual streams.
 
     Args:
-        unit: what the plan calls all of them.
         stream: as quantized linear layers made it; None where no method needs samples.
         reference: as float ones did, where errors are propagated.
     """
-    run = _ExpertPass(part, unit, plan, stream, reference)
-    done = [run.quantize(expert) for expert in range(run.experts.count)]
+    run, unit = _ExpertPass(experts, plan, stream, reference), experts.unit
+    done = [run.quantize(expert) for expert in range(experts.count)]
     load = _keeper([expert.linears for expert in done])
     few = tuple(number for number, expert in enumerate(done) if expert.tokens < SHARED_TOKENS)
     outcome = _overall(unit, plan[unit], [outcome for expert in done for outcome in expert.outcomes])
     few = few if plan[unit].needs_hessian else ()
-    return replace(run.experts, load=load), replace(outcome, few_tokens=few)
+    return replace(experts, load=load), replace(outcome, few_tokens=few)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +58,16 @@ class _Done:
 
 class _ExpertPass:
     def __init__(
-        self, part: Part, unit: str, plan: Plan, stream: RoutedStream | None, reference: RoutedStream | None
+        self, experts: RoutedExperts, plan: Plan, stream: RoutedStream | None, reference: RoutedStream | None
     ) -> None:
-        assert part.experts is not None
-        self.experts = part.experts
-        self._inner, self._unit = part.kind.within_expert, unit
-        self._plan, self._strength = plan[unit], plan.recipe.fit.error_propagation
+        self._experts = experts
+        self._plan, self._strength = plan[experts.unit], plan.recipe.fit.error_propagation
         self._stream, self._reference = stream, reference
         self._dtype = torch.float32 if stream is None else stream.stream.dtype
         self._shared = _shared_stats(stream) if stream is not None and self._plan.needs_hessian else None
 
     def quantize(self, expert: int) -> _Done:
-        gate_up, down = (self.experts.load(expert, name) for name in (GATE_UP, DOWN))
+        gate_up, down = (self._experts.load(expert, name) for name in (GATE_UP, DOWN))
         rows = [] if self._stream is None else list(self._stream.rows(expert))
         wanted = [] if self._reference is None else list(self._reference.rows(expert))
         weights = [weights_M for _, _, weights_M, _ in rows]
@@ -88,7 +84,7 @@ class _ExpertPass:
 
     def _through(self, gate_up: Linear, inputs: Sequence[Tensor]) -> list[Tensor]:
         project = gate_up.floating(self._dtype) if inputs else gate_up
-        return [self._inner(project(x)) for x in inputs]
+        return [self._experts.inner(project(x)) for x in inputs]
 
     def _fitted(
         self,
@@ -104,7 +100,7 @@ class _ExpertPass:
             fit = _ExpertFit(linear, self._strength, self._shared if name == GATE_UP else None)
             for number, (x, weights_M) in enumerate(zip(inputs, weights, strict=True)):
                 fit.add(x, float_inputs[number] - x if float_inputs else None, weights_M.square())
-        return quantize_linear(f"{self._unit}.{expert}.{name}", linear, self._plan, fit, self._dtype)
+        return quantize_linear(f"{self._experts.unit}.{expert}.{name}", linear, self._plan, fit, self._dtype)
 
     def _add(
         self,

@@ -23,7 +23,7 @@ from glmquant.core.qtensor import QuantTensor
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.linear import Linear
-from glmquant.glm.parts import Part, PartKind, part_kinds
+from glmquant.glm.parts import Part, PartKind, SparseKind, part_kinds
 from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts, Router
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.memory import allocate_bytes, quantize_bytes
@@ -230,12 +230,12 @@ def _random_linear(group: LinearGroup) -> Linear:
 
 
 def _random_experts(config: GlmConfig, layer: int, kind: PartKind) -> RoutedExperts | None:
-    if config.experts is None or not kind.router_shapes(config):
+    if config.experts is None or not isinstance(kind, SparseKind):
         return None
     count, pair = config.experts.per_token, kind.expert_groups(config, layer, 0)
     weights = dict(zip(EXPERT_LINEARS, map(_random_linear, pair), strict=True))
     router = Router(_random(count, config.hidden_size), torch.zeros(count), count, config.experts.scaling)
-    return RoutedExperts(router, count, lambda _, name: weights[name])
+    return RoutedExperts(kind.unit(layer), router, count, lambda _, name: weights[name], kind.within_expert)
 
 
 def _second_an_operation(config: GlmConfig, dtype: torch.dtype, device: torch.device) -> float:

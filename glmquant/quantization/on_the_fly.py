@@ -64,15 +64,15 @@ class QuantizedOnTheFly:
         """Its linear layers are quantized as their rows are asked for."""
         block = float_block(self._checkpoint, layer, self._plan)
         lazy = {name: self._on_demand(f"layers.{layer}.{name}", linear) for name, linear in block.linears().items()}
-        parts = [self._with_experts(layer, part) for part in block.with_linears(lazy).parts]
+        parts = [self._with_experts(part) for part in block.with_linears(lazy).parts]
         return Block(*parts)
 
-    def _with_experts(self, layer: int, part: Part) -> Part:
+    def _with_experts(self, part: Part) -> Part:
         """Routed experts are quantized as they are read."""
-        experts, unit = part.experts, f"layers.{layer}.{part.kind.scope}.experts"
+        experts = part.experts
         if experts is None:
             return part
-        load = experts.load
+        load, unit = experts.load, experts.unit
 
         def quantized(expert: int, name: str) -> Linear:
             return self._on_demand(unit, load(expert, name), f"{expert}.{name}")

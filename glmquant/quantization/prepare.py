@@ -29,7 +29,7 @@ def _where_quantized(part: Part, equalized: Part, layer: int, plan: Plan) -> Par
     """The equalized part, linear layers that stay float in the dtype they came in. That rounds them anew, so a part
     with nothing to quantize stays as it came; so do routed experts, beside which nothing is changed for their sake."""
     prefix = f"layers.{layer}.{part.kind.scope}."
-    routed = part.experts is not None and plan[f"{prefix}experts"].spec is not None
+    routed = part.experts is not None and plan[part.experts.unit].spec is not None
     experts = (equalized if routed else part).experts
     kept = {name: linear for name, linear in part.linears.items() if plan[prefix + name].spec is None}
     if len(kept) == len(part.linears):

@@ -90,7 +90,7 @@ class SensitivityMeter:
         block = block.equalized(stream.config) if self._equalized else block.floating()
         passes = [_Pass(block, stream.hidden.read(batch).clone(), stream.context(batch)) for batch in stream.batches]
         for place, part in enumerate(block.parts):
-            self._measure_experts(f"layers.{layer}.{part.kind.scope}.experts", place, part, passes)
+            self._measure_experts(place, part, passes)
             for step, (name, linear) in enumerate(part.linears.items()):
                 group = f"layers.{layer}.{part.kind.scope}.{name}"
                 importance_K = mean_square(part.seen(step, each.inputs[place][step]) for each in passes)
@@ -102,12 +102,14 @@ class SensitivityMeter:
             require_finite(each.output_BTD, f"layers.{layer}")
             stream.hidden.write(batch, each.output_BTD)
 
-    def _measure_experts(self, unit: str, place: int, part: Part, passes: "Sequence[_Pass]") -> None:
+    def _measure_experts(self, place: int, part: Part, passes: "Sequence[_Pass]") -> None:
         """All routed experts of a layer at a time; the inputs' sizes of the layer stand for those of each expert."""
-        for spec in self._choices.get(unit, ()) if part.experts is not None else ():
+        if part.experts is None:
+            return
+        for spec in self._choices.get(part.experts.unit, ()):
             changed = replace(part, experts=_rounded_experts(part.experts, spec, passes, place))
             errors = [_relative(each.output_of(place, changed), each.output_BTD) for each in passes]
-            self.found.setdefault(unit, {})[spec] = float(torch.cat(errors).mean())
+            self.found.setdefault(part.experts.unit, {})[spec] = float(torch.cat(errors).mean())
 
 
 class _Pass:
@@ -152,10 +154,7 @@ def _relative(ours_BTD: Tensor, theirs_BTD: Tensor) -> Tensor:
     return ((ours_BTD - theirs_BTD).square().sum(-1) / theirs_BTD.square().sum(-1).clamp(min=1e-12)).flatten()
 
 
-def _rounded_experts(
-    experts: RoutedExperts | None, spec: QuantSpec, passes: "Sequence[_Pass]", place: int
-) -> RoutedExperts:
-    assert experts is not None
+def _rounded_experts(experts: RoutedExperts, spec: QuantSpec, passes: "Sequence[_Pass]", place: int) -> RoutedExperts:
     read_K = mean_square(each.inputs[place][0] for each in passes)
 
     def rounded(linear: Linear) -> Linear:

@@ -24,7 +24,7 @@ from glmquant.glm.groups import head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
-from glmquant.glm.parts import PartKind
+from glmquant.glm.parts import SparseKind
 from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts
 from glmquant.recipe.check_options import Limits
 from glmquant.store.checkpoint import Checkpoint
@@ -99,7 +99,7 @@ class ArtifactWriter:
         for part in block.parts:
             for group in part.kind.groups(self._config, layer):
                 tensors |= self._linear(group, part.linears[group.within(part.kind.scope)])
-            if part.experts is not None:
+            if part.experts is not None and isinstance(part.kind, SparseKind):
                 tensors |= self._experts(layer, part.kind, part.experts)
         self._write(self._shard(1 + layer), tensors, records)
 
@@ -165,7 +165,7 @@ class ArtifactWriter:
                 yield name, start, stop
                 start = stop
 
-    def _experts(self, layer: int, kind: PartKind, experts: RoutedExperts) -> dict[str, Tensor]:
+    def _experts(self, layer: int, kind: SparseKind, experts: RoutedExperts) -> dict[str, Tensor]:
         """The router in float32, and each expert's linear layers apart."""
         router = (experts.router.weight_XD, experts.router.bias_X)
         names = kind.router_shapes(self._config)

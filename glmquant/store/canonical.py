@@ -19,7 +19,7 @@ from glmquant.glm.layouts.labels import HEAD_BIAS, HEAD_WEIGHT
 from glmquant.glm.layouts.layout import Layout, TensorSource
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
-from glmquant.glm.parts import Part, PartKind, part_kinds
+from glmquant.glm.parts import Part, PartKind, SparseKind, part_kinds
 from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts, Router
 from glmquant.glm.parts.sparse_mlp import ROUTER_WEIGHT
 from glmquant.store.gptq import GptqFormat, GptqLinear, locate_linear
@@ -227,7 +227,7 @@ class TensorTable:
     def _experts(self, layer: int, kind: PartKind) -> RoutedExperts | None:
         """Routed experts, each read when it is asked for; None where the part has none."""
         config = self.layout.config
-        if config.experts is None or not kind.router_shapes(config):
+        if config.experts is None or not isinstance(kind, SparseKind):
             return None
         weight_XD, bias_X = (self.vector(f"{layer_prefix(layer)}{name}").float() for name in kind.router_shapes(config))
         router = Router(weight_XD, bias_X, config.experts.per_token, config.experts.scaling)
@@ -235,7 +235,7 @@ class TensorTable:
         def load(expert: int, name: str) -> Linear:
             return self.linear(kind.expert_groups(config, layer, expert)[EXPERT_LINEARS.index(name)])
 
-        return RoutedExperts(router, config.experts.count, load)
+        return RoutedExperts(kind.unit(layer), router, config.experts.count, load, kind.within_expert)
 
     def embedding(self) -> Tensor:
         return self.vector(EMBEDDING)

@@ -84,4 +84,4 @@ def pass_through(part: Part, stream: RoutedStream) -> None:
             continue
         gate_up, down = (experts.load(expert, name).floating(dtype) for name in (GATE_UP, DOWN))
         for batch, tokens_M, weights_M, x_MD in stream.rows(expert):
-            stream.add(batch, tokens_M, down(part.kind.within_expert(gate_up(x_MD))), weights_M)
+            stream.add(batch, tokens_M, down(experts.inner(gate_up(x_MD))), weights_M)

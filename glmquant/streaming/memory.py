@@ -6,8 +6,7 @@ from typing import Final
 import torch
 
 from glmquant.glm.config import GlmConfig, LinearGroup
-from glmquant.glm.groups import num_experts
-from glmquant.glm.parts import part_kinds
+from glmquant.glm.parts import SparseKind, part_kinds
 from glmquant.streaming.activations import TOKENS_AT_ONCE
 
 STORED_BYTES: Final = 2
@@ -48,7 +47,7 @@ def held_groups(config: GlmConfig, layer: int) -> tuple[LinearGroup, ...]:
     kinds = part_kinds(config, layer)
     chains = [group for kind in kinds for group in kind.groups(config, layer)]
     for kind in kinds:
-        if num_experts(config, kind):
+        if isinstance(kind, SparseKind):
             chains += kind.expert_groups(config, layer, 0)
     return tuple(chains)
 
@@ -61,6 +60,6 @@ def _widest(config: GlmConfig) -> int:
         for layer in unlike_layers(config)
         for kind in part_kinds(config, layer)
         for step in range(len(kind.groups(config, layer)))
-        if step or num_experts(config, kind)
+        if step or isinstance(kind, SparseKind)
     ]
     return max(widths)

@@ -15,6 +15,7 @@ from glmquant.errors import GlmQuantError
 from glmquant.glm.config import ExpertsConfig
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import HEAD
+from glmquant.glm.parts.mlp import swiglu
 from glmquant.glm.parts.routing import RoutedExperts, Router
 from glmquant.methods import METHODS, Gptq, Rtn
 from glmquant.onnx_export.expert_matrices import write_experts
@@ -140,7 +141,13 @@ def test_experts_quantized_here_are_written(tmp_path: Path) -> None:
     router = Router(torch.zeros(8, 64), torch.zeros(8), 2, 1.0)
 
     def write(name: str, *bits: int) -> object:
-        experts = RoutedExperts(router, len(bits), lambda expert, _: Linear(quantized(QuantSpec(bits[expert], 32))))
+        experts = RoutedExperts(
+            "layers.0.mlp.experts",
+            router,
+            len(bits),
+            lambda expert, _: Linear(quantized(QuantSpec(bits[expert], 32))),
+            swiglu,
+        )
         with WeightsFile(tmp_path / name) as file:
             return write_experts(file, "mlp", experts, torch.float32)
 

@@ -113,7 +113,7 @@ class Part:
         if self.experts is None:
             return hidden_BTD
         x_TD = self.read(hidden_BTD, config).flatten(0, -2)
-        added_TD = self.experts.output(x_TD, self.kind.within_expert)
+        added_TD = self.experts.output(x_TD)
         return hidden_BTD + added_TD.view(hidden_BTD.shape).to(hidden_BTD.dtype)
 
     def seen(self, step: int, x: Tensor) -> Tensor:
@@ -166,18 +166,6 @@ class PartKind(ABC):
         sizes = {self.input_norm: config.hidden_size}
         return sizes | ({self.output_norm: config.hidden_size} if config.sandwich_norms else {})
 
-    def expert_groups(self, config: GlmConfig, layer: int, expert: int) -> tuple[LinearGroup, LinearGroup]:
-        """The linear groups of one routed expert: ``gate_up_proj`` and ``down_proj``."""
-        raise NotImplementedError
-
-    def router_shapes(self, config: GlmConfig) -> dict[str, tuple[int, ...]]:
-        """The router's float32 tensors within the layer, weight first; empty where the part has no routed experts."""
-        return {}
-
-    def within_expert(self, gate_up: Tensor) -> Tensor:
-        """What an expert's ``down_proj`` reads, from the output of its ``gate_up_proj``."""
-        raise NotImplementedError
-
     def width(self, step: int, config: GlmConfig, layer: int) -> int:
         """Columns of what stands before linear layer ``step``; more than that reads where something is carried on."""
         return self.groups(config, layer)[step].columns
@@ -207,6 +195,26 @@ class PartKind(ABC):
         first = next(iter(part.linears))
         gain, linear = equalize_norm(part.gains[self.input_norm], part.linears[first])
         return replace(part.with_linears({first: linear}), gains={**part.gains, self.input_norm: gain})
+
+
+class SparseKind(PartKind):
+    """A kind of part with routed experts beside its chain."""
+
+    def unit(self, layer: int) -> str:
+        """What rules call all routed experts of a layer: ``layers.3.mlp.experts``."""
+        return group_in(self.scope, layer, "experts")
+
+    @abstractmethod
+    def expert_groups(self, config: GlmConfig, layer: int, expert: int) -> tuple[LinearGroup, LinearGroup]:
+        """The linear groups of one routed expert: ``gate_up_proj`` and ``down_proj``."""
+
+    @abstractmethod
+    def router_shapes(self, config: GlmConfig) -> dict[str, tuple[int, ...]]:
+        """The router's float32 tensors within the layer, weight first."""
+
+    @abstractmethod
+    def within_expert(self, gate_up: Tensor) -> Tensor:
+        """What an expert's ``down_proj`` reads, from the output of its ``gate_up_proj``."""
 
 
 def group_in(scope: str, layer: int, name: str) -> str:

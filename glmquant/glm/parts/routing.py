@@ -85,12 +85,16 @@ class RoutedExperts:
     """The experts of a layer. Their weights are read when they are asked for, and not kept.
 
     Attributes:
+        unit: what rules call all of them: ``layers.3.mlp.experts``.
         load: gives a linear layer by the number of its expert and its name, ``gate_up_proj`` or ``down_proj``.
+        inner: what lies between an expert's two linear layers.
     """
 
+    unit: str
     router: Router
     count: int
     load: Callable[[int, str], Linear]
+    inner: Callable[[Tensor], Tensor]
 
     def mapped(self, on_linear: Callable[[Linear], Linear]) -> "RoutedExperts":
         """The experts with each weight replaced as it is read."""
@@ -100,18 +104,14 @@ class RoutedExperts:
     def to(self, device: torch.device) -> "RoutedExperts":
         return replace(self.mapped(lambda each: each.to(device)), router=self.router.to(device))
 
-    def output(self, x_TD: Tensor, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the experts add to each token, float32 ``[T, D]``.
-
-        Args:
-            inner: what lies between an expert's two linear layers.
-        """
+    def output(self, x_TD: Tensor) -> Tensor:
+        """What the experts add to each token, float32 ``[T, D]``."""
         out_TD = torch.zeros(x_TD.shape, device=x_TD.device)
         routing = by_expert(*self.router.choose(x_TD), self.count)
         for expert in range(self.count):
             tokens_M, weights_M = routing.of(expert)
             if len(tokens_M):
-                inner_MI = inner(self.load(expert, GATE_UP)(x_TD[tokens_M]))
+                inner_MI = self.inner(self.load(expert, GATE_UP)(x_TD[tokens_M]))
                 output_MD = self.load(expert, DOWN)(inner_MI).float()
                 out_TD.index_add_(0, tokens_M, output_MD * weights_M.unsqueeze(1))
         return out_TD

@@ -12,7 +12,7 @@ from torch import Tensor
 from glmquant.core.memo import last_value
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.linear import Linear
-from glmquant.glm.parts.base import Context, Part, PartKind
+from glmquant.glm.parts.base import Context, Part, SparseKind
 from glmquant.glm.parts.mlp import equalize_inner, gated_groups, swiglu
 from glmquant.glm.parts.routing import DOWN, GATE_UP, RoutedExperts
 
@@ -20,7 +20,7 @@ SHARED: Final = "shared_experts"
 ROUTER_WEIGHT, ROUTER_BIAS = "mlp.gate.weight", "mlp.gate.e_score_correction_bias"
 
 
-class SparseMlp(PartKind):
+class SparseMlp(SparseKind):
     """``shared(x) + Σ weight_e · expert_e(x)`` over the chosen experts; each is ``down(silu(gate x) * up x)``."""
 
     scope = "mlp"
@@ -34,8 +34,8 @@ class SparseMlp(PartKind):
 
     def expert_groups(self, config: GlmConfig, layer: int, expert: int) -> tuple[LinearGroup, LinearGroup]:
         assert config.experts is not None
-        scope, unit = f"{self.scope}.experts", f"layers.{layer}.{self.scope}.experts"
-        return gated_groups(f"{scope}.{expert}", layer, config.hidden_size, config.experts.intermediate_size, unit)
+        scope, inner = f"{self.scope}.experts.{expert}", config.experts.intermediate_size
+        return gated_groups(scope, layer, config.hidden_size, inner, self.unit(layer))
 
     def router_shapes(self, config: GlmConfig) -> dict[str, tuple[int, ...]]:
         assert config.experts is not None
