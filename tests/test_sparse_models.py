@@ -19,13 +19,12 @@ from glmquant.errors import CheckpointError, ExportError
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.gate import Verdict, judge, overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, ModelFacts, Setting
-from glmquant.evaluation.routing import compare_routing
+from glmquant.evaluation.routing import compare_routing, routes
 from glmquant.evaluation.routing_metrics import measure_routing
 from glmquant.evaluation.source import Query
 from glmquant.glm.parts import attention, latent_attention, mlp, routing, sparse_mlp
 from glmquant.glm.rotary import rotate
 from glmquant.onnx_export.save import export_bundle
-from glmquant.progress import silent
 from glmquant.quantization import expert_pass
 from glmquant.quantization.calibrate import key_value_ranges
 from glmquant.quantization.linear_pass import quantize_linear
@@ -40,7 +39,6 @@ from glmquant.reports.read import report_from_dict
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.adapter import open_adapter
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
-from glmquant.streaming.activations import ActivationStore
 from tests.support.moe import with_weights_of, write_moe
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -425,8 +423,7 @@ def checked(models: Models, out: Path, **limits: float) -> tuple[AccuracyReport,
     (out / "onnx").mkdir()
     export_bundle(quantized, ExportOptions(max_length=64, accuracy_level=0), out / "onnx")
     windows = [row.numpy() for row in torch.randint(3, 160, (6, 20), generator=torch.Generator().manual_seed(5))]
-    routing = measure_routing(out / "onnx", open_checkpoint(directory), windows, ActivationStore(), silent)
-    assert routing is not None
+    routing = measure_routing(out / "onnx", routes(open_checkpoint(directory), windows), windows)
     outcomes = judge(Limits.model_validate(limits), None, (), routing)
     setting = Setting(ModelFacts("onnx", 1), ModelFacts("float", 2), 0, ())
     report = AccuracyReport(SCHEMA, overall(outcomes), setting, outcomes, None, (), (), routing=routing)

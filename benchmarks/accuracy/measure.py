@@ -34,7 +34,7 @@ class Meter:
         self._most_windows = most_windows or WINDOWS
         self._tokenizer = load_tokenizer(checkpoint.path, checkpoint.config)
         self._baseline = BaselineSource(
-            checkpoint, cache=BaselineCache(inputs.path("baseline"), checkpoint.fingerprint)
+            checkpoint, cache=BaselineCache(inputs.path("baseline"), checkpoint.fingerprint, checkpoint.config)
         )
 
     def windows(self, text: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glmquant import assets
 from glmquant.data.sequences import Ids
-from glmquant.evaluation.baseline_cache import BaselineCache, Rows, require_writable_cache
+from glmquant.evaluation.baseline_cache import AnswerStore, BaselineCache, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.comparable import origin_notes, require_same_model
@@ -83,9 +83,10 @@ def check_bundle(
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
     context = min(info.max_length, baseline.config.max_position_embeddings)
+    source = BaselineSource(baseline, progress, kept, store)
     report = evaluate(
         _OpenedWhenAsked(path),
-        BaselineSource(baseline, progress, kept, store),
+        source,
         tokenizer,
         options,
         setting,
@@ -93,26 +94,28 @@ def check_bundle(
         context,
         calibration_texts=() if manifest is None else manifest.calibration_texts,
         against=against,
-        route=None if isinstance(baseline, StoredBaseline) else _router(path, baseline, store, progress),
+        route=None if baseline.config.experts is None else _router(path, source),
     )
     return replace(report, notes=notes)
 
 
-def _router(
-    path: Path, baseline: Checkpoint, store: ActivationStore, progress: Progress
-) -> Callable[[Sequence[Ids]], RoutingMetrics | None]:
-    return lambda windows: measure_routing(path, baseline, windows, store, progress)
+def _router(path: Path, baseline: BaselineSource) -> Callable[[Sequence[Ids]], RoutingMetrics]:
+    def route(windows: Sequence[Ids]) -> RoutingMetrics:
+        assert baseline.routes is not None
+        return measure_routing(path, baseline.routes, windows)
+
+    return route
 
 
 def _kept(
     baseline: Checkpoint | StoredBaseline, cache: Path | None, save: Path | None, store: ActivationStore
-) -> Rows | None:
+) -> AnswerStore | None:
     """Where the baseline's answers come from, or go to."""
     if isinstance(baseline, StoredBaseline):
         return baseline
     if cache is not None:
         require_writable_cache(cache)
-    kept = None if cache is None else BaselineCache(cache, baseline.fingerprint, store.device)
+    kept = None if cache is None else BaselineCache(cache, baseline.fingerprint, baseline.config, store.device)
     return kept if save is None else BaselineWriter(save, baseline, kept)
 
 

@@ -17,7 +17,7 @@ from glmquant.data.labeled import read_labeled
 from glmquant.data.reading import Reading
 from glmquant.data.sequences import EncodedTexts, encode_texts
 from glmquant.errors import CheckError
-from glmquant.evaluation.baseline_cache import Rows
+from glmquant.evaluation.baseline_cache import Answers, AnswerStore
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
@@ -71,7 +71,7 @@ def evaluate_classifier(
     progress: Progress = silent,
     store: ActivationStore | None = None,
     against: AccuracyReport | None = None,
-    kept: Rows | None = None,
+    kept: AnswerStore | None = None,
     trained_on: Collection[str] = (),
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
@@ -142,19 +142,19 @@ def _notes(material: Sequence[ClassifierTask], trained_on: Collection[str]) -> t
 def _pooled(
     baseline: ModelSource,
     tasks: Sequence[ClassifierTask],
-    kept: Rows | None,
+    kept: AnswerStore | None,
     progress: Progress,
     store: ActivationStore | None,
 ) -> Sequence[Tensor]:
     """What the baseline pools of each task's texts: float32 ``[E, D]``."""
     queries = [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
-    rows = None if kept is None else kept.read(queries)
-    if rows is not None:
+    answers = None if kept is None else kept.read(queries)
+    if answers is not None:
         counts = [len(task.encoded.ids) for task in tasks]
-        return list(torch.split(torch.cat(rows), counts))
+        return list(torch.split(torch.cat(list(answers.rows)), counts))
     pooled = [pooled_features(baseline, task.encoded.ids, store=store, progress=progress) for task in tasks]
     if kept is not None:
-        kept.write(queries, list(torch.cat(pooled).split(1)))
+        kept.write(queries, Answers(torch.cat(pooled).split(1)))
     return pooled
 
 

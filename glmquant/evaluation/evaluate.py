@@ -26,7 +26,7 @@ from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tok
 from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting, TextCoverage
-from glmquant.evaluation.routing_metrics import RoutingMetrics
+from glmquant.evaluation.routing_metrics import RoutingMetrics, routed_windows
 from glmquant.evaluation.source import Logits, LogitsSource, Query
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.progress import Progress, silent
@@ -136,12 +136,13 @@ def evaluate(
     max_length: int | None = None,
     calibration_texts: Collection[str] = (),
     against: AccuracyReport | None = None,
-    route: Callable[[Sequence[Ids]], RoutingMetrics | None] | None = None,
+    route: Callable[[Sequence[Ids]], RoutingMetrics] | None = None,
 ) -> AccuracyReport:
     """Measure the candidate against the baseline on the texts and tasks of ``options``.
 
     Args:
-        route: measures, on windows of tokens, which experts both models choose; None where that cannot be told.
+        route: compares the experts that both models choose on windows of tokens, once the baseline has answered the
+            same windows as routed queries; None for models without routed experts.
         calibration_texts: sha256 of each text that the candidate was calibrated on.
         against: an earlier report that this one is to be compared with.
 
@@ -152,13 +153,21 @@ def evaluate(
     material = read_material(tokenizer, options, max_length)
     if against is not None:
         require_pairable(against, material.window_names, material.digests, material.truths)
-    pairs = _paired(baseline, candidate, material.queries, progress)
+    queries = material.queries if route is None else _with_routed(material)
+    pairs = _paired(baseline, candidate, queries, progress)
     by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
     tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
     coverage = tuple(_coverage(text, options.seq_len, calibration_texts) for text in material.texts)
-    windows = [query.tokens for text in material.texts for query in _window_queries(text)]
-    routing = None if route is None else route(windows)
+    routed = [query.tokens for query in queries if query.routed]
+    routing = route(routed) if route is not None and routed else None
     return replace(_report(by_text, tasks, options, setting, routing), coverage=coverage)
+
+
+def _with_routed(material: Material) -> list[Query]:
+    """The queries; of those that are windows of text, some are routed."""
+    queries = material.queries
+    chosen = routed_windows([len(query.tokens) for query in queries[: len(material.window_names)]])
+    return [replace(query, routed=number in chosen) for number, query in enumerate(queries)]
 
 
 def _coverage(text: EvaluationText | EvaluationChats, seq_len: int, calibration_texts: Collection[str]) -> TextCoverage:

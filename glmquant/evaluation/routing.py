@@ -2,10 +2,11 @@
 
 Each model routes its own residual stream, so what is compared holds the errors of all layers before.
 
-Shape suffixes: S sequences, B sequences of a batch, T tokens, X experts, k experts of a token.
+Shape suffixes: S sequences, B sequences of a batch, T tokens, M tokens of all sequences, L layers with routed experts,
+X experts, k experts of a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from glmquant.core.device import CPU
 from glmquant.core.matmul import float32_products
 from glmquant.data.sequences import Ids
 from glmquant.errors import CheckError
-from glmquant.glm.config import ExpertsConfig
+from glmquant.glm.config import ExpertsConfig, GlmConfig
 from glmquant.glm.model import ModelSource
 from glmquant.progress import Progress, silent
 from glmquant.streaming.activations import ActivationStore, Batch, embed_sequences
@@ -60,6 +61,59 @@ class Routes:
     experts: ExpertsConfig | None
     chosen: dict[int, list[Tensor]]
 
+    def packed(self) -> Tensor:
+        """All of them as one tensor, int16 ``[L, M, k]``; :meth:`unpacked` is the inverse."""
+        return torch.stack([torch.cat(rows) for rows in self.chosen.values()])
+
+    @classmethod
+    def unpacked(cls, packed_LMk: Tensor, config: GlmConfig, lengths: Sequence[int]) -> "Routes":
+        """Raises:
+        ValueError: not what a model of ``config`` makes of sequences so long.
+        """
+        experts, layers = config.experts, sparse_layers(config)
+        expected = (len(layers), sum(lengths), 0 if experts is None else experts.per_token)
+        if experts is None or packed_LMk.shape != expected or packed_LMk.dtype != torch.int16:
+            raise ValueError(f"experts of tokens, {tuple(packed_LMk.shape)}, for int16 {expected}")
+        ascending = bool((packed_LMk.diff(dim=-1) > 0).all())
+        if not ascending or (
+            packed_LMk.numel() and not 0 <= int(packed_LMk.min()) <= int(packed_LMk.max()) < experts.count
+        ):
+            raise ValueError(
+                f"experts of tokens that are not {experts.per_token} of {experts.count} in ascending order"
+            )
+        return cls(
+            experts, {layer: list(rows.split(list(lengths))) for layer, rows in zip(layers, packed_LMk, strict=True)}
+        )
+
+
+class RouteRecorder:
+    """Notes which experts the tokens of some sequences meet, as a :class:`~glmquant.streaming.forward.Forward` shows.
+
+    Memory: two bytes for each expert of a token and layer.
+
+    Args:
+        lengths: by number in the stream, of the sequences that are noted.
+    """
+
+    def __init__(self, config: GlmConfig, lengths: Mapping[int, int]) -> None:
+        self._lengths, self._places = lengths, {member: place for place, member in enumerate(lengths)}
+        self.routes = Routes(
+            config.experts, {layer: [torch.empty(0)] * len(lengths) for layer in sparse_layers(config)}
+        )
+
+    def note(self, layer: int, batch: Batch, chosen_Tk: Tensor) -> None:
+        chosen_BTk = chosen_Tk.unflatten(0, (len(batch.members), batch.length))
+        for row_Tk, member in zip(chosen_BTk, batch.members, strict=True):
+            if member in self._places:
+                met_Tk = row_Tk[: self._lengths[member]].sort(dim=-1).values.to(CPU, torch.int16)
+                self.routes.chosen[layer][self._places[member]] = met_Tk
+
+
+def sparse_layers(config: GlmConfig) -> range:
+    """Layers with routed experts."""
+    layers = config.num_hidden_layers
+    return range(layers if config.experts is None else config.experts.first_layer, layers)
+
 
 def compare_routing(
     baseline: ModelSource,
@@ -79,7 +133,7 @@ def compare_routing(
 def routes(
     model: ModelSource, sequences: Sequence[Ids], store: ActivationStore | None = None, progress: Progress = silent
 ) -> Routes:
-    """Which experts the tokens meet. Memory: beside a forward pass, two bytes for each expert of a token and layer.
+    """Which experts the tokens meet. Memory: a forward pass, and that of :class:`RouteRecorder`.
 
     Args:
         sequences: token ids, int64 ``[T]`` each, prefix included.
@@ -88,31 +142,24 @@ def routes(
         CalibrationError: token ids outside the vocabulary.
         CheckpointError: activations that are not finite.
     """
-    store, experts, layers = store or ActivationStore(), model.config.experts, model.config.num_hidden_layers
-    if experts is None:
-        return Routes(None, {})
-    sparse = range(experts.first_layer, layers)
-    found = Routes(experts, {layer: [torch.empty(0)] * len(sequences) for layer in sparse})
-
-    def note(layer: int, batch: Batch, chosen_Tk: Tensor) -> None:
-        rows_BTk = chosen_Tk.sort(dim=-1).values.to(CPU, torch.int16).unflatten(0, (len(batch.members), batch.length))
-        for row_Tk, member in zip(rows_BTk, batch.members, strict=True):
-            found.chosen[layer][member] = row_Tk[: len(sequences[member])]
-
+    store, layers = store or ActivationStore(), model.config.num_hidden_layers
+    recorder = RouteRecorder(model.config, dict(enumerate(map(len, sequences))))
+    if model.config.experts is None:
+        return recorder.routes
     with torch.inference_mode(), float32_products(store.device, exact=True):
         activations = embed_sequences(sequences, model.embedding(), model.config, store)
         walk(
             model.block,
             range(layers),
             [activations],
-            Forward(on_experts=note),
+            Forward(on_experts=recorder.note),
             device=store.device,
             progress=progress,
             stage="routing, block by block",
             total=layers,
         )
         activations.hidden.close()
-    return found
+    return recorder.routes
 
 
 def compare_routes(baseline: Routes, candidate: Routes) -> tuple[LayerRouting, ...]:

@@ -12,12 +12,9 @@ import numpy as np
 import torch
 
 from glmquant.data.sequences import Ids
-from glmquant.evaluation.routing import LayerRouting, Routes, compare_routes, routes
+from glmquant.evaluation.routing import LayerRouting, Routes, compare_routes
 from glmquant.evaluation.statistics import Interval, mean_interval
-from glmquant.progress import Progress
 from glmquant.runtime.routing import bundle_choices
-from glmquant.store.checkpoint import Checkpoint
-from glmquant.streaming.activations import ActivationStore
 
 MOST_TOKENS: Final = 4096
 """Read for routing: each gives a sample from every layer."""
@@ -52,35 +49,30 @@ class RoutingMetrics:
     layers: tuple[LayerAgreement, ...]
 
 
-def measure_routing(
-    bundle: Path, baseline: Checkpoint, windows: Sequence[Ids], store: ActivationStore, progress: Progress
-) -> RoutingMetrics | None:
-    """Which experts the tokens of up to ``MOST_TOKENS`` in even windows meet in both; None without routed experts.
+def measure_routing(bundle: Path, baseline: Routes, windows: Sequence[Ids]) -> RoutingMetrics:
+    """Which experts the windows' tokens meet in both.
+
+    Args:
+        baseline: of the same windows.
 
     Raises:
         CheckError: experts that are not the same in number.
         ExportError: a bundle that cannot be run.
     """
-    experts = baseline.config.experts
-    if experts is None or not windows:
-        return None
-    chosen = _some(windows)
-    before = routes(baseline, chosen, store, progress)
-    found = bundle_choices(bundle, chosen)
-    after = Routes(experts, {layer: [torch.from_numpy(each) for each in rows] for layer, rows in found.items()})
-    return _summary(compare_routes(before, after))
+    found = bundle_choices(bundle, windows)
+    after = {layer: [torch.from_numpy(each) for each in rows] for layer, rows in found.items()}
+    return _summary(compare_routes(baseline, Routes(baseline.experts, after)))
 
 
-def _some(windows: Sequence[Ids]) -> list[Ids]:
-    """Spread evenly over all of them."""
-    count = max(2, MOST_TOKENS // max(len(window) for window in windows))
-    places = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
-    return [windows[place] for place in dict.fromkeys(places.tolist())]
+def routed_windows(lengths: Sequence[int]) -> set[int]:
+    """Which windows are read for routing, evenly spread, up to ``MOST_TOKENS`` tokens; ``lengths`` of all of them."""
+    if not lengths:
+        return set()
+    count = max(2, MOST_TOKENS // max(lengths))
+    return set(np.linspace(0, len(lengths) - 1, min(count, len(lengths))).round().astype(int).tolist())
 
 
-def _summary(layers: Sequence[LayerRouting]) -> RoutingMetrics | None:
-    if not layers:
-        return None
+def _summary(layers: Sequence[LayerRouting]) -> RoutingMetrics:
     tokens_S = layers[0].tokens_S
     shares_S = np.mean([layer.differing_S / tokens_S for layer in layers], axis=0)
     agreements = (

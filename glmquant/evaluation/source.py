@@ -15,10 +15,17 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Tokens, int64 ``[T]``, and the number of last positions to return logits of (at least one)."""
+    """What a model is asked.
+
+    Attributes:
+        tokens: int64 ``[T]``.
+        num_logits: of how many last positions logits are wanted; at least one.
+        routed: the experts that the tokens meet are wanted, too.
+    """
 
     tokens: NDArray[np.int64]
     num_logits: int
+    routed: bool = False
 
 
 class LogitsSource(Protocol):

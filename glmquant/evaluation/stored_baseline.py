@@ -6,11 +6,13 @@ A safetensors file with
     norm      [D]             gain of the final norm
     head      [V, D]          the head as stored; float32 where it was quantized
     head_bias [V]             where there is one
+    experts   int16 [L, M, k] experts that tokens met, in ascending order, of a language model that has routed ones
 
 and the rest in its metadata: configuration, tokenizer, fingerprint, and a digest of the queries. With the head, logits
 are the very same as the checkpoint's; hidden states take much less than logits.
 
-Shape suffixes: N rows of all queries, D hidden size, V vocabulary or labels.
+Shape suffixes: N rows of all queries, D hidden size, V vocabulary or labels, L layers with routed experts, M tokens of
+the queries whose routing is measured, k experts of a token.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ from torch import Tensor
 from glmquant.core.files import why_not_writable, write_atomically
 from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckError, CheckpointError, OutputError, Parameter
-from glmquant.evaluation.baseline_cache import Rows
+from glmquant.evaluation.baseline_cache import Answers, AnswerStore, unpacked_answers, update_with_queries
 from glmquant.evaluation.source import Query
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
@@ -40,6 +42,7 @@ from glmquant.store.tensors import StoredTensor
 
 FORMAT: Final = "1"
 ABOUT: Final = "glmquant.baseline"
+TENSORS: Final = frozenset(("rows", "norm", "head", "head_bias", "experts"))
 AGAIN: Final = "make it again: check with the float checkpoint and `save_baseline`"
 
 
@@ -96,24 +99,27 @@ class StoredBaseline:
     def block(self, layer: int) -> Block:
         raise self._has_no_weights()
 
-    def read(self, queries: Sequence[Query]) -> list[Tensor]:
-        """Each query's rows.
+    def read(self, queries: Sequence[Query]) -> Answers:
+        """What was said of the queries.
 
         Raises:
-            CheckError: it answers other queries.
+            CheckError: it answers other queries, or is damaged.
         """
-        rows_ND = self._tensors["rows"].read()
-        counts = [query.num_logits for query in queries]
-        if digest_of(queries) != self.description.queries or sum(counts) != len(rows_ND):
+        if digest_of(queries) != self.description.queries:
             raise CheckError(
                 "the stored baseline answers other texts or tasks than these",
                 where=Parameter("baseline", str(self.path)),
                 expected="the texts, tasks, check.num_tokens and check.seq_len that it was made with",
                 hint=f"give those, or {AGAIN}",
             )
-        return list(rows_ND.split(counts))
+        experts = self._tensors.get("experts")
+        try:
+            packed = None if experts is None else experts.read()
+            return unpacked_answers(self._tensors["rows"].read(), packed, queries, self.config)
+        except ValueError as error:
+            raise CheckError(f"the stored baseline is damaged: {error}", where=self.path, hint=AGAIN) from error
 
-    def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None:
+    def write(self, queries: Sequence[Query], answers: Answers) -> None:
         """Nothing: all that it answers is stored."""
 
     def _has_no_weights(self) -> CheckError:
@@ -164,10 +170,9 @@ def require_writable_baseline(path: Path) -> None:
 
 
 def digest_of(queries: Sequence[Query]) -> str:
-    """sha256 of the tokens asked, and of how many logits are wanted."""
+    """sha256 of the tokens asked, and of what is wanted of them."""
     digest = hashlib.sha256()
-    for query in queries:
-        digest.update(f"{len(query.tokens)} {query.num_logits}\0".encode() + query.tokens.astype("<i8").tobytes())
+    update_with_queries(digest, queries)
     return digest.hexdigest()
 
 
@@ -188,7 +193,7 @@ def _require_fitting(tensors: Mapping[str, StoredTensor], config: GlmConfig, pat
     fits = len(rows) == 2 and rows[1] == hidden and tensors["rows"].dtype == torch.float32
     fits = fits and shapes.get("norm") == (hidden,) and shapes.get("head") == (outputs, hidden)
     fits = fits and shapes.get("head_bias", (outputs,)) == (outputs,)
-    if not fits or not shapes.keys() <= {"rows", "norm", "head", "head_bias"}:
+    if not fits or not shapes.keys() <= TENSORS:
         raise CheckError("the stored baseline's tensors do not fit its configuration", where=path, hint=AGAIN)
 
 
@@ -202,25 +207,27 @@ class BaselineWriter:
 
     path: Path
     checkpoint: Checkpoint
-    beneath: Rows | None = None
+    beneath: AnswerStore | None = None
 
-    def read(self, queries: Sequence[Query]) -> list[Tensor] | None:
-        rows = None if self.beneath is None else self.beneath.read(queries)
-        if rows is not None:
-            self._save(queries, rows)
-        return rows
+    def read(self, queries: Sequence[Query]) -> Answers | None:
+        answers = None if self.beneath is None else self.beneath.read(queries)
+        if answers is not None:
+            self._save(queries, answers)
+        return answers
 
-    def write(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None:
+    def write(self, queries: Sequence[Query], answers: Answers) -> None:
         if self.beneath is not None:
-            self.beneath.write(queries, rows)
-        self._save(queries, rows)
+            self.beneath.write(queries, answers)
+        self._save(queries, answers)
 
-    def _save(self, queries: Sequence[Query], rows: Sequence[Tensor]) -> None:
+    def _save(self, queries: Sequence[Query], answers: Answers) -> None:
         head = self.checkpoint.head()
         weight = head.weight if isinstance(head.weight, Tensor) else head.dense()
-        tensors = {"rows": torch.cat(list(rows)), "norm": self.checkpoint.final_norm(), "head": weight}
+        tensors = {"rows": torch.cat(list(answers.rows)), "norm": self.checkpoint.final_norm(), "head": weight}
         if head.bias_N is not None:
             tensors["head_bias"] = head.bias_N
+        if answers.routes is not None:
+            tensors["experts"] = answers.routes.packed()
         try:
             with write_atomically(self.path) as unfinished:
                 write_safetensors(unfinished, tensors, {ABOUT: json.dumps({"format": FORMAT, **self._about(queries)})})

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from glmquant.errors import CheckError
-from glmquant.evaluation.routing import compare_routing
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.routing import compare_routing, routes
+from glmquant.evaluation.source import Query
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.model import ModelSource
@@ -100,6 +102,19 @@ def test_an_early_change_reaches_the_layers_behind(checkpoint: Checkpoint) -> No
     first, last = compare_routing(checkpoint, after, SEQUENCES)
     assert first.differing > 0
     assert last.differing > 0
+
+
+def test_a_source_of_logits_notes_the_experts_that_routed_queries_meet(checkpoint: Checkpoint) -> None:
+    source = BaselineSource(checkpoint)
+    queries = [Query(ids_T, 1, routed=number != 1) for number, ids_T in enumerate(SEQUENCES)]
+    assert len(list(source.logits(queries))) == 3
+    expected = routes(checkpoint, [SEQUENCES[0], SEQUENCES[2]])
+    assert source.routes is not None
+    for layer in (1, 2):
+        for found, one in zip(source.routes.chosen[layer], expected.chosen[layer], strict=True):
+            assert torch.equal(found, one)
+    list(source.logits([Query(SEQUENCES[1], 1)]))
+    assert source.routes is None
 
 
 def test_a_model_without_experts_has_no_routing() -> None:

@@ -95,7 +95,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, torch.Tensor], dict[str, Any]], None]
     "rows in half precision": (lambda tensors, _: tensors.update(rows=tensors["rows"].half()), "do not fit"),
     "no head": (lambda tensors, _: tensors.pop("head"), "do not fit"),
     "another tensor": (lambda tensors, _: tensors.update(more=torch.zeros(1)), "do not fit"),
-    "rows cut off": (lambda tensors, _: tensors.update(rows=tensors["rows"][:-1].clone()), "answers other"),
+    "rows cut off": (lambda tensors, _: tensors.update(rows=tensors["rows"][:-1].clone()), "baseline is damaged: rows"),
 }
 
 

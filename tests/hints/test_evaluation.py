@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import glmquant as gq
-from glmquant.evaluation.baseline_cache import BaselineCache, require_writable_cache
+from glmquant.evaluation.baseline_cache import Answers, BaselineCache, require_writable_cache
 from glmquant.evaluation.classifier import evaluate_classifier, read_classifier_tasks
 from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.evaluate import read_material
@@ -183,7 +183,7 @@ def test_reports_on_the_same_data_are_compared() -> None:
 
 
 QUERIES = [Query(np.array([5, 6, 7]), 2)]
-ROWS = [torch.ones(2, 128)]
+ROWS = Answers([torch.ones(2, 128)])
 
 
 @pytest.fixture
@@ -209,19 +209,22 @@ def test_a_baseline_made_again_is_read(tmp_path: Path, stored: Path, case: tuple
         refused(lambda: open_stored_baseline(spoiled))
     assert any(each.is_of(hint) for each in met), met
     BaselineWriter(spoiled, open_checkpoint(CHATGLM2)).write(QUERIES, ROWS)
-    assert torch.equal(open_stored_baseline(spoiled).read(QUERIES)[0], ROWS[0])
+    assert torch.equal(open_stored_baseline(spoiled).read(QUERIES).rows[0], ROWS.rows[0])
 
 
 @follows("give those, or make it again: check with the float checkpoint and `save_baseline`")
 @follows(AGAIN, "_has_no_weights")
+@follows(AGAIN, "StoredBaseline.read")
 @follows("give {}", "open_stored_baseline")
-def test_a_baseline_answers_what_it_was_made_with(stored: Path) -> None:
+def test_a_baseline_answers_what_it_was_made_with(tmp_path: Path, stored: Path) -> None:
+    cut = open_stored_baseline(changed(stored, tmp_path / "cut", EDITS["rows cut off"][0]))
+    refused(lambda: cut.read(QUERIES), AGAIN)
     baseline = open_stored_baseline(stored)
     other = [Query(np.array([8, 9]), 1)]
     refused(lambda: baseline.read(other), "give those")
     refused(lambda: baseline.block(0), AGAIN)
     assert baseline.read(QUERIES)
-    BaselineWriter(stored, open_checkpoint(CHATGLM2)).write(other, [torch.ones(1, 128)])
+    BaselineWriter(stored, open_checkpoint(CHATGLM2)).write(other, Answers([torch.ones(1, 128)]))
     assert open_stored_baseline(stored).read(other)
     error = refused(lambda: open_stored_baseline(CHATGLM2 / "config.json"))
     assert open_checkpoint(str(error.hint).removeprefix("give ")).block(0)
@@ -249,7 +252,8 @@ def test_another_file_is_written(tmp_path: Path, stored: Path) -> None:
 @follows("remove the file", "baseline_cache")
 @follows("choose another directory, or free space")
 def test_a_cache_is_written_again(tmp_path: Path) -> None:
-    cache = BaselineCache(tmp_path / "cache", "f")
+    config = open_checkpoint(CHATGLM2).config
+    cache = BaselineCache(tmp_path / "cache", "f", config)
     path = cache.path(QUERIES)
     path.mkdir(parents=True)
     refused(lambda: cache.read(QUERIES), "remove it")
@@ -259,9 +263,9 @@ def test_a_cache_is_written_again(tmp_path: Path) -> None:
     refused(lambda: cache.read(QUERIES), "remove the file")
     path.unlink()
     cache.write(QUERIES, ROWS)
-    assert torch.equal(cache.read(QUERIES)[0], ROWS[0])  # type: ignore[index]
+    assert torch.equal(cache.read(QUERIES).rows[0], ROWS.rows[0])  # type: ignore[union-attr]
     (tmp_path / "file").write_text("x")
-    refused(lambda: BaselineCache(tmp_path / "file" / "cache", "f").write(QUERIES, ROWS), "another directory")
+    refused(lambda: BaselineCache(tmp_path / "file" / "cache", "f", config).write(QUERIES, ROWS), "another directory")
 
 
 def values(**changes: Any) -> dict[str, Any]:
