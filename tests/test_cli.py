@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.cli import main
 from glmquant.cli.options import bytes_from
+from glmquant.core.units import size
 from tests.support.paths import CHATGLM2, copied
 
 SMALL = ["--set", "calibration.num_samples=2", "--set", "calibration.seq_len=32"]
@@ -358,6 +360,30 @@ def test_inspect_reads_headers_only_and_speaks_json(capsys: pytest.CaptureFixtur
     values = json.loads(capsys.readouterr().out)
     assert values["config"]["family"] == "chatglm2"
     assert 4 < values["average_bits"] < 9
+
+
+def test_inspect_shows_what_is_the_same_in_neighboring_layers_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eight, four = ({"spec": {"bits": bits, "group_size": 32}, "method": {"kind": "rtn"}} for bits in (8, 4))
+    rules = [{"match": "layers.1.self_attn.*", **eight}, {"match": "layers.*", **four}]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"version": 1, "rules": rules}))
+    assert glmquant("inspect", assets.DEMO_MODEL, "--recipe", tmp_path / "recipe.yaml") == 0
+    shown = re.findall(r"^    (layers\S+) +(\w+ bits).*  (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert glmquant("inspect", assets.DEMO_MODEL, "--recipe", tmp_path / "recipe.yaml", "--json") == 0
+    of_layers = [each for each in json.loads(capsys.readouterr().out)["groups"] if each["name"] != "lm_head"]
+    assert len(of_layers) == 6 * 4
+    bytes_of = {each["name"]: each["num_bytes"] for each in of_layers}
+    assert shown == [
+        ("layers.0.self_attn.qkv_proj", "4 bits", size(bytes_of["layers.0.self_attn.qkv_proj"])),
+        ("layers.0.self_attn.o_proj", "4 bits", size(bytes_of["layers.0.self_attn.o_proj"])),
+        ("layers.0-5.mlp.gate_up_proj", "4 bits", "6 × " + size(bytes_of["layers.0.mlp.gate_up_proj"])),
+        ("layers.0-5.mlp.down_proj", "4 bits", "6 × " + size(bytes_of["layers.0.mlp.down_proj"])),
+        ("layers.1.self_attn.qkv_proj", "8 bits", size(bytes_of["layers.1.self_attn.qkv_proj"])),
+        ("layers.1.self_attn.o_proj", "8 bits", size(bytes_of["layers.1.self_attn.o_proj"])),
+        ("layers.2-5.self_attn.qkv_proj", "4 bits", "4 × " + size(bytes_of["layers.2.self_attn.qkv_proj"])),
+        ("layers.2-5.self_attn.o_proj", "4 bits", "4 × " + size(bytes_of["layers.2.self_attn.o_proj"])),
+    ]
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Results as plain text for a terminal."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from glmquant.core.units import duration, size
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
 GROUPS_SHOWN: Final = 12
 GROUPS_TO_RAISE: Final = 3
+OF_A_LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)")
 
 
 def summary_text(summary: "ModelSummary") -> str:
@@ -36,12 +40,50 @@ def summary_text(summary: "ModelSummary") -> str:
     lines += [f"  cannot be used: {problem.what}" for problem in summary.problems]
     if summary.average_bits is not None:
         lines.append(f"  the recipe: {summary.average_bits:.2f} bits per weight over the linear layers:")
-        lines += [f"    {group.name:32} {_spec(group)}  {size(group.num_bytes)}" for group in summary.groups]
+        lines += [f"    {row.name:32} {_spec(row.group)}  {row.size}" for row in _folded(summary.groups)]
     if summary.bundle is not None:
         lines.append(_bundle(summary.bundle))
     if summary.forecast is not None:
         lines += _forecast(summary.forecast)
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A linear layer, or the same of layers ``first`` to ``last``."""
+
+    group: "GroupSummary"
+    first: int = 0
+    last: int = 0
+
+    @property
+    def name(self) -> str:
+        layers = f"layers.{self.first}-{self.last}." if self.last > self.first else f"layers.{self.first}."
+        return OF_A_LAYER.sub(lambda found: layers + found[2], self.group.name)
+
+    @property
+    def size(self) -> str:
+        count = self.last - self.first + 1
+        return size(self.group.num_bytes) if count == 1 else f"{count} × {size(self.group.num_bytes)}"
+
+
+def _folded(groups: Sequence["GroupSummary"]) -> list[_Row]:
+    """One row for a linear layer that is the same in layers that follow each other, where the first of them stands."""
+    rows: list[_Row] = []
+    latest: dict[str, int] = {}
+    for group in groups:
+        found = OF_A_LAYER.fullmatch(group.name)
+        if found is None:
+            rows.append(_Row(group))
+            continue
+        layer, member = int(found[1]), found[2]
+        before = rows[latest[member]] if member in latest else None
+        if before is not None and before.last == layer - 1 and replace(before.group, name=group.name) == group:
+            rows[latest[member]] = replace(before, last=layer)
+            continue
+        latest[member] = len(rows)
+        rows.append(_Row(group, layer, layer))
+    return rows
 
 
 def _bundle(bundle: "BundleForecast") -> str:
