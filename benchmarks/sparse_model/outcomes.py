@@ -8,9 +8,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 
+import glmquant
 from benchmarks.accuracy.inputs import Inputs
-from benchmarks.accuracy.made import key_of
+from benchmarks.accuracy.made import key_of, sha256_of
 from benchmarks.accuracy.measure import Meter, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import Candidate
 from benchmarks.accuracy.run import code_sha256
@@ -25,10 +27,13 @@ from glmquant.glm.tokenizers.tokenizer import load_tokenizer
 from glmquant.quantization import expert_pass
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.schema import Recipe
+from glmquant.runtime.routing import bundle_choices
 from glmquant.store.calibration import read_calibration
 from glmquant.store.checkpoint import Checkpoint
 
 WINDOWS = 32
+SHIPPING = ("onnx_export", "runtime")
+"""What decides the routing of a bundle, beside what decides its weights."""
 TEXTS = {language: assets.DIRECTORY / f"held-out-{language}.txt" for language in ("en", "zh")}
 
 
@@ -48,18 +53,29 @@ class Routed:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A row's figures: on each text, and in each sparse layer."""
+    """A row's figures.
+
+    Attributes:
+        texts: on each text.
+        layers: in each sparse layer.
+        shipped: as :attr:`Routed.agreement`, over all layers of the bundle in ONNX Runtime; None where not measured.
+    """
 
     row: Row
     average_bits: float
     texts: dict[str, LanguageMetrics]
     layers: dict[int, Routed]
+    shipped: tuple[float, ...] | None = None
 
     def agreement(self, layer: int | None = None) -> Interval:
         """Of the windows of all texts; over all layers unless one is named."""
         chosen = [self.layers[layer]] if layer is not None else list(self.layers.values())
         rows = zip(*(each.agreement for each in chosen), strict=True)
         return mean_interval(np.array([sum(row) / len(row) for row in rows]), lowest=0, highest=1)
+
+    def shipped_agreement(self) -> Interval | None:
+        """Of the windows of all texts, over all layers."""
+        return None if self.shipped is None else mean_interval(np.array(self.shipped), lowest=0, highest=1)
 
 
 class Bench:
@@ -97,6 +113,7 @@ class Bench:
             "shared tokens": row.shared_tokens,
             "windows": WINDOWS,
             "code": code_sha256(),
+            "shipped": _shipping_sha256() if row.shipped else None,
         }
         key = place / "key.json"
         if not key.exists() or json.loads(key.read_text()) != key_of(identity):
@@ -123,8 +140,24 @@ class Bench:
             write_metrics(self._meter.measure(Candidate(quantized, bits), text), place / f"{name}.json")
         compared = compare_routes(self._float_routes, routes(quantized, self._windows))
         layers = {each.layer: asdict(_routed(each)) for each in compared}
-        (place / "row.json").write_text(json.dumps({"bits": bits, "layers": layers}, indent=1))
+        shipped = self._shipped(quantized, recipe, place / "bundle") if row.shipped else None
+        (place / "row.json").write_text(json.dumps({"bits": bits, "layers": layers, "shipped": shipped}, indent=1))
         shutil.rmtree(place / "quantized")
+
+    def _shipped(self, quantized: Checkpoint, recipe: Recipe, place: Path) -> list[float]:
+        """Each window's share of tokens and layers whose experts in the bundle are the float model's."""
+        api.export(quantized, recipe, out=place)
+        found = bundle_choices(place, self._windows)
+        chosen = {layer: [torch.from_numpy(each) for each in rows] for layer, rows in found.items()}
+        compared = compare_routes(self._float_routes, Routes(self._float_routes.experts, chosen))
+        shutil.rmtree(place)
+        agreement: list[float] = np.mean([_routed(each).agreement for each in compared], axis=0).tolist()
+        return agreement
+
+
+def _shipping_sha256() -> str:
+    package = Path(glmquant.__file__).parent
+    return sha256_of(file for room in SHIPPING for file in sorted((package / room).rglob("*.py")))
 
 
 def _average_bits(checkpoint: Checkpoint, recipe: Recipe) -> float:
@@ -143,4 +176,5 @@ def _routed(each: LayerRouting) -> Routed:
 def _read(row: Row, place: Path) -> Outcome:
     values = json.loads((place / "row.json").read_text())
     layers = {int(layer): Routed(**of_layer) for layer, of_layer in values["layers"].items()}
-    return Outcome(row, values["bits"], {name: read_metrics(place / f"{name}.json") for name in TEXTS}, layers)
+    texts = {name: read_metrics(place / f"{name}.json") for name in TEXTS}
+    return Outcome(row, values["bits"], texts, layers, values["shipped"])

@@ -17,12 +17,14 @@ class Row:
     Attributes:
         recipe: keys of a recipe, dotted.
         shared_tokens: in place of :data:`glmquant.quantization.expert_pass.SHARED_TOKENS`; None for that.
+        shipped: routing is measured through the exported bundle, too.
     """
 
     name: str
     recipe: dict[str, Any] = field(hash=False)
     samples: int = SAMPLES
     shared_tokens: float | None = None
+    shipped: bool = True
 
 
 def _rules(scope: str, bits: int, group: int, method: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ SHARED = (NOTHING, 16, 64, 256, 1024)
 
 def shared(samples: int, tokens: float) -> Row:
     row = gptq("experts", 4, 64)
-    return Row(f"{row.name}, {samples} samples, {tokens:g} shared", row.recipe, samples, tokens)
+    return Row(f"{row.name}, {samples} samples, {tokens:g} shared", row.recipe, samples, tokens, shipped=False)
 
 
 SHRINKAGE = {samples: tuple(shared(samples, tokens) for tokens in SHARED) for samples in (1, 4, 16, 64)}

@@ -60,7 +60,9 @@ def cost(pairs: list[tuple[Outcome, Outcome]]) -> list[str]:
         f"The last {WINDOWS} windows of {LENGTH} tokens of each held-out text, both models in float32. Codes are "
         f"symmetric; GPTQ as in the recipe `int4-g128-gptq` but for the groups, on {SAMPLES} x {LENGTH} tokens of the "
         "packaged `calibration.txt`. *bits a weight*: of those quantized, with their scales. *Same experts*: tokens "
-        "whose set of experts is the float model's, over layers and the windows of both texts. *KL less RTN's*: over "
+        "whose set of experts is the float model's, over layers and the windows of both texts. *Same in the bundle*: "
+        "the same of the exported bundle in ONNX Runtime, as `export` writes it by default, against "
+        "the float model in float32; 8-bit experts read activations rounded to INT8 there. *KL less RTN's*: over "
         "both texts. Intervals (95 %) are over windows, paired.",
         *tables.cost_table(pairs),
         "Same experts, layer by layer, %:",

@@ -24,7 +24,7 @@ def cost_table(pairs: Sequence[tuple[Outcome, Outcome]]) -> list[str]:
     """RTN and GPTQ in turn."""
     head = ["quantized", "bits a weight"]
     head += [f"{text}: {what}" for text in ("en", "zh") for what in ("perplexity / float", "mean KL, nats")]
-    head += ["same experts, %", "KL less RTN's, nats"]
+    head += ["same experts, %", "same in the bundle, %", "KL less RTN's, nats"]
     rows = []
     for baseline, better in pairs:
         rows += [[*_cost(baseline), ""], [*_cost(better), f"{kl_difference(better, baseline):.2g}"]]
@@ -35,7 +35,8 @@ def _cost(outcome: Outcome) -> list[str]:
     cells = [outcome.row.name, f"{outcome.average_bits:.3f}"]
     for metrics in outcome.texts.values():
         cells += [f"{metrics.perplexity_ratio:.4f}", f"{metrics.kl.mean:.3g}"]
-    return [*cells, _percent(outcome.agreement())]
+    shipped = outcome.shipped_agreement()
+    return [*cells, _percent(outcome.agreement()), "" if shipped is None else _percent(shipped)]
 
 
 def layers_table(outcomes: Sequence[Outcome]) -> list[str]:

@@ -1,15 +1,18 @@
 """The parts of ``benchmarks.sparse_model``: what is trained on, how routing is balanced, and what is written."""
 
+import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.demo_model.training import Run, Schedule
-from benchmarks.sparse_model import handbook
+from benchmarks.sparse_model import handbook, outcomes, run
 from benchmarks.sparse_model.handbook import paragraphs, read_handbook
 from benchmarks.sparse_model.network import BALANCING_SPEED, RoutedModel, configuration
-from benchmarks.sparse_model.rows import PAIRS, SHRINKAGE
+from benchmarks.sparse_model.rows import PAIRS, SHRINKAGE, rtn
 from benchmarks.sparse_model.train import write_checkpoint
 from glmquant import assets
 from glmquant.evaluation.baseline_source import BaselineSource
@@ -112,3 +115,51 @@ def test_rows_have_names_of_their_own_and_the_usual_shrinkage_is_tried() -> None
     assert all(any(row.shared_tokens == SHARED_TOKENS for row in each) for each in SHRINKAGE.values())
     for row in rows:
         load_recipe(None, row.recipe)
+
+
+@pytest.fixture
+def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of random weights where ``train`` writes its own, two rows and two windows."""
+    torch.manual_seed(0)
+    config = configuration(vocabulary=5440)
+    for name in ("hidden_size", "intermediate_size", "moe_intermediate_size", "q_lora_rank", "kv_lora_rank"):
+        setattr(config, name, 64)
+    config.num_hidden_layers, config.mlp_layer_types = 2, ["dense", "sparse"]
+    write_checkpoint(RoutedModel(config), tmp_path / "float")
+    values = {name: {"en": 1.0, "zh": 2.0} for name in ("training tokens", "unigram", "perplexity")}
+    (tmp_path / "training.json").write_text(
+        json.dumps({"parameters": 1, "steps": 1, "tokens": 1, "seconds": 1} | values)
+    )
+    texts = {}
+    for name, path in outcomes.TEXTS.items():
+        texts[name] = tmp_path / path.name
+        texts[name].write_text(path.read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    monkeypatch.setattr(outcomes, "TEXTS", texts)
+    monkeypatch.setattr(outcomes, "WINDOWS", 2)
+    four, two = (replace(rtn("all", bits, 64), samples=1) for bits in (4, 2))
+    usual = replace(four, name="usual", shared_tokens=SHARED_TOKENS, shipped=False)
+    monkeypatch.setattr(run, "PAIRS", ((four, two),))
+    monkeypatch.setattr(run, "SHRINKAGE", {1: (usual,)})
+    return tmp_path
+
+
+def test_the_page_is_written_and_rows_that_are_made_are_kept(trial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["run", "--work", str(trial), "--out", str(trial / "result.md")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    run.main()
+    page = (trial / "result.md").read_text(encoding="utf-8")
+    (head,) = [line for line in page.splitlines() if line.startswith("| quantized | bits a weight")]
+    places = {name.strip(): number for number, name in enumerate(head.split("|"))}
+    for name in ("all, 4 bits, groups of 64, RTN", "all, 2 bits, groups of 64, RTN"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} |")).split("|")
+        in_torch, shipped = (float(row[places[of]].split()[0]) for of in ("same experts, %", "same in the bundle, %"))
+        assert 0 < shipped < 100
+        assert abs(shipped - in_torch) < 10
+    rows = {path: path.stat().st_mtime_ns for path in trial.glob("rows/*/row.json")}
+    assert len(rows) == 3
+    assert not [path for kind in ("quantized", "bundle") for path in trial.glob(f"rows/*/{kind}")]
+    (next(iter(rows)).parent / "key.json").unlink()  # as where the run was killed in it
+    run.main()
+    again = {path: path.stat().st_mtime_ns for path in rows}
+    assert [path for path in rows if rows[path] != again[path]] == [next(iter(rows))]
+    assert (trial / "result.md").read_text(encoding="utf-8") == page
