@@ -187,7 +187,9 @@ def pair(path: Path) -> None:
 def tools(path: Path) -> None:
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     turns = [TURNS[0], call, {"role": "tool", "content": "1"}, TURNS[1]]
-    (found,) = texts(path, json.dumps({"messages": turns, "tools": [{"name": "f"}]}))
+    for described in ([{"name": "f"}], '[{"name": "f"}]'):
+        (found,) = texts(path, json.dumps({"messages": turns, "tools": described}))
+        assert found.tools == [{"type": "function", "function": {"name": "f"}}]
     assert [turn.role for turn in found.turns] == ["user", "assistant", "observation", "assistant"]
 
 

@@ -1,7 +1,7 @@
 """What the rest of the house needs of a tokenizer."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 
 class Turn(Protocol):
@@ -36,6 +36,10 @@ class Tokenizer(Protocol):
         """How a conversation is written; None where there is no template."""
 
     @property
+    def takes_tools(self) -> bool:
+        """Whether the template has a place for descriptions of tools."""
+
+    @property
     def sha256(self) -> str:
         """Identifies the tokenizer: equal digests, equal ids."""
 
@@ -45,9 +49,18 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text that ``ids`` stand for."""
 
-    def apply_chat_template(self, messages: Sequence[Turn], *, add_generation_prompt: bool = True) -> list[int]:
+    def apply_chat_template(
+        self,
+        messages: Sequence[Turn],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
         """The ids of a conversation, prefix included; with ``add_generation_prompt`` they end where the assistant's
         turn begins.
+
+        Args:
+            tools: descriptions, as OpenAI's API has them.
 
         Raises CheckpointError where there is no template, or it refuses the messages.
         """

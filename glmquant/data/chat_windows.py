@@ -108,7 +108,7 @@ def _encoded(
     path: Path, encoder: ChatEncoder, tokenizer: Tokenizer, seq_len: int, reading: Reading, digest: "hashlib._Hash"
 ) -> Iterator[tuple[Conversation, Ids]]:
     for document in read_conversations(path, reading):
-        ids_T = encoder.ids(document.turns, document.where)
+        ids_T = encoder.ids(document.turns, document.where, document.tools)
         prefix = _prefix(ids_T, tokenizer)
         digest.update(ids_T[prefix:].astype("<i4").tobytes())
         yield document, ids_T[: prefix + seq_len].copy()
@@ -132,8 +132,9 @@ def _scored(chosen: _Chosen, encoder: ChatEncoder, tokenizer: Tokenizer, scored:
     """Which tokens of a window are scored: bool ``[T]``; never the first, which nothing predicts."""
     ids_T = chosen.ids
     if scored == "answers":
-        whole_T = encoder.ids(chosen.chat.turns, chosen.chat.where)
-        mask_T = encoder.answers(chosen.chat.turns, whole_T, chosen.chat.where, len(ids_T))[: len(ids_T)]
+        chat = chosen.chat
+        whole_T = encoder.ids(chat.turns, chat.where, chat.tools)
+        mask_T = encoder.answers(chat.turns, whole_T, chat.where, len(ids_T), chat.tools)[: len(ids_T)]
     else:
         mask_T = np.ones(len(ids_T), dtype=bool)
         mask_T[: _prefix(ids_T, tokenizer) + 1] = False

@@ -58,6 +58,28 @@ def turns_of(record: Record, meant: Meant, where: str) -> list[Turn] | None:
     return list[Turn](turns)
 
 
+def tools_of(record: Record, meant: Meant, where: str) -> list[dict[str, Any]]:
+    """The tools that a conversation describes, as OpenAI's API has them; data sets also keep the function alone, and
+    the list as text.
+
+    Raises:
+        DataError: no list of descriptions.
+    """
+    value = _beside(record.fields, meant, "tools")
+    value = value.strip() if isinstance(value, str) else value
+    tools = (_parsed(value) if isinstance(value, str) else value) if value else []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(
+            f"the tools are no list of descriptions: {str(value)[:60]!r}",
+            where=where,
+            expected='[{"type": "function", "function": {"name": "…", "description": "…", "parameters": {…}}}, …]',
+        )
+    checked(json.dumps(tools, ensure_ascii=False, default=str), "tools", where)
+    return [
+        tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool} for tool in tools
+    ]
+
+
 def _unpacked(value: Any) -> Any:
     """A list of turns; columns of tables hold it as text."""
     return turns_in_cell(value) or value if isinstance(value, str) else value

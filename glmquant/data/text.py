@@ -1,13 +1,14 @@
 """Documents of a data file: plain text, records of text, conversations."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from glmquant.core.protocols import Turn
 from glmquant.data.cells import looks_like_turns, turns_in_cell
-from glmquant.data.conversations import turns_of
+from glmquant.data.conversations import tools_of, turns_of
 from glmquant.data.encodings import open_text, undecodable
 from glmquant.data.fields import CHATS, Meant, text_value
 from glmquant.data.forms import Form, Forms
@@ -24,10 +25,15 @@ CHARACTERS_AT_ONCE = 1 << 21
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns of a conversation, oldest first, and where they stand."""
+    """Turns of a conversation, oldest first, and where they stand.
+
+    Attributes:
+        tools: that it describes, as OpenAI's API has them.
+    """
 
     turns: Sequence[Turn]
     where: str
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 Document = str | Conversation
@@ -130,7 +136,7 @@ def _tell(data: DataFile, kind: Kind, form: Form, record: Record) -> None:
 
 def _documents(data: DataFile, reading: Reading, kind: Kind) -> Iterator[tuple[Document, str]]:
     """Documents, each with its place."""
-    total, empty, unanswered, tools = 0, Tally(), Tally(), Tally()
+    total, empty, unanswered = 0, Tally(), Tally()
     for record, form in formed_records(data, reading, kind, chats=True):
         document = _document(record, form.meant, data.path)
         total += 1
@@ -138,13 +144,9 @@ def _documents(data: DataFile, reading: Reading, kind: Kind) -> Iterator[tuple[D
             unanswered.add(record.place)
         elif document in (None, "\n"):
             empty.add(record.place)
-        if (described := form.meant.company("tools")) and record.fields.get(described):
-            tools.add(record.place)
         if document is not None:
             yield document, record.place
     _tell_left_out(data, total, empty, unanswered)
-    if tools.count:
-        log.warning("%s: the tools that %d conversations describe are left out", data.path.name, tools.count)
 
 
 def _tell_left_out(data: DataFile, total: int, empty: Tally, unanswered: Tally) -> None:
@@ -170,7 +172,7 @@ def _document(record: Record, meant: Meant, path: Path) -> Document | None:
         text = text_value(record, meant.text, path)
         return None if text is None else text + "\n"
     turns = turns_of(record, meant, where)
-    return None if turns is None else Conversation(turns, where)
+    return None if turns is None else Conversation(turns, where, tools_of(record, meant, where))
 
 
 def _no_turns(given: str, where: str) -> DataError:

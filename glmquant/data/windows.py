@@ -56,7 +56,7 @@ class TokenStream:
         if isinstance(document, str):
             return np.asarray(self._tokenizer.encode(document), dtype=np.int64)
         prefix_T = np.asarray(self._tokenizer.prefix_ids, dtype=np.int64)
-        ids_T = self._chats.ids(document.turns, document.where)
+        ids_T = self._chats.ids(document.turns, document.where, document.tools)
         starts = np.array_equal(ids_T[: len(prefix_T)], prefix_T)
         return ids_T[len(prefix_T) :] if starts else ids_T
 

@@ -5,13 +5,14 @@ up before rendering and restored in the text between the special tokens.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from glmquant.core.protocols import Turn
 from glmquant.errors import CheckpointError
 from glmquant.glm.config import Family
+from glmquant.glm.tokenizers.tool_messages import messages_for
 
 LONGEST_TEMPLATE: Final = 2**17
 
@@ -80,19 +81,42 @@ def render(
     special_tokens: dict[str, str],
     add_generation_prompt: bool = True,
     thinking: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The prompt for ``messages``, ending where the assistant's turn begins unless ``add_generation_prompt`` is false.
 
     Args:
         template: Jinja text, run in a sandbox, with the names that transformers gives it.
-        messages: the turns, oldest first; at least one.
+        messages: the turns, oldest first; at least one. The template gets them in the form that it reads:
+            :func:`glmquant.glm.tokenizers.tool_messages.messages_for`.
         special_tokens: ``eos_token`` and the like, which templates may name.
         thinking: whether the model is to think before it answers; None for the template's own default.
+        tools: descriptions, as OpenAI's API has them.
 
     Raises:
-        CheckpointError: a template that does not compile or run, that refuses the messages, or that has no switch for
-            thinking.
+        CheckpointError: a template that does not compile or run, that refuses the messages, that has no switch for
+            thinking, or no place for tools.
     """
+    return _rendered(template, messages_for(template, messages), special_tokens, add_generation_prompt, thinking, tools)
+
+
+def takes_tools(template: str) -> bool:
+    """Whether the template has a place for descriptions of tools. Raises CheckpointError as :func:`check_compiles`."""
+    from glmquant.glm.tokenizers.sandbox import budgeted, variables
+
+    check_compiles(template)
+    with budgeted():
+        return "tools" in variables(template)
+
+
+def _rendered(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: dict[str, str],
+    add_generation_prompt: bool,
+    thinking: bool | None,
+    tools: Sequence[Mapping[str, Any]],
+) -> str:
     if not messages:
         raise CheckpointError("there is no message to answer", where="messages", expected="at least one turn")
     check_compiles(template)
@@ -104,18 +128,19 @@ def render(
             expected=f"a template that reads {THINKING}, as those of GLM-4.5 and later do",
             hint="leave thinking to the template",
         )
+    if tools and not takes_tools(template):
+        raise CheckpointError(
+            "the chat template has no place for tools", where="chat_template", expected="a template that reads `tools`"
+        )
     from jinja2 import TemplateError
 
     from glmquant.glm.tokenizers.sandbox import budgeted, compiled
 
-    turns = [
-        {name: text for name, text in asdict(message).items() if text or name != "metadata"} for message in messages
-    ]
     try:
         with budgeted():
             text: str = compiled(template).render(
-                messages=turns,
-                tools=None,
+                messages=list(messages),
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **switch,
@@ -188,14 +213,14 @@ class TemplateEncoder:
         special_tokens: dict[str, str],
         add_generation_prompt: bool = True,
         thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """Token ids of the prompt; see :func:`render` for the errors."""
-        mark = _unused_mark(messages)
-        broken = [
-            Message(message.role, self._break(message.content, mark), self._break(message.metadata, mark))
-            for message in messages
-        ]
-        text = render(template, broken, special_tokens, add_generation_prompt, thinking)
+        given = messages_for(template, messages)
+        mark = _unused_mark([given, tools])
+        broken = [self._break(message, mark) | {"role": message["role"]} for message in given]
+        described = [self._break(tool, mark) for tool in tools]
+        text = _rendered(template, broken, special_tokens, add_generation_prompt, thinking, described)
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(text):
@@ -204,13 +229,27 @@ class TemplateEncoder:
             start = match.end()
         return ids + self._encode(text[start:].replace(mark, ""))
 
-    def _break(self, text: str, mark: str) -> str:
-        return self._pattern.sub(lambda match: match.group()[0] + mark + match.group()[1:], text)
+    def _break(self, value: Any, mark: str) -> Any:
+        """``value`` with the mark in every special token of its strings."""
+        if isinstance(value, str):
+            return self._pattern.sub(lambda match: match.group()[0] + mark + match.group()[1:], value)
+        if isinstance(value, Mapping):
+            return {self._break(key, mark): self._break(part, mark) for key, part in value.items()}
+        return [self._break(part, mark) for part in value] if isinstance(value, list) else value
 
 
-def _unused_mark(messages: Sequence[Turn]) -> str:
-    """A character that no message holds, from those Unicode sets aside for internal use."""
-    text = "".join(message.content + message.metadata for message in messages)
+def _strings(value: Any) -> Iterator[str]:
+    """All strings within a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in (*value.keys(), *value.values()) if isinstance(value, Mapping) else value:
+            yield from _strings(part)
+
+
+def _unused_mark(given: Any) -> str:
+    """A character that no string of what is given holds, from those Unicode sets aside for internal use."""
+    text = "".join(_strings(given))
     for point in range(0xFDD0, 0xFDF0):
         if chr(point) not in text:
             return chr(point)

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, Final
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.environment import Template
 from jinja2.ext import Extension
@@ -194,6 +194,12 @@ class _Environment(ImmutableSandboxedEnvironment):
 def compiled(template: str) -> Template:
     """``template`` ready to render, within :func:`budgeted`. Raises what Jinja and Python's compiler do."""
     return _environment().from_string(template)
+
+
+@lru_cache(maxsize=16)
+def variables(template: str) -> frozenset[str]:
+    """What ``template`` reads of what it is given. Raises as :func:`compiled`."""
+    return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
 
 
 @lru_cache(maxsize=1)

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, processors
 
@@ -16,7 +16,7 @@ from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError, DataError
 from glmquant.glm.config import Family, GlmConfig
 from glmquant.glm.tokenizers.added_tokens import DeclaredToken, add_declared, declared_tokens
-from glmquant.glm.tokenizers.chat import TEMPLATES, TemplateEncoder
+from glmquant.glm.tokenizers.chat import TEMPLATES, TemplateEncoder, takes_tools
 from glmquant.glm.tokenizers.files import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -117,17 +117,23 @@ class GlmTokenizer:
         return text
 
     def apply_chat_template(
-        self, messages: Sequence[Turn], *, add_generation_prompt: bool = True, thinking: bool | None = None
+        self,
+        messages: Sequence[Turn],
+        *,
+        add_generation_prompt: bool = True,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """The ids of a conversation, prefix included, ending where the assistant's turn begins unless that is not
         wanted.
 
         Args:
             thinking: whether the model is to think before it answers; None for the template's own default.
+            tools: descriptions, as OpenAI's API has them.
 
         Raises:
-            CheckpointError: the checkpoint has no chat template, or the template refuses the messages or has no switch
-                for thinking.
+            CheckpointError: the checkpoint has no chat template, or the template refuses the messages, has no switch
+                for thinking, or no place for tools.
         """
         if self.chat_template is None:
             raise CheckpointError(
@@ -136,7 +142,14 @@ class GlmTokenizer:
                 hint="give plain text, or set model.family if the checkpoint is of a family with a known template",
             )
         specials = self._named_specials
-        return self._template_encoder.ids(self.chat_template, messages, specials, add_generation_prompt, thinking)
+        return self._template_encoder.ids(
+            self.chat_template, messages, specials, add_generation_prompt, thinking, tools
+        )
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template has a place for descriptions of tools."""
+        return self.chat_template is not None and takes_tools(self.chat_template)
 
     @cached_property
     def sha256(self) -> str:
