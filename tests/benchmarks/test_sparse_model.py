@@ -136,6 +136,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         texts[name].write_text(path.read_text(encoding="utf-8")[:6000], encoding="utf-8")
     monkeypatch.setattr(outcomes, "TEXTS", texts)
     monkeypatch.setattr(outcomes, "WINDOWS", 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # two threads would be those of every test behind
     four, two = (replace(rtn("all", bits, 64), samples=1) for bits in (4, 2))
     usual = replace(four, name="usual", shared_tokens=SHARED_TOKENS, shipped=False)
     monkeypatch.setattr(run, "PAIRS", ((four, two),))
