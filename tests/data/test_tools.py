@@ -52,6 +52,13 @@ RECORDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "in a table's cells": ({"messages": str(OPENAI), "tools": str(TOOLS)}, OPENAI),
 }
 
+LONG_OPENING = (
+    "[gMASK]<sop>{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>I would say: {{ m.content }}"
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }}]{% endfor %}"
+    "{% else %}<|{{ 'user' if m.role == 'user' else 'observation' }}|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>I would say: {% endif %}"
+)
+
 
 @pytest.fixture(scope="module")
 def glm4(tmp_path_factory: pytest.TempPathFactory) -> GlmTokenizer:
@@ -109,8 +116,9 @@ def test_calibration_reads_what_transformers_writes(
             GLM_4_0414,
             ['\nI look.<|assistant|>weather\n{"city": "北京", "days": 2}<|observation|>', "\nSun.<|user|>"],
         ),
+        (LONG_OPENING, ["I look.[weather]<|observation|>", "Sun.<|user|>"]),
     ],
-    ids=["GLM-4.5", "GLM-4.7", "GLM-4-0414"],
+    ids=["GLM-4.5", "GLM-4.7", "GLM-4-0414", "a long opening"],
 )
 def test_words_and_calls_of_the_assistant_are_one_answer(
     template: str, answers: list[str], glm4: GlmTokenizer, tmp_path: Path
