@@ -94,6 +94,12 @@ def prepare(family: Family, layers: int, llama: Sequence[str], work: Path) -> Pa
         unfinished = at / "float.unfinished"
         run([*command, *family.options, "--out", unfinished])
         unfinished.rename(model)
+    if not twin.exists():
+        half, unfinished = at / "f16.gguf", at / "q4_0.unfinished"
+        run([sys.executable, "-m", "benchmarks.common.sparse_twin", model, half])
+        run([*llama, WORKERS / "llama_worker.py", "--quantize", half, unfinished])
+        half.unlink()
+        unfinished.rename(twin)
     if not (at / FLOAT).exists():
         glmquant("export", model, "--recipe", RECIPE, "--set", "export.kv_cache=float", "--out", at / FLOAT)
     if not (at / INT8).exists() and layers == family.deep:
@@ -102,12 +108,6 @@ def prepare(family: Family, layers: int, llama: Sequence[str], work: Path) -> Pa
             samples = ["--set", "calibration.num_samples=2", "--set", "calibration.seq_len=128"]
             glmquant("calibrate", model, "--recipe", RECIPE, "--data", CALIBRATION_TEXT, *samples, "--out", ranges)
         glmquant("export", model, "--recipe", RECIPE, "--calibration", ranges, "--out", at / INT8)
-    if not twin.exists():
-        half, unfinished = at / "f16.gguf", at / "q4_0.unfinished"
-        run([sys.executable, "-m", "benchmarks.common.sparse_twin", model, half])
-        run([*llama, WORKERS / "llama_worker.py", "--quantize", half, unfinished])
-        half.unlink()
-        unfinished.rename(twin)
     return at
 
 
