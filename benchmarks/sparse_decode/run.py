@@ -17,6 +17,7 @@ On a busy machine ``--threads 1 --env CLOCK=processor`` counts processor time in
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,7 @@ def prepare(family: Family, layers: int, llama: Sequence[str], work: Path) -> Pa
     if not model.exists():
         command = [sys.executable, "-m", "benchmarks.common.make_sparse", family.shape, "--layers", layers]
         unfinished = at / "float.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
         run([*command, *family.options, "--out", unfinished])
         unfinished.rename(model)
     if not twin.exists():
