@@ -103,12 +103,15 @@ def _write_gguf_header(writer: gguf.GGUFWriter, config: GlmConfig, context: int)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    # Ids alone matter here; the text of a token is its number.
+    write_token_numbers(writer, config.vocab_size)
+
+
+def write_token_numbers(writer: gguf.GGUFWriter, count: int) -> None:
+    """A vocabulary for comparisons where ids alone matter: the text of a token is its number."""
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"<{index}>".encode() for index in range(config.vocab_size)])
-    writer.add_token_scores([0.0] * config.vocab_size)
-    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (config.vocab_size - 3)
-    writer.add_token_types(kinds)
+    writer.add_token_list([f"<{index}>".encode() for index in range(count)])
+    writer.add_token_scores([0.0] * count)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (count - 3))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 

@@ -1,9 +1,13 @@
 """glmquant behind a pipe: loads a bundle, then answers ``{"prompt": [...], "new_tokens": N}`` with timings."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+now = time.process_time if os.environ.get("CLOCK") == "processor" else time.perf_counter
+"""On a busy machine the processor time of one thread tells more than the wall's."""
 
 
 def peak_bytes() -> int:
@@ -17,12 +21,12 @@ def main(path: str, threads: str) -> None:
 
     from glmquant.runtime.model import OnnxModel
 
-    start = time.perf_counter()
+    start = now()
     model = OnnxModel.open(Path(path), num_threads=int(threads))
-    print(json.dumps({"load": time.perf_counter() - start, "peak": peak_bytes()}), flush=True)
+    print(json.dumps({"load": now() - start, "peak": peak_bytes()}), flush=True)
 
     def run(prompt: list[int], new_tokens: int) -> dict:
-        start = time.perf_counter()
+        start = now()
         cache = model.new_cache(1, len(prompt) + new_tokens)
         mask_BL = np.ones((1, len(prompt) + new_tokens), np.int64)
 
@@ -32,10 +36,10 @@ def main(path: str, threads: str) -> None:
             return int(logits[0, -1].argmax())
 
         tokens = [step(prompt)]
-        first = time.perf_counter()
+        first = now()
         while len(tokens) < new_tokens:
             tokens.append(step([tokens[-1]]))
-        end = time.perf_counter()
+        end = now()
         return {"prefill": first - start, "decode": end - first, "tokens": tokens, "peak": peak_bytes()}
 
     for line in sys.stdin:

@@ -1,0 +1,1 @@
+"""Decoding and prefill of models with routed experts beside llama.cpp."""
