@@ -6,8 +6,9 @@ barrier after every operation, which on arrays this small costs as much as the o
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -32,13 +33,17 @@ def strip_rows(columns: int) -> int:
 def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: torch.device = CPU) -> list[T]:
     """``work`` of every strip of a matrix ``[rows, columns]``, in order; a single strip is the caller's own work.
 
-    Where strips begin does not depend on how many cores there are. Within ``work``, strips of strips are taken one
-    after the other, and so are all of a matrix on a GPU, which spreads each operation over its own cores.
+    Where strips begin does not depend on how many cores there are, and each is computed by one thread: so what comes
+    of them does not depend on it either. Within ``work``, strips of strips are taken one after the other, and so are
+    all of a matrix on a GPU, which spreads each operation over its own cores.
     """
     step = strip_rows(columns)
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    if len(parts) == 1 or device.type != "cpu" or getattr(_here, "in_strip", False):
+    if device.type != "cpu" or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]
+    if len(parts) == 1:
+        with one_thread():
+            return [work(parts[0])]
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()  # which are a thread's own
 
     def in_thread(part: slice) -> T:
@@ -46,6 +51,20 @@ def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: tor
             return work(part)
 
     return list(_strip_pool().map(in_thread, parts))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch's operations of the calling thread by that thread alone, while the context lasts."""
+    threads = torch.get_num_threads()
+    if threads == 1:  # a lone worker must not set what threads to come will take
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def lone_worker(name: str) -> ThreadPoolExecutor:

@@ -93,7 +93,7 @@ def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype 
             pulled_NK = weight_NK[:, start:stop] @ strip_PK
         rows = max(1, ELEMENTS_AT_ONCE // stop)
         for pulled, weights in zip(pulled_NK.split(rows), weight_NK[:, :stop].split(rows), strict=True):
-            total += float((pulled.float() * weights).sum())
+            total += float((pulled.float() * weights).sum(1, dtype=torch.float64).sum())
     return total
 
 

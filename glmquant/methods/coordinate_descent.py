@@ -70,5 +70,5 @@ def _descend_panel(
         code_N.copy_(better_N)
         later = column + 1
         if later < len(codes_PN):
-            residual_PN[later:].addr_(hessian_PP[later:, column], moved_N, alpha=-1)
+            residual_PN[later:].addcmul_(hessian_PP[later:, column].unsqueeze(1), moved_N, value=-1)
     return moved_PN

@@ -22,6 +22,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 from torch import Tensor
 
+from glmquant.core.cholesky import factorize
 from glmquant.core.matmul import float32_products
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
@@ -165,7 +166,7 @@ def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Ten
     for rows in factor_KK.split(STRIP_ROWS):
         rows.copy_(rows.index_select(1, order_K))
     factor_KK.diagonal().add_(ridge_K[order_K])
-    failed_at = _factorize(factor_KK)
+    failed_at = factorize(factor_KK)
     if failed_at:
         raise QuantizationError(
             f"the Hessian is not positive definite (leading minor {failed_at})",
@@ -173,27 +174,6 @@ def cholesky_factor(hessian_KK: Tensor, ridge_K: Tensor, order_K: Tensor) -> Ten
             hint="calibrate on more tokens, or raise damping",
         )
     return factor_KK
-
-
-def _factorize(matrix_KK: Tensor) -> int:
-    """Turns the lower half of a symmetric matrix into its Cholesky factor; what lies above becomes zero.
-
-    Strip by strip, so that nearly all the work is in large products; LAPACK's own takes several times as long on some
-    processors. Gives the leading minor that is not positive, or 0.
-    """
-    for start in range(0, len(matrix_KK), STRIP_ROWS):
-        stop = min(start + STRIP_ROWS, len(matrix_KK))
-        done_KP, square_PP = matrix_KK[start:, :start], matrix_KK[start:stop, start:stop]
-        with float32_products(matrix_KK.device, exact=True):
-            matrix_KK[start:, start:stop].addmm_(done_KP, matrix_KK[start:stop, :start].T, alpha=-1)
-        corner_PP, failed_at = torch.linalg.cholesky_ex(square_PP)
-        if failed_at:
-            return start + int(failed_at)
-        below_KP = matrix_KK[stop:, start:stop]
-        below_KP.copy_(torch.linalg.solve_triangular(corner_PP.T, below_KP, upper=True, left=False))
-        square_PP.copy_(corner_PP)
-        matrix_KK[start:stop, stop:] = 0
-    return 0
 
 
 def nearest_plane(
@@ -279,5 +259,5 @@ class _Rounding:
             torch.addcmul(start_N, error_term_N, rate_N, out=code_N).round_().clamp_(0, self.max_code)
             torch.addcmul(raised_N, code_N, scale_N, value=-1, out=error_N)
             if column:
-                error_terms_PN[:column].addr_(factor_PP[column, :column], error_N)
+                error_terms_PN[:column].addcmul_(factor_PP[column, :column].unsqueeze(1), error_N)
         self.codes_KN[leaf] = codes_PN

@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from glmquant.core.cholesky import solve
 from glmquant.core.matmul import float32_products
 from glmquant.core.stats import ErrorAccumulator, HessianAccumulator, LayerStats
 from glmquant.glm.linear import Linear
@@ -66,13 +67,15 @@ class LinearFit:
 def corrected(weight_NK: Tensor, stats: LayerStats, error_NK: Tensor, strength: float) -> Tensor:
     """``W + strength · E[d xᵀ] (H + λ I)⁻¹``, float32.
 
+    Args:
+        error_NK: becomes the correction.
+
     Raises:
         QuantizationError: inputs that are all zero.
     """
     order_K = torch.arange(weight_NK.shape[1], device=weight_NK.device)
     factor_KK = cholesky_factor(stats.hessian_KK, ridge(stats.hessian_KK, DAMPING), order_K)
-    correction_NK = torch.cholesky_solve(error_NK.T, factor_KK).T
-    return torch.add(weight_NK.float(), correction_NK, alpha=strength)
+    return torch.add(weight_NK.float(), solve(factor_KK, error_NK), alpha=strength)
 
 
 def without_bias(linear: Linear) -> Linear:

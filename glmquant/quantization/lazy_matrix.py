@@ -9,7 +9,7 @@ Shape suffixes: N output rows, K input columns.
 import torch
 from torch import Tensor
 
-from glmquant.core.parallel import over_strips, strip_rows
+from glmquant.core.parallel import one_thread, over_strips, strip_rows
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.methods.base import Method
@@ -44,7 +44,8 @@ class LazyMatrix:
     def rows(self, start: int, stop: int) -> QuantTensor:
         columns = self.shape[1]
         if stop - start <= strip_rows(columns):
-            return self._strip(start, stop)
+            with one_thread():
+                return self._strip(start, stop)
         whole = QuantTensor.unfilled(stop - start, columns, self._spec, self._weight_NK.device)
 
         def fill(part: slice) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import silu
 
+from glmquant.core.elementwise import silu
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.equalization import column_factors, column_sizes, divide_rows, multiply_columns
 from glmquant.glm.linear import Linear

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from glmquant.core.elementwise import sigmoid
 from glmquant.core.matmul import float32_products
 from glmquant.glm.linear import Linear
 
@@ -55,14 +56,14 @@ class Router:
     def choose(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the chosen experts, int64 ``[T, k]``, and the weights of their outputs, float32 ``[T, k]``."""
         with float32_products(x_TD.device, exact=True):
-            scores_TX = linear(x_TD.float(), self.weight_XD).sigmoid()
+            scores_TX = sigmoid(linear(x_TD.float(), self.weight_XD))
         chosen_Tk = (scores_TX + self.bias_X).topk(self.per_token, dim=-1, sorted=True).indices
         return chosen_Tk, self._weights(scores_TX.gather(1, chosen_Tk))
 
     def weigh(self, x_TD: Tensor, chosen_Tk: Tensor) -> Tensor:
         """The weights ``[T, k]`` of experts that were chosen by other inputs."""
         with float32_products(x_TD.device, exact=True):
-            scores_TX = linear(x_TD.float(), self.weight_XD).sigmoid()
+            scores_TX = sigmoid(linear(x_TD.float(), self.weight_XD))
         return self._weights(scores_TX.gather(1, chosen_Tk))
 
     def _weights(self, scores_Tk: Tensor) -> Tensor:

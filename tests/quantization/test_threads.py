@@ -1,0 +1,148 @@
+"""What is written does not depend on how many threads write it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from glmquant.core.elementwise import sigmoid, silu
+from glmquant.core.parallel import one_thread
+from glmquant.data.calibration import CalibrationSet
+from glmquant.evaluation.baseline_source import BaselineSource
+from glmquant.evaluation.onnx_source import OnnxSource
+from glmquant.evaluation.source import Query
+from glmquant.glm.config import GlmConfig
+from glmquant.onnx_export.save import export_bundle
+from glmquant.quantization.quantize import quantize
+from glmquant.recipe.load import load_recipe
+from glmquant.recipe.plan import make_plan
+from glmquant.recipe.schema import ExportOptions
+from glmquant.runtime.model import OnnxModel
+from glmquant.store.checkpoint import open_checkpoint
+from tests.support.checkpoints import float_tensors, tiny_config, tiny_sparse_config, write_checkpoint
+from tests.support.paths import contents
+
+THREADS = (1, 2, 3, 4)
+SAMPLES, LENGTH = 19, 64
+"""Enough tokens for torch to deal them to several threads, and no whole number of vectors for each."""
+
+DENSE = ("int8-rtn", "int4-g128-rtn", "int4-g128-gptq-fast", "int4-g128-gptq", "int4-auto-4.25", "demo")
+SPARSE = ("moe-int4-g128", "moe-int4-g128-gptq", "moe-int2-g64-gptq")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def dense() -> GlmConfig:
+    """Wider than a corner of the Cholesky factor, of sizes that threads cannot share evenly in vectors."""
+    return replace(
+        tiny_config(),
+        max_position_embeddings=640,
+        hidden_size=272,
+        intermediate_size=560,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=80,
+        rotary_dim=32,
+    )
+
+
+def sparse(width: int = 272) -> GlmConfig:
+    config = tiny_sparse_config()
+    assert config.experts is not None
+    experts = replace(config.experts, intermediate_size=width)
+    return replace(config, max_position_embeddings=640, hidden_size=width, intermediate_size=560, experts=experts)
+
+
+def scaled(config: GlmConfig) -> dict[str, Tensor]:
+    return {name: tensor * 0.1 if tensor.ndim > 1 else tensor for name, tensor in float_tensors(config).items()}
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"), [(dense(), name) for name in DENSE] + [(sparse(), name) for name in SPARSE]
+)
+def test_any_number_of_threads_writes_the_same_bytes(tmp_path: Path, config: GlmConfig, recipe: str) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", config, scaled(config)))
+    tokens = torch.randint(0, config.vocab_size, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(1))
+    plan = make_plan(load_recipe(recipe, {}), config)
+    for count in THREADS:
+        (tmp_path / str(count)).mkdir()
+        with threads(count):
+            quantize(checkpoint, plan, CalibrationSet(tokens, (), "0" * 64, 0), tmp_path / str(count))
+    one, *others = (contents(tmp_path / str(count)) for count in THREADS)
+    assert all(other == one for other in others)
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [
+        (dense(), "int8-rtn"),
+        (dense(), "int4-g128-rtn"),
+        (dense(), None),
+        (sparse(384), "moe-int4-g128"),
+        (sparse(), None),
+    ],
+)
+def test_both_sides_of_a_check_give_the_same_logits(tmp_path: Path, config: GlmConfig, recipe: str | None) -> None:
+    """A recipe of None leaves everything float."""
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", config, scaled(config)))
+    (tmp_path / "onnx").mkdir()
+    options = ExportOptions(max_length=640, accuracy_level=4)
+    if recipe is None:
+        export_bundle(checkpoint, options, tmp_path / "onnx")
+    else:
+        plan = make_plan(load_recipe(recipe, {}), config)
+        (tmp_path / "quantized").mkdir()
+        quantize(checkpoint, plan, None, tmp_path / "quantized")
+        export_bundle(open_checkpoint(tmp_path / "quantized"), options, tmp_path / "onnx")
+    generator = torch.Generator().manual_seed(1)
+    queries = [
+        Query(torch.randint(0, config.vocab_size, (length,), generator=generator).numpy(), length)
+        for length in (600, 511, 511, 37, 1)
+    ]
+    found = []
+    for count in THREADS:
+        with threads(count):
+            baseline = list(BaselineSource(checkpoint).logits(queries))
+        candidate = list(OnnxSource(OnnxModel.open(tmp_path / "onnx", num_threads=count)).logits(queries))
+        found.append([logits.tobytes() for logits in (*baseline, *candidate)])
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gates_are_torchs_and_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 1001, 1003, generator=torch.Generator().manual_seed(0)).to(dtype)
+    gated, wide = x.chunk(2, dim=-1)[0], x[0]
+    found = []
+    for count in THREADS:
+        with threads(count):
+            found.append((silu(gated), sigmoid(wide)))
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+    torch.testing.assert_close(found[0][0], functional.silu(gated))
+    torch.testing.assert_close(found[0][1], torch.sigmoid(wide))
+
+
+def test_gradients_pass_through_a_gate() -> None:
+    x = torch.tensor([[-100.0, 0.0, 3.0]], requires_grad=True)
+    silu(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_one_thread_lasts_as_long_as_its_context() -> None:
+    with threads(3):
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
