@@ -93,7 +93,12 @@ def _as_it_is(checkpoint: Checkpoint) -> Manifest | None:
     if manifest is None or checkpoint.is_quantized:
         return manifest
     return manifest_of(
-        checkpoint, recipe=manifest.recipe, calibration=None, groups=manifest.groups, limits=manifest.limits
+        checkpoint,
+        recipe=manifest.recipe,
+        calibration=None,
+        groups=manifest.groups,
+        limits=manifest.limits,
+        arithmetic=manifest.arithmetic,
     )
 
 

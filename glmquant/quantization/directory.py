@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from glmquant.core.arithmetic import arithmetic
 from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet
 from glmquant.progress import Progress, silent
@@ -65,7 +66,7 @@ def resume_key(
     """
     recipe = plan.recipe
     fitted_to = samples.sha256 if samples is not None and plan.needs_samples else None
-    computed_in = [version("torch"), device.type, str(dtype_for(recipe.calibration.precision, device))]
+    computed_in = arithmetic(dtype_for(recipe.calibration.precision, device), device)
     inputs = [version("glmquant"), checkpoint.fingerprint, recipe.weights_identity(), fitted_to, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 from functools import cached_property
 from statistics import mean
 
+import torch
 from torch import Tensor
 
+from glmquant.core.arithmetic import arithmetic
 from glmquant.errors import CalibrationError
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
@@ -97,6 +99,7 @@ class QuantizedOnTheFly:
             calibration=None,
             groups=[self._record(name, plan) for name, plan in self._plan.by_group.items()],
             limits=self._plan.recipe.check.limits,
+            arithmetic=arithmetic(torch.float32),
         )
 
     def _record(self, name: str, plan: GroupPlan) -> GroupRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
 from glmquant.core.parallel import lone_worker
 from glmquant.data.calibration import CalibrationSet
@@ -79,7 +80,13 @@ def quantize(
     done = run.blocks(streams, progress)
     run.head(streams)
     recipe = plan.recipe
-    manifest = writer.finish(checkpoint, recipe=recipe.identity(), calibration=needed, limits=recipe.check.limits)
+    manifest = writer.finish(
+        checkpoint,
+        recipe=recipe.identity(),
+        calibration=needed,
+        limits=recipe.check.limits,
+        arithmetic=arithmetic(dtype, store.device),
+    )
     _tell_of_experts(manifest, checkpoint)
     run.states.clear()
     (directory / FOUND).unlink(missing_ok=True)

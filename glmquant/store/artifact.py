@@ -122,6 +122,7 @@ class ArtifactWriter:
         calibration: CalibrationSet | None,
         limits: Limits,
         trained_on: Sequence[str] = (),
+        arithmetic: Mapping[str, str] | None = None,
     ) -> Manifest:
         """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
 
@@ -131,11 +132,18 @@ class ArtifactWriter:
             calibration: the samples that were used.
             limits: by which the artifact is to be judged.
             trained_on: sha256 of the labeled texts that a classifier was trained on, those of ``source`` aside.
+            arithmetic: in which the weights were quantized.
         """
         shards = [self._shard(piece) for piece in range(self._pieces)]
         records = [r for shard in shards for r in records_from_json(read_metadata(shard).get(RECORDS, "[]"), shard)]
         manifest = manifest_of(
-            source, recipe=recipe, calibration=calibration, groups=records, limits=limits, trained_on=trained_on
+            source,
+            recipe=recipe,
+            calibration=calibration,
+            groups=records,
+            limits=limits,
+            trained_on=trained_on,
+            arithmetic=arithmetic,
         )
         quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
         section = {SECTION: quantization} if quantization else {}
@@ -204,6 +212,7 @@ def manifest_of(
     groups: Sequence[GroupRecord],
     limits: Limits,
     trained_on: Sequence[str] = (),
+    arithmetic: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Of ``source`` as this release quantized it; see :meth:`ArtifactWriter.finish`."""
     return Manifest(
@@ -221,6 +230,7 @@ def manifest_of(
         calibration_texts=calibration.texts if calibration else (),
         limits=limits,
         adapter=_adapter_of(source),
+        arithmetic=dict(arithmetic or {}),
         training_texts=(*trained_on, *(source.manifest.training_texts if source.manifest else ())),
     )
 

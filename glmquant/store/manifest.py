@@ -24,8 +24,9 @@ FORMAT_VERSION: Final = 3
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
 
-_OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_texts")
-"""Fields of a source on the hub, of one with an adapter and of a trained one: left out of the file elsewhere."""
+_OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_texts", "arithmetic")
+"""Fields of a source on the hub, of one with an adapter, of a trained and of a quantized one: left out of the file
+elsewhere."""
 
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
@@ -91,6 +92,8 @@ class Manifest:
         source_revision: the commit of the source's repository, where that is known.
         training_texts: sha256 of the labeled texts that a classifier was trained on
             (:attr:`glmquant.data.labeled.LabeledSet.sha256`); left out of the file elsewhere.
+        arithmetic: in which the weights were quantized (:func:`glmquant.core.arithmetic.arithmetic`): the same command
+            gives the same bytes wherever it is the same; left out of the file by earlier releases.
         source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
     """
 
@@ -111,6 +114,7 @@ class Manifest:
     source_revision: str | None = None
     source_files: dict[str, str] = field(default_factory=dict)
     training_texts: tuple[str, ...] = ()
+    arithmetic: dict[str, str] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:

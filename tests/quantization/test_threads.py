@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from glmquant.core.arithmetic import arithmetic
 from glmquant.core.elementwise import sigmoid, silu
 from glmquant.core.parallel import one_thread
 from glmquant.data.calibration import CalibrationSet
@@ -81,6 +82,7 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path: Path, config: Glm
         (tmp_path / str(count)).mkdir()
         with threads(count):
             quantize(checkpoint, plan, CalibrationSet(tokens, (), "0" * 64, 0), tmp_path / str(count))
+    assert open_checkpoint(tmp_path / "1").manifest.arithmetic == arithmetic(torch.float32)  # type: ignore[union-attr]
     one, *others = (contents(tmp_path / str(count)) for count in THREADS)
     assert all(other == one for other in others)
 

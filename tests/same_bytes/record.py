@@ -28,7 +28,7 @@ ALLOCATED = "rules.1.alternatives=[{bits: 8, group_size: 128}, {bits: 4, group_s
 CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "export.max_length=64")
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers", "transformers")
 NOT_BYTES = ("training.json", "training.md", "run.json")
-CHANGED_SINCE = ("recipe", "format_version", "limits", "calibration_texts", "training_texts")
+CHANGED_SINCE = ("recipe", "format_version", "limits", "calibration_texts", "training_texts", "arithmetic")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")
 
 
