@@ -48,15 +48,15 @@ def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: tor
     return list(_strip_pool().map(in_thread, parts))
 
 
-def lone_worker(name: str) -> ThreadPoolExecutor:
-    """A thread for work beside the caller's, which computes alone, too.
+def lone_workers(name: str, count: int = 1) -> ThreadPoolExecutor:
+    """Threads for work beside the caller's, each of which computes alone, too.
 
     Threads of OpenMP that such work would start never end, and where there are more of them than cores, none waits at a
     barrier but sleeps there: the caller's small operations then take twice as long.
     """
     _strip_pool()  # it takes its size from the thread that asks first, which must not be the new one
     with _starting:
-        return _lone_workers(1, name, lambda: None)
+        return _started(count, name, lambda: None)
 
 
 def _strip_pool() -> ThreadPoolExecutor:
@@ -69,10 +69,10 @@ def _pool() -> ThreadPoolExecutor:
     def in_strip() -> None:
         _here.in_strip = True
 
-    return _lone_workers(torch.get_num_threads(), "strip", in_strip)
+    return _started(torch.get_num_threads(), "strip", in_strip)
 
 
-def _lone_workers(count: int, name: str, initialize: Callable[[], None]) -> ThreadPoolExecutor:
+def _started(count: int, name: str, initialize: Callable[[], None]) -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
     started = threading.Barrier(count + 1, timeout=START_SECONDS)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmquant.core import parallel as strips
-from glmquant.core.parallel import lone_worker, over_strips
+from glmquant.core.parallel import lone_workers, over_strips
 
 
 @given(rows=st.integers(0, 300), columns=st.integers(1, 50), elements=st.integers(1, 400))
@@ -81,7 +81,7 @@ def test_an_error_in_a_strip_reaches_the_caller(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_lone_worker_leaves_the_threads_of_others_alone() -> None:
     before = torch.get_num_threads()
-    with lone_worker("beside") as pool:
+    with lone_workers("beside") as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == before
         names = pool.submit(over_strips, lambda part: threading.current_thread().name, 64, 1).result()
