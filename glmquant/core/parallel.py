@@ -17,6 +17,10 @@ from glmquant.core.device import CPU
 
 STRIP_ELEMENTS = 1 << 19
 """2 MB of float32. Smaller ones spend their time between operations, larger ones leave the caches."""
+SMALLEST_SHARE = 512
+"""Operations on fewer rows take less time than starting them, which threads do one at a time."""
+SHARE_STEP = 64
+"""Vector instructions then work on the same elements as without shares, and single ones on the same rest."""
 START_SECONDS = 60
 
 T = TypeVar("T")
@@ -35,7 +39,20 @@ def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: tor
     Where strips begin does not depend on how many cores there are. Within ``work``, strips of strips are taken one
     after the other, and so are all of a matrix on a GPU, which spreads each operation over its own cores.
     """
-    step = strip_rows(columns)
+    return _over(work, rows, strip_rows(columns), device)
+
+
+def over_shares(work: Callable[[slice], None], rows: int, device: torch.device = CPU) -> None:
+    """``work`` of as many shares of rows as there are cores, of at least ``SMALLEST_SHARE`` rows but
+    for the last one; otherwise as :func:`over_strips`.
+
+    For many small operations that take each row by itself: where shares begin does depend on the number of cores.
+    """
+    step = max(SMALLEST_SHARE, -(-rows // torch.get_num_threads()))
+    _over(work, rows, -(-step // SHARE_STEP) * SHARE_STEP, device)
+
+
+def _over(work: Callable[[slice], T], rows: int, step: int, device: torch.device) -> list[T]:
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if len(parts) == 1 or device.type != "cpu" or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]
