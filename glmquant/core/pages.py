@@ -15,7 +15,7 @@ from torch import Tensor
 SMALLEST_BYTES: Final = 1 << 20
 """Smaller arrays stay with the C library."""
 LARGEST_BYTES: Final = 32 << 20
-KEPT_BYTES: Final = 48 << 20
+KEPT_BYTES: Final = 32 << 20
 """Of arrays that nothing uses, the ones let go of last."""
 
 
