@@ -18,6 +18,10 @@ from glmquant.core.device import CPU
 
 STRIP_ELEMENTS = 1 << 19
 """2 MB of float32. Smaller ones spend their time between operations, larger ones leave the caches."""
+SMALLEST_SHARE = 512
+"""Operations on fewer rows take less time than starting them, which threads do one at a time."""
+SHARE_STEP = 64
+"""Vector instructions then work on the same elements as without shares, and single ones on the same rest."""
 START_SECONDS = 60
 
 T = TypeVar("T")
@@ -37,7 +41,20 @@ def over_strips(work: Callable[[slice], T], rows: int, columns: int, device: tor
     of them does not depend on it either. Within ``work``, strips of strips are taken one after the other, and so are
     all of a matrix on a GPU, which spreads each operation over its own cores.
     """
-    step = strip_rows(columns)
+    return _over(work, rows, strip_rows(columns), device)
+
+
+def over_shares(work: Callable[[slice], None], rows: int, device: torch.device = CPU) -> None:
+    """``work`` of as many shares of rows as there are cores, of at least ``SMALLEST_SHARE`` rows but
+    for the last one; otherwise as :func:`over_strips`.
+
+    For many small operations that take each row by itself: where shares begin does depend on the number of cores.
+    """
+    step = max(SMALLEST_SHARE, -(-rows // torch.get_num_threads()))
+    _over(work, rows, -(-step // SHARE_STEP) * SHARE_STEP, device)
+
+
+def _over(work: Callable[[slice], T], rows: int, step: int, device: torch.device) -> list[T]:
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if device.type != "cpu" or getattr(_here, "in_strip", False):
         return [work(part) for part in parts]
@@ -67,15 +84,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def lone_worker(name: str) -> ThreadPoolExecutor:
-    """A thread for work beside the caller's, which computes alone, too.
+def lone_workers(name: str, count: int = 1) -> ThreadPoolExecutor:
+    """Threads for work beside the caller's, each of which computes alone, too.
 
     Threads of OpenMP that such work would start never end, and where there are more of them than cores, none waits at a
     barrier but sleeps there: the caller's small operations then take twice as long.
     """
     _strip_pool()  # it takes its size from the thread that asks first, which must not be the new one
     with _starting:
-        return _lone_workers(1, name, lambda: None)
+        return _started(count, name, lambda: None)
 
 
 def _strip_pool() -> ThreadPoolExecutor:
@@ -88,10 +105,10 @@ def _pool() -> ThreadPoolExecutor:
     def in_strip() -> None:
         _here.in_strip = True
 
-    return _lone_workers(torch.get_num_threads(), "strip", in_strip)
+    return _started(torch.get_num_threads(), "strip", in_strip)
 
 
-def _lone_workers(count: int, name: str, initialize: Callable[[], None]) -> ThreadPoolExecutor:
+def _started(count: int, name: str, initialize: Callable[[], None]) -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
     started = threading.Barrier(count + 1, timeout=START_SECONDS)
 

@@ -106,6 +106,8 @@ class QuantTensor:
     def from_strips(weight_NK: Tensor, spec: QuantSpec, quantized: "Callable[[Tensor], QuantTensor]") -> "QuantTensor":
         """Of ``quantized`` for each strip of rows, in float32."""
         rows, columns = weight_NK.shape
+        if rows <= strip_rows(columns):
+            return quantized(weight_NK.float())
         whole = QuantTensor.unfilled(rows, columns, spec, weight_NK.device)
 
         def fill(part: slice) -> None:

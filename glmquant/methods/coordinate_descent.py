@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.matmul import float32_products
+from glmquant.core.parallel import over_shares
 from glmquant.core.qtensor import QuantTensor, spread
 
 PANEL_COLUMNS = 64
@@ -48,9 +49,16 @@ def _descend_rows(
             panel = slice(start, min(start + PANEL_COLUMNS, columns))
             damped_PP = hessian_KK[panel, panel].clone()
             damped_PP.diagonal().add_(ridge_K[panel])
-            moved_PN = _descend_panel(
-                codes_KN[panel], scales_KN[panel], residual_KN[panel].clone(), damped_PP, quantized.spec.max_code
-            )
+            moved_PN = torch.empty_like(codes_KN[panel])
+
+            def move(
+                part: slice, panel: slice = panel, damped_PP: Tensor = damped_PP, moved: Tensor = moved_PN
+            ) -> None:
+                codes_PN, scales_PN, residual_PN = (x[panel, part] for x in (codes_KN, scales_KN, residual_KN))
+                max_code = quantized.spec.max_code
+                moved[:, part] = _descend_panel(codes_PN, scales_PN, residual_PN.clone(), damped_PP, max_code)
+
+            over_shares(move, codes_KN.shape[1], codes_KN.device)
             with float32_products(hessian_KK.device, exact=True):
                 residual_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
             residual_KN[panel].addcmul_(moved_PN, ridge_K1[panel], value=-1)
@@ -61,7 +69,7 @@ def _descend_panel(
     codes_PN: Tensor, scales_PN: Tensor, residual_PN: Tensor, hessian_PP: Tensor, max_code: int
 ) -> Tensor:
     """Changes ``codes_PN`` in place, and ``residual_PN`` of columns to come; gives by how much each weight moved."""
-    moved_PN = torch.empty_like(codes_PN)
+    moved_PN = torch.empty(codes_PN.shape, device=codes_PN.device)
     rate_PN = 1 / (hessian_PP.diagonal().unsqueeze(1) * scales_PN)
     columns = zip(*(x.unbind() for x in (codes_PN, residual_PN, rate_PN, scales_PN, moved_PN)), strict=True)
     for column, (code_N, residual_N, rate_N, scale_N, moved_N) in enumerate(columns):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from glmquant.core.cholesky import factorize
 from glmquant.core.matmul import float32_products
+from glmquant.core.parallel import over_shares
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats
@@ -227,7 +228,8 @@ class _Rounding:
     def columns(self, start: int, stop: int) -> None:
         """Rounds columns ``[start, stop)``: the right half, its error terms of the left half, the left half."""
         if stop - start <= LEAF_COLUMNS:
-            self._leaf(slice(start, stop))
+            leaf = slice(start, stop)
+            over_shares(lambda part: self._leaf(leaf, part), self.weight_KN.shape[1], self.weight_KN.device)
             return
         middle = (start + stop) // 2
         self.columns(middle, stop)
@@ -236,19 +238,19 @@ class _Rounding:
             self.error_terms_KN[start:middle].addmm_(factors_KK.T, errors_KN)
         self.columns(start, middle)
 
-    def _leaf(self, leaf: slice) -> None:
-        """One column after the other, each in as few operations as there can be: they are small, so it is their number
-        that takes time.
+    def _leaf(self, leaf: slice, part: slice) -> None:
+        """Of some rows, one column after the other, each in as few operations as there can be: they are small, so it is
+        their number that takes time.
 
         With ``z`` and ``s`` of a column's group, ``code = round(w / s + z + error_term / (L s))`` and
         ``e = (w + z s) - code s``.
         """
-        factor_PP, groups_P, weight_PN = self.factor_KK[leaf, leaf], self.group_K[leaf], self.weight_KN[leaf]
-        scale_PN, zero_PN = (of_GN.index_select(0, groups_P) for of_GN in (self.scales_GN, self.zeros_GN))
+        factor_PP, groups_P, weight_PN = self.factor_KK[leaf, leaf], self.group_K[leaf], self.weight_KN[leaf, part]
+        scale_PN, zero_PN = (of_GN[:, part].index_select(0, groups_P) for of_GN in (self.scales_GN, self.zeros_GN))
         start_PN, raised_PN = weight_PN / scale_PN + zero_PN, torch.addcmul(weight_PN, zero_PN, scale_PN)
         rate_PN = 1 / (factor_PP.diagonal().unsqueeze(1) * scale_PN)
-        error_terms_PN, errors_PN = self.error_terms_KN[leaf], self.errors_KN[leaf]
-        codes_PN = torch.empty_like(weight_PN)
+        error_terms_PN, errors_PN = self.error_terms_KN[leaf, part], self.errors_KN[leaf, part]
+        codes_PN = torch.empty(weight_PN.shape, device=weight_PN.device)
         columns = zip(
             *(x.unbind() for x in (start_PN, error_terms_PN, rate_PN, raised_PN, scale_PN, codes_PN, errors_PN)),
             strict=True,
@@ -260,4 +262,4 @@ class _Rounding:
             torch.addcmul(raised_N, code_N, scale_N, value=-1, out=error_N)
             if column:
                 error_terms_PN[:column].addcmul_(factor_PP[column, :column].unsqueeze(1), error_N)
-        self.codes_KN[leaf] = codes_PN
+        self.codes_KN[leaf, part] = codes_PN

@@ -3,11 +3,13 @@
 Gate and up rows alternate, the only order that ONNX Runtime's CPU kernels take; the router's scaling is part of the
 ``down_proj`` weights, where it costs nothing.
 
-Shape suffixes: X experts, N output rows, K input columns, B blocks along K.
+Shape suffixes: X experts, N output rows, K input columns, B blocks along K, C columns or bytes of a row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Final
 
 import onnx_ir as ir
 import torch
@@ -19,11 +21,14 @@ from glmquant.core.qtensor import QuantMatrix, spread
 from glmquant.core.spec import QuantSpec
 from glmquant.errors import ExportError
 from glmquant.glm.linear import Linear
-from glmquant.glm.parts.routing import DOWN, EXPERT_LINEARS, RoutedExperts
+from glmquant.glm.parts.routing import DOWN, EXPERT_LINEARS, GATE_UP, RoutedExperts
 from glmquant.onnx_export.feasible import expert_block
 from glmquant.onnx_export.matrices import cast
 from glmquant.onnx_export.weights_file import WeightsFile
 from glmquant.streaming.prefetch import blocks_ahead
+
+ELEMENTS_AHEAD: Final = 24 << 20
+"""Of experts that are being read, or wait, while one is written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ class StoredExperts:
 
 
 def write_experts(file: WeightsFile, scope: str, experts: RoutedExperts, dtype: torch.dtype) -> StoredExperts:
-    """Writes the router and every expert, one in memory and the next being read.
+    """Writes the router and every expert, some of them being read while one is in memory.
 
     Raises:
         ExportError: groups or an order of columns that the operator cannot take, a value that ``dtype`` cannot hold.
@@ -63,44 +68,54 @@ def write_experts(file: WeightsFile, scope: str, experts: RoutedExperts, dtype: 
     router = experts.router
     stored_router = file.add(f"{scope}.gate.weight", router.weight_XD.T.contiguous())
     bias = file.add(f"{scope}.gate.bias", router.bias_X)
-    size = _block(scope, experts)
-    gate_up, down = (_write(file, f"{scope}.experts.{name}", experts, name, dtype, size) for name in EXPERT_LINEARS)
+    firsts = {name: experts.load(0, name) for name in EXPERT_LINEARS}
+    size = _block(scope, firsts.values())
+    coming = _matrices(experts, firsts)
+    gate_up, down = (
+        _write(file, f"{scope}.experts.{name}", islice(coming, experts.count), experts, name, dtype, size)
+        for name in EXPERT_LINEARS
+    )
     return StoredExperts(stored_router, bias, router.per_token, gate_up, down)
 
 
+def _matrices(experts: RoutedExperts, firsts: dict[str, Linear]) -> Iterator[Linear]:
+    """The first linear layer of every expert, then the second one; ``firsts`` are those of the first expert."""
+    places = [(expert, name) for name in EXPERT_LINEARS for expert in range(experts.count)]
+
+    def load(place: tuple[int, str]) -> Linear:
+        expert, name = place
+        return firsts.pop(name) if expert == 0 else experts.load(expert, name)
+
+    rows, columns = firsts[GATE_UP].weight.shape
+    for _, linear in blocks_ahead(load, places, max(1, ELEMENTS_AHEAD // (rows * columns))):
+        yield linear
+
+
 def _write(
-    file: WeightsFile, name: str, experts: RoutedExperts, which: str, dtype: torch.dtype, size: int
+    file: WeightsFile,
+    name: str,
+    matrices: Iterator[Linear],
+    experts: RoutedExperts,
+    which: str,
+    dtype: torch.dtype,
+    size: int,
 ) -> ExpertMatrices:
-    first = experts.load(0, which).weight
-    scaling = experts.router.scaling if which == DOWN else 1.0
-
-    def matrices() -> Iterator[Linear]:
-        for _, linear in blocks_ahead(lambda expert: experts.load(expert, which), range(experts.count)):
-            yield linear
-
-    places_N = _places(first.shape[0], which)
-    if isinstance(first, Tensor):
-        shape = (experts.count, *first.shape)
-        pieces = (cast(name, _placed(each.dense() * scaling, places_N), dtype) for each in matrices())
+    first = next(matrices)
+    scaling, shape = experts.router.scaling if which == DOWN else 1.0, (experts.count, *first.weight.shape)
+    if isinstance(first.weight, Tensor):
+        pieces = (cast(name, _placed(each.dense() * scaling, which), dtype) for each in chain([first], matrices))
         return ExpertMatrices(file.add_pieces(name, dtype, shape, pieces))
-    packed = _Packed(file, name, first.spec, (experts.count, *first.shape), size, places_N)
-    return packed.write(matrices(), scaling, dtype)
+    packed = _Packed(file, name, first.weight.spec, shape, size, which)
+    return packed.write(chain([first], matrices), scaling, dtype)
 
 
-def _places(rows: int, which: str) -> Tensor:
-    """Where each row goes: gate and up rows alternate, g0, u0, g1, u1, …"""
-    places_N = torch.arange(rows)
-    return places_N if which == DOWN else places_N.view(-1, 2).T.flatten()
+def _placed(rows_NC: Tensor, which: str) -> Tensor:
+    """Rows where the operator wants them: gate and up rows alternate, g0, u0, g1, u1, …"""
+    return rows_NC if which == DOWN else rows_NC.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def _placed(weight_NK: Tensor, places_N: Tensor) -> Tensor:
-    placed_NK = torch.empty_like(weight_NK)
-    placed_NK[places_N] = weight_NK
-    return placed_NK
-
-
-def _block(scope: str, experts: RoutedExperts) -> int:
-    weights = [experts.load(0, name).weight for name in EXPERT_LINEARS]
+def _block(scope: str, linears: Iterable[Linear]) -> int:
+    weights = [linear.weight for linear in linears]
     matrices = [(each.spec, each.shape[1]) for each in weights if not isinstance(each, Tensor)]
     return expert_block(f"{scope}.experts", matrices)
 
@@ -112,7 +127,7 @@ class _Packed:
     Attributes:
         shape: ``[X, N, K]``.
         size: the operator's block; 0 for whole rows.
-        places_N: where each row goes.
+        which: of an expert's linear layers.
     """
 
     file: WeightsFile
@@ -120,7 +135,7 @@ class _Packed:
     spec: QuantSpec
     shape: tuple[int, int, int]
     size: int
-    places_N: Tensor
+    which: str
 
     def write(self, matrices: Iterator[Linear], scaling: float, dtype: torch.dtype) -> ExpertMatrices:
         """Codes go to the file expert by expert, made strip by strip; scales and zero points, which are small, after
@@ -134,20 +149,27 @@ class _Packed:
             for expert, linear in enumerate(matrices):
                 weight = self._quantized(linear)
                 packed = torch.empty(rows, columns * bits // 8, dtype=torch.uint8)
+                scales_NB = torch.empty(rows, blocks, dtype=dtype)
+                zeros_NB = None if zeros is None else torch.empty(zeros.shape[1:], dtype=torch.uint8)
 
                 def fill(
-                    part: slice, weight: QuantMatrix = weight, packed: Tensor = packed, expert: int = expert
+                    part: slice,
+                    weight: QuantMatrix = weight,
+                    packed: Tensor = packed,
+                    scales_NB: Tensor = scales_NB,
+                    zeros_NB: Tensor | None = zeros_NB,
                 ) -> None:
-                    strip, places = weight.rows(part.start, part.stop), self.places_N[part]
-                    packed[places] = pack_bits(strip.codes_NK, bits)
-                    scales[expert, places] = cast(
-                        f"{self.name}_scales", self._grouped(strip.scales_NG * scaling), dtype
-                    )
-                    if zeros is not None:
-                        zeros[expert, places] = pack_zero_points(self._grouped(strip.zeros_NG), bits)
+                    strip = weight.rows(part.start, part.stop)
+                    packed[part] = pack_bits(strip.codes_NK, bits)
+                    scales_NB[part] = cast(f"{self.name}_scales", self._grouped(strip.scales_NG * scaling), dtype)
+                    if zeros_NB is not None:
+                        zeros_NB[part] = pack_zero_points(self._grouped(strip.zeros_NG), bits)
 
                 over_strips(fill, rows, columns)
-                yield packed
+                scales[expert] = _placed(scales_NB, self.which)
+                if zeros is not None and zeros_NB is not None:
+                    zeros[expert] = _placed(zeros_NB, self.which)
+                yield _placed(packed, self.which)
 
         codes = self.file.add_pieces(self.name, torch.uint8, (count, rows, columns * bits // 8), pieces())
         return ExpertMatrices(

@@ -1,11 +1,12 @@
 """The bundle's external data: tensors are written as they come, and only small handles are kept.
 
 A tensor is written once and let go, so a model of any size passes through in the memory of its largest pieces, and both
-graph files of a bundle can refer to the same bytes. A thread of its own hashes and writes one piece while the next is
+graph files of a bundle can refer to the same bytes. A thread of its own hashes and writes pieces while the next are
 made.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,10 @@ DTYPES = {
 }
 
 
+WAITING_BYTES = 16 << 20
+"""Made and not written yet, at which a piece more has to wait: twice what goes to the disk at once."""
+
+
 class WeightsFile:
     """Appends tensors to an external data file; ``add`` returns the handle a graph refers to them by.
 
@@ -40,7 +45,7 @@ class WeightsFile:
         self._digest = hashlib.sha256()
         self._size = 0
         self._writer = ThreadPoolExecutor(1, "weights-file")
-        self._written: Future[None] | None = None
+        self._unwritten: deque[tuple[int, Future[None]]] = deque()
 
     def __enter__(self) -> "WeightsFile":
         return self
@@ -91,14 +96,15 @@ class WeightsFile:
         return ir.ExternalTensor(self._path.name, offset, self._size - offset, dtype, shape=ir.Shape(shape), name=name)
 
     def _write(self, data: bytes | memoryview) -> None:
-        self._wait()
-        self._written = self._writer.submit(self._append, data)
+        self._wait(WAITING_BYTES)
+        self._unwritten.append((len(data), self._writer.submit(self._append, data)))
         self._size += len(data)
 
     def _append(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._digest.update(data)
 
-    def _wait(self) -> None:
-        if self._written is not None:
-            self._written.result()
+    def _wait(self, most: int = 0) -> None:
+        """Until at most so many bytes are not written yet."""
+        while self._unwritten and (self._unwritten[0][1].done() or sum(size for size, _ in self._unwritten) > most):
+            self._unwritten.popleft()[1].result()

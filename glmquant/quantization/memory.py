@@ -5,6 +5,7 @@ Shape suffixes: N output rows, K input columns.
 
 import torch
 
+from glmquant.core.pages import KEPT_BYTES
 from glmquant.core.parallel import STRIP_ELEMENTS
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.methods.gptq import ROWS_AT_ONCE
@@ -23,8 +24,8 @@ from glmquant.streaming.memory import (
 
 def quantize_bytes(plan: Plan, dtype: torch.dtype) -> int:
     """What quantizing holds, activations apart: a block and the next one as stored (in float32 if equalized), codes,
-    those of the block before as they are written, and for the linear layer at work its Hessian, that one's factor, and
-    slices of rows; before that, what an allocation is measured in."""
+    those of the block before as they are written, the pages of matrices that ended, and for the linear layer at work
+    its Hessian, that one's factor, and slices of rows; before that, what an allocation is measured in."""
     layers = range(plan.config.num_hidden_layers)
     return max(
         table_bytes(plan.config),
@@ -56,7 +57,8 @@ def _quantized_block_bytes(plan: Plan, layer: int, dtype: torch.dtype) -> int:
     needs_samples = any(plan[group.unit].needs_hessian for group in groups)
     of_block = 2 * (FLOAT_BYTES if fit.equalize else STORED_BYTES) + 1
     written = sum(_written_bytes(group, plan[group.unit]) for group in plan.block_groups(layer))
-    held = num_weights(groups) * of_block + written + _strips_bytes()
+    kept = min(KEPT_BYTES, num_weights(groups) * STORED_BYTES)
+    held = num_weights(groups) * of_block + written + kept + _strips_bytes()
     return held + max(at_work) + (computing + samples if needs_samples else 0)
 
 

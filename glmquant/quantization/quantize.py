@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
-from glmquant.core.parallel import lone_worker
+from glmquant.core.parallel import lone_workers
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block
@@ -150,7 +150,7 @@ class _Run:
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
         todo = [k for k in range(self._first, layers) if streams or not self._writer.has_block(k)]
-        with lone_worker("writer") as self._background:
+        with lone_workers("writer") as self._background:
             walk(
                 lambda layer: float_block(self._checkpoint, layer, self._plan),
                 todo,

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from glmquant.core.pages import unfilled
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
@@ -207,7 +208,7 @@ class TensorTable:
     def _read_float(self, parts: Sequence[StoredRows]) -> Tensor:
         tensors = [part.stored for part in parts if isinstance(part.stored, StoredTensor)]
         rows = sum(part.stop - part.start for part in parts)
-        out = torch.empty((rows, *tensors[0].shape[1:]), dtype=tensors[0].dtype)
+        out = unfilled((rows, *tensors[0].shape[1:]), tensors[0].dtype)
         at = 0
         for tensor, part in zip(tensors, parts, strict=True):
             count = part.stop - part.start

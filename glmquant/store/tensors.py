@@ -4,9 +4,10 @@ process holds is what it asked for."""
 import hashlib
 import math
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -78,8 +79,7 @@ class StoredTensor:
             if len(firsts) <= 1:
                 list(map(read_chunk, firsts))
                 return
-            with ThreadPoolExecutor(READ_THREADS) as pool:
-                list(pool.map(read_chunk, firsts))
+            _in_readers(read_chunk, firsts)
 
     def _open(self) -> DirectReader:
         try:
@@ -107,6 +107,26 @@ class StoredTensor:
                 expected="finite weights",
                 hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
+
+
+def _in_readers(read: Callable[[int], None], firsts: Iterable[int]) -> None:
+    """Reads all chunks; after an error, no more of them, and it is raised once none is being read."""
+    chunks = [_readers().submit(read, first) for first in firsts]
+    _, left = wait(chunks, return_when=FIRST_EXCEPTION)
+    wait([chunk for chunk in left if not chunk.cancel()])
+    for chunk in chunks:
+        if not chunk.cancelled():
+            chunk.result()
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Kept, since each of them has pages of its own to read into, which new ones would have to ask for again."""
+    return ThreadPoolExecutor(READ_THREADS, "chunks")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which never forks
+    os.register_at_fork(after_in_child=_readers.cache_clear)  # threads are not forked
 
 
 def byte_view(tensor: Tensor) -> memoryview:

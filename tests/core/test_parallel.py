@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmquant.core import parallel as strips
-from glmquant.core.parallel import lone_worker, over_strips
+from glmquant.core.parallel import lone_workers, over_shares, over_strips
 
 
 @given(rows=st.integers(0, 300), columns=st.integers(1, 50), elements=st.integers(1, 400))
@@ -81,10 +81,26 @@ def test_an_error_in_a_strip_reaches_the_caller(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_lone_worker_leaves_the_threads_of_others_alone() -> None:
     before = torch.get_num_threads()
-    with lone_worker("beside") as pool:
+    with lone_workers("beside") as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == before
         names = pool.submit(over_strips, lambda part: threading.current_thread().name, 64, 1).result()
     assert len(names) == 1  # a matrix this small is one strip
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == before
+
+
+def test_shares_are_one_a_thread_and_not_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    over_strips(lambda part: None, 4, 1 << 20)  # by as many threads as there are
+
+    def shares(rows: int, threads: int) -> list[slice]:
+        found: list[slice] = []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        over_shares(found.append, rows)
+        return sorted(found, key=lambda part: part.start)
+
+    assert shares(3000, 1) == [slice(0, 3000)]
+    assert shares(3000, 2) == [slice(0, 1536), slice(1536, 3000)]
+    assert shares(600, 2) == [slice(0, 512), slice(512, 600)]
+    assert shares(512, 8) == [slice(0, 512)]
+    assert shares(0, 2) == []

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from glmquant.core import parallel
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import HessianAccumulator, LayerStats
 from glmquant.errors import QuantizationError, RecipeError
@@ -96,3 +97,24 @@ def test_the_more_relative_damping_the_nearer_to_rounding_each_weight_alone() ->
     assert same == sorted(same)
     assert same[0] < 0.7
     assert same[-1] > 0.85
+
+
+@pytest.mark.parametrize("sweeps", [0, 2])
+def test_shares_of_rows_change_no_code(monkeypatch: pytest.MonkeyPatch, sweeps: int) -> None:
+    weight, stats = layer(rows=200, columns=96)
+    spec, method = QuantSpec(4, 32), Gptq(coordinate_descent=sweeps)
+
+    def codes(smallest: int) -> tuple[torch.Tensor, list[int]]:
+        met: list[int] = []
+        monkeypatch.setattr(parallel, "SMALLEST_SHARE", smallest)
+        monkeypatch.setattr(parallel, "_over", lambda work, rows, *rest: met.append(rest[0]) or over(work, rows, *rest))
+        return method.quantize(weight, spec, stats).codes_NK, met
+
+    over = parallel._over
+    parallel._strip_pool()  # of as many threads as there are
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    whole, at_once = codes(1 << 20)
+    in_shares, steps = codes(1)
+    assert torch.equal(whole, in_shares)
+    assert parallel.SHARE_STEP in steps
+    assert parallel.SHARE_STEP not in at_once

@@ -1,6 +1,7 @@
 """Tensors that lie in files."""
 
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_a_tensor_larger_than_a_chunk(tmp_path: Path, monkeypatch: pytest.Monkey
     tensor = stored(tmp_path, matrix)
     assert torch.equal(tensor.read(), matrix)
     assert torch.equal(tensor.read((7, 93)), matrix[7:93])
+
+
+def test_chunks_are_read_by_threads_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 64)
+    tensor = stored(tmp_path, torch.arange(1000.0).view(100, 10))
+
+    def readers() -> set[int | None]:
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("chunks")}
+
+    tensor.read()
+    first = readers()
+    for _ in range(5):
+        tensor.read()
+    assert 0 < len(first) <= module.READ_THREADS
+    assert first <= readers()
+    assert len(readers()) <= module.READ_THREADS
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -1,5 +1,7 @@
 """The next block loads while one is worked on."""
 
+import threading
+
 import pytest
 
 from glmquant.streaming.prefetch import blocks_ahead
@@ -24,3 +26,20 @@ def test_an_error_of_the_reader_comes_through() -> None:
 
     with pytest.raises(ValueError, match="7"):
         next(blocks_ahead(load, [7]))
+
+
+def test_as_many_as_asked_for_load_meanwhile_and_come_in_turn() -> None:
+    started, may_end = [threading.Event() for _ in range(5)], threading.Event()
+
+    def load(layer: int) -> int:
+        started[layer].set()
+        if layer == 1:
+            assert may_end.wait(10)
+        return layer * layer
+
+    blocks = blocks_ahead(load, range(5), ahead=2)
+    assert next(blocks) == (0, 0)
+    assert started[2].wait(10)  # while 1 is not done
+    assert not started[3].wait(0.1)
+    may_end.set()
+    assert list(blocks) == [(1, 1), (2, 4), (3, 9), (4, 16)]
