@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.device import CPU
+from glmquant.core.exact_sum import ExactSum, Grid
 from glmquant.core.matmul import float32_products
 
 STRIPS, SMALLEST_STRIP = 8, 128
@@ -33,36 +34,47 @@ class HessianAccumulator:
     """Adds up ``x xᵀ`` batch by batch; ``result`` gives the mean.
 
     The matrix is symmetric: only the blocks on and below its diagonal are computed, and mirrored at the end.
+
+    Args:
+        grid: to add leaves exactly (:mod:`glmquant.core.exact_sum`); without one, batches are added as they come.
     """
 
-    def __init__(self, columns: int, device: torch.device = CPU) -> None:
-        self._sum_KK = torch.zeros(columns, columns, device=device)
-        self._num_tokens = 0
+    def __init__(self, columns: int, device: torch.device = CPU, grid: Grid | None = None) -> None:
+        self._columns, self._device, self._num_tokens = columns, device, 0
+        self._strips = [slice(*strip) for strip in _strips(columns)]
+        self._sums = [_Sum(torch.zeros(s.stop - s.start, s.stop, device=device), grid, s) for s in self._strips]
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """``x``: inputs ``[..., K]`` of any float dtype; ``weights`` ``[...]``: how much each token counts, else 1."""
-        x_TK = x.flatten(0, -2).float()
-        if weights is not None:
-            x_TK = x_TK * weights.flatten().sqrt().unsqueeze(1)
+        x_TK = rooted(x, weights)
         with float32_products(x_TK.device, exact=False):
-            for start, stop in _strips(x_TK.shape[1]):
-                self._sum_KK[start:stop, :stop].addmm_(x_TK[:, start:stop].T, x_TK[:, :stop])
+            for strip, each in zip(self._strips, self._sums, strict=True):
+                each.leaf_PK.addmm_(x_TK[:, strip].T, x_TK[:, : strip.stop])
         self._num_tokens += x_TK.shape[0]
 
+    def end_leaf(self) -> None:
+        """What was added since the last one ended is a leaf."""
+        for each in self._sums:
+            each.end_leaf()
+
     def result(self) -> LayerStats:
-        """Nothing may be added afterwards: the sum itself becomes the mean."""
-        hessian_KK = self._sum_KK.div_(max(self._num_tokens, 1))
-        for start, stop in _strips(len(hessian_KK)):
-            hessian_KK[:start, start:stop] = hessian_KK[start:stop, :start].T
+        """Nothing may be added afterwards."""
+        hessian_KK = torch.empty(self._columns, self._columns, device=self._device)
+        for strip in self._strips:
+            self._sums.pop(0).mean_into(hessian_KK[strip, : strip.stop], max(self._num_tokens, 1))
+            hessian_KK[: strip.start, strip] = hessian_KK[strip, : strip.start].T
         return LayerStats(hessian_KK, self._num_tokens)
 
 
 class ErrorAccumulator:
-    """Adds up ``d xᵀ`` batch by batch: a linear layer's output error against its inputs; ``result`` gives the mean."""
+    """Adds up ``d xᵀ`` batch by batch: a linear layer's output error against its inputs; ``result`` gives the mean.
 
-    def __init__(self, rows: int, columns: int, device: torch.device = CPU) -> None:
-        self._sum_NK = torch.zeros(rows, columns, device=device)
-        self._num_tokens = 0
+    Args:
+        grid: as in :class:`HessianAccumulator`.
+    """
+
+    def __init__(self, rows: int, columns: int, device: torch.device = CPU, grid: Grid | None = None) -> None:
+        self._sum, self._num_tokens = _Sum(torch.zeros(rows, columns, device=device), grid, slice(0, rows)), 0
 
     def add(self, error: Tensor, x: Tensor, weights: Tensor | None = None) -> None:
         """``error`` ``[..., N]`` and ``x`` ``[..., K]``; ``weights`` as in :meth:`HessianAccumulator.add`."""
@@ -70,12 +82,42 @@ class ErrorAccumulator:
         if weights is not None:
             error_TN = error_TN * weights.flatten().unsqueeze(1)
         with float32_products(x_TK.device, exact=False):
-            self._sum_NK.addmm_(error_TN.T, x_TK)
+            self._sum.leaf_PK.addmm_(error_TN.T, x_TK)
         self._num_tokens += len(x_TK)
 
+    def end_leaf(self) -> None:
+        """As :meth:`HessianAccumulator.end_leaf`."""
+        self._sum.end_leaf()
+
     def result(self) -> Tensor:
-        """Nothing may be added afterwards: the sum itself becomes the mean."""
-        return self._sum_NK.div_(max(self._num_tokens, 1))
+        """Nothing may be added afterwards."""
+        mean_NK = torch.empty_like(self._sum.leaf_PK)
+        self._sum.mean_into(mean_NK, max(self._num_tokens, 1))
+        return mean_NK
+
+
+class _Sum:
+    """A strip of a sum: of the leaf at hand, and where there is a grid of those before."""
+
+    def __init__(self, leaf_PK: Tensor, grid: Grid | None, rows: slice) -> None:
+        self.leaf_PK = leaf_PK
+        self._exact = None if grid is None else ExactSum(grid.part(rows, leaf_PK.shape[1]))
+
+    def end_leaf(self) -> None:
+        if self._exact is not None:
+            self._exact.take(self.leaf_PK)
+
+    def mean_into(self, out_PK: Tensor, count: int) -> None:
+        if self._exact is None:
+            torch.div(self.leaf_PK, count, out=out_PK)
+        else:
+            self._exact.mean_into(out_PK, count)
+
+
+def rooted(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Inputs ``[..., K]`` times the roots of their tokens' weights, float32 ``[T, K]``."""
+    x_TK = x.flatten(0, -2).float()
+    return x_TK if weights is None else x_TK * weights.flatten().sqrt().unsqueeze(1)
 
 
 def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype = torch.float32) -> float:

@@ -4,7 +4,6 @@ Each linear layer sees the inputs it will meet: those that the layers before it,
 is cut where a linear layer's input appears, and what is there is kept, so each product is computed once.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts import Part
-from glmquant.quantization.error_propagation import LinearFit, without_bias
+from glmquant.quantization.error_propagation import LinearFit, Seen
 from glmquant.quantization.expert_pass import quantize_experts
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.recipe.plan import Plan
@@ -85,21 +84,24 @@ class _PartPass:
                 found, wanted = here.x, None if there is None else there.x
                 experts, outcome = quantize_experts(part.experts, self._plan, here, there)
                 part, of_experts = replace(part, experts=experts), [outcome]
-            seen = self._fit_to(0)
-            if seen is not None:
-                self._show_first(seen, found, wanted)
             for step, name in enumerate(self._names):
-                done[name], outcome = quantize_linear(
-                    self._prefix + name, self._part.linears[name], self._plan[self._prefix + name], seen, self._dtype
-                )
-                outcomes.append(outcome)
-                if step + 1 < len(self._names):
-                    width = self._part.kind.width(step + 1, self._stream.config, self._layer)
+                if step:
                     came_from, was_wanted = found, wanted
+                    width = self._part.kind.width(step, self._stream.config, self._layer)
                     found = stack.enter_context(self._stream.lend(width))
                     wanted = None if self._reference is None else stack.enter_context(self._reference.lend(width))
-                    seen = self._fit_to(step + 1)
-                    self._advance(step, done[name], (came_from, was_wanted), (found, wanted), seen)
+                    self._advance(step - 1, self._stream, done[self._names[step - 1]], came_from, found)
+                    if self._reference is not None and wanted is not None:
+                        float_linear = self._part.linears[self._names[step - 1]]
+                        self._advance(step - 1, self._reference, float_linear, was_wanted, wanted)
+                done[name], outcome = quantize_linear(
+                    self._prefix + name,
+                    self._part.linears[name],
+                    self._plan[self._prefix + name],
+                    self._fit_to(step, found, wanted),
+                    self._dtype,
+                )
+                outcomes.append(outcome)
             self._finish(self._stream, done[self._names[-1]], found)
             if self._reference is not None:
                 self._finish(self._reference, self._part.linears[self._names[-1]], wanted)
@@ -112,21 +114,32 @@ class _PartPass:
             return here, None
         return here, stack.enter_context(routed(self._part, self._reference, here.chosen))
 
-    def _fit_to(self, step: int) -> LinearFit | None:
-        """What gathers the inputs of a linear layer, where its method needs them."""
+    def _fit_to(self, step: int, found: ActivationTensor | None, wanted: ActivationTensor | None) -> LinearFit | None:
+        """What gathered the inputs of a linear layer, where its method needs them."""
         name = self._names[step]
         if not self._plan[self._prefix + name].needs_hessian:
             return None
-        return LinearFit(self._part.linears[name], self._fit.error_propagation, by_inputs=not self._writes(step))
+        by_inputs = not self._writes(step)
+        fit = LinearFit(self._part.linears[name], self._fit.error_propagation, by_inputs=by_inputs, dtype=self._dtype)
+        fit.gather(self._stream, lambda batch: self._seen(step, batch, found, wanted))
+        return fit
 
     def _writes(self, step: int) -> bool:
         """Whether a linear layer's output is added to the residual stream, its inputs being kept."""
         return step > 0 and step == len(self._names) - 1
 
-    def _show_first(self, seen: LinearFit, found: ActivationTensor | None, wanted: ActivationTensor | None) -> None:
-        for batch in self._stream.batches:
-            x = self._input(self._stream, found, batch)
-            seen.add(x, None if self._reference is None else self._input(self._reference, wanted, batch) - x)
+    def _seen(self, step: int, batch: Batch, found: ActivationTensor | None, wanted: ActivationTensor | None) -> Seen:
+        """What a linear layer meets; where it writes to the residual stream, tokens have weights, and what that stream
+        falls short of already is to be made up for, too."""
+        x = self._part.seen(step, self._input(self._stream, found, batch))
+        weights = self._token_weights(batch) if self._writes(step) else None
+        if self._reference is None:
+            return Seen(x, weights=weights)
+        lost = self._part.seen(step, self._input(self._reference, wanted, batch)) - x
+        if not self._writes(step) or self._part.has_output_norm:
+            return Seen(x, lost, weights=weights)
+        offset = self._reference.hidden.read(batch) - self._stream.hidden.read(batch)
+        return Seen(x, lost, offset, weights)
 
     def _input(self, stream: Activations, kept: ActivationTensor | None, batch: Batch) -> Tensor:
         """What stands before a linear layer: kept, or made anew from the residual stream."""
@@ -137,50 +150,17 @@ class _PartPass:
     def _advance(
         self,
         step: int,
-        quantized: Linear,
-        came_from: tuple[ActivationTensor | None, ActivationTensor | None],
-        goes_to: tuple[ActivationTensor, ActivationTensor | None],
-        seen: LinearFit | None,
+        stream: Activations,
+        linear: Linear,
+        came_from: ActivationTensor | None,
+        goes_to: ActivationTensor,
     ) -> None:
-        """Computes what the linear layer after ``step`` reads, keeps it, and shows it to what that is fitted to."""
-        project = quantized.floating(self._dtype)
-        error = None if self._reference is None else self._error(step, self._reference, came_from[1])
-        for batch in self._stream.batches:
-            state = self._input(self._stream, came_from[0], batch)
-            x, missing = self._between(step, project, state, self._stream, batch), None
-            goes_to[0].write(batch, x)
-            if error is not None and goes_to[1] is not None:
-                float_x, missing = error(batch, x)
-                goes_to[1].write(batch, float_x)
-            if seen is not None:
-                weights = self._token_weights(batch) if self._writes(step + 1) else None
-                seen.add(self._part.seen(step + 1, x), missing, weights)
-
-    def _between(self, step: int, project: Linear, state: Tensor, stream: Activations, batch: Batch) -> Tensor:
-        """What stands before the next linear layer."""
-        output = project(self._part.seen(step, state))
-        return self._part.kind.between(step, output, state, self._part, stream.context(batch))
-
-    def _error(
-        self, step: int, reference: Activations, came_from: ActivationTensor | None
-    ) -> Callable[[Batch, Tensor], tuple[Tensor, Tensor]]:
-        """Gives the float model's inputs of the next linear layer, and what ``x`` falls short of: of these inputs, or
-        for a layer that writes to the residual stream of what they would add to it, with what it is short of already.
-        """
-        project = self._part.linears[self._names[step]].floating(self._dtype)
-        output = without_bias(self._part.linears[self._names[step + 1]]).floating(self._dtype)
-
-        def of(batch: Batch, x: Tensor) -> tuple[Tensor, Tensor]:
-            float_x = self._between(step, project, self._input(reference, came_from, batch), reference, batch)
-            lost = self._part.seen(step + 1, float_x) - self._part.seen(step + 1, x)
-            if not self._writes(step + 1):
-                return float_x, lost
-            missing = output(lost).float()
-            if not self._part.has_output_norm:
-                missing += reference.hidden.read(batch) - self._stream.hidden.read(batch)
-            return float_x, missing
-
-        return of
+        """Computes what the linear layer after ``step`` reads, and keeps it."""
+        project = linear.floating(self._dtype)
+        for batch in stream.batches:
+            state = self._input(stream, came_from, batch)
+            output = project(self._part.seen(step, state))
+            goes_to.write(batch, self._part.kind.between(step, output, state, self._part, stream.context(batch)))
 
     def _token_weights(self, batch: Batch) -> Tensor | None:
         if self._fit.token_weights == "uniform":

@@ -12,18 +12,39 @@ corrects all before it.
 Shape suffixes: N output rows, K input columns.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from glmquant.core.cholesky import solve
+from glmquant.core.exact_sum import Grid
 from glmquant.core.matmul import float32_products
-from glmquant.core.stats import ErrorAccumulator, HessianAccumulator, LayerStats
+from glmquant.core.stats import AbsmaxAccumulator, ErrorAccumulator, HessianAccumulator, LayerStats, rooted
 from glmquant.glm.linear import Linear
 from glmquant.methods.gptq import cholesky_factor, ridge
+from glmquant.streaming.activations import Activations, Batch
 
 DAMPING = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a linear layer meets in a batch.
+
+    Attributes:
+        x: inputs ``[..., K]``.
+        lost: what they fall short of the float model's, ``[..., K]``; None where errors are not propagated.
+        offset: what the output is added to falls short of already, ``[..., N]``.
+        weights: how much each token counts, ``[...]``; None where all count alike.
+    """
+
+    x: Tensor
+    lost: Tensor | None = None
+    offset: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class LinearFit:
@@ -32,25 +53,60 @@ class LinearFit:
     Args:
         linear: float.
         strength: how much of the error to correct; 0 needs no reference.
-        by_inputs: :meth:`add` gets the inputs' error instead of the outputs'.
+        by_inputs: the inputs' error is gathered, and multiplied by the weights at the end; else that of each output.
+        dtype: of the operands of that output's product.
     """
 
-    def __init__(self, linear: Linear, strength: float, *, by_inputs: bool) -> None:
+    def __init__(self, linear: Linear, strength: float, *, by_inputs: bool, dtype: torch.dtype = torch.float32) -> None:
         assert isinstance(linear.weight, Tensor)
-        rows, columns = linear.weight.shape
-        self.columns, self.device, self.num_tokens = columns, linear.weight.device, 0
-        self._hessian = HessianAccumulator(columns, linear.weight.device)
-        self._strength, self._by_inputs = strength, by_inputs
-        self._error = (
-            ErrorAccumulator(columns if by_inputs else rows, columns, linear.weight.device) if strength else None
-        )
+        self._linear, self._strength, self._by_inputs, self._dtype = linear, strength, by_inputs, dtype
+        rows, self.columns = linear.weight.shape
+        self._error_rows = self.columns if by_inputs else rows
+        self.device, self.num_tokens = linear.weight.device, 0
+        self._grids: tuple[Grid | None, Grid | None] = None, None
 
-    def add(self, x: Tensor, error: Tensor | None = None, weights: Tensor | None = None) -> None:
-        """``x`` ``[..., K]``; ``error`` ``[..., K]`` or ``[..., N]``; ``weights`` ``[...]``."""
-        self.num_tokens += x.numel() // self.columns
-        self._hessian.add(x, weights)
-        if self._error is not None and error is not None:
-            self._error.add(error, x, weights)
+    def gather(self, stream: Activations, seen: Callable[[Batch], Seen]) -> None:
+        """Gathers all batches of a stream, leaf by leaf, so that the sums are the same however leaves are dealt out.
+
+        Each batch is asked for twice: first for the bounds that the exact sums need.
+        """
+        bounds = _Bounds(self._linear, self.columns, by_inputs=self._by_inputs)
+        for batch in stream.batches:
+            bounds.add(seen(batch))
+        self._grids, project = bounds.grids(stream.num_tokens), self._output()
+        for leaf in stream.leaves:
+            for batch in leaf:
+                self.add(seen(batch), project)
+            self._hessian.end_leaf()
+            if self._error is not None:
+                self._error.end_leaf()
+
+    @cached_property
+    def _hessian(self) -> HessianAccumulator:
+        return HessianAccumulator(self.columns, self.device, self._grids[0])
+
+    @cached_property
+    def _error(self) -> ErrorAccumulator | None:
+        if not self._strength:
+            return None
+        return ErrorAccumulator(self._error_rows, self.columns, self.device, self._grids[1])
+
+    def _output(self) -> Callable[[Tensor], Tensor] | None:
+        """The outputs of differences of inputs, where these are gathered."""
+        if not self._strength or self._by_inputs:
+            return None
+        return without_bias(self._linear).floating(self._dtype)
+
+    def add(self, seen: Seen, project: Callable[[Tensor], Tensor] | None = None) -> None:
+        """``project`` is what :meth:`_output` gives."""
+        self.num_tokens += seen.x.numel() // self.columns
+        self._hessian.add(seen.x, seen.weights)
+        if self._error is None or seen.lost is None:
+            return
+        error = seen.lost if project is None else project(seen.lost).float()
+        if seen.offset is not None:
+            error += seen.offset
+        self._error.add(error, seen.x, seen.weights)
 
     def result(self, weight_NK: Tensor) -> tuple[Tensor, LayerStats]:
         """The weights to quantize and the statistics to do it by; nothing may be added afterwards."""
@@ -62,6 +118,37 @@ class LinearFit:
             with float32_products(error.device, exact=False):
                 error = weight_NK.float() @ error
         return corrected(weight_NK, stats, error, self._strength), stats
+
+
+class _Bounds:
+    """The largest values of what a fit adds up products of."""
+
+    def __init__(self, linear: Linear, columns: int, *, by_inputs: bool) -> None:
+        assert isinstance(linear.weight, Tensor)
+        device = linear.weight.device
+        self._weight_NK, self._by_inputs = linear.weight, by_inputs
+        self._inputs, self._lost = AbsmaxAccumulator(columns, device), AbsmaxAccumulator(columns, device)
+        self._offset = AbsmaxAccumulator(len(linear.weight), device)
+        self._longest = torch.zeros((), device=device)
+
+    def add(self, seen: Seen) -> None:
+        self._inputs.add(rooted(seen.x, seen.weights))
+        if seen.lost is None:
+            return
+        lost_TK = rooted(seen.lost, seen.weights)
+        if self._by_inputs:
+            self._lost.add(lost_TK)
+            return
+        self._longest = torch.maximum(self._longest, lost_TK.norm(dim=1).amax())
+        if seen.offset is not None:
+            self._offset.add(rooted(seen.offset, seen.weights))
+
+    def grids(self, tokens: int) -> tuple[Grid, Grid]:
+        """Of the second moment, and of the error, which an output's Cauchy-Schwarz inequality bounds."""
+        inputs_K, errors = self._inputs.absmax_K, self._lost.absmax_K
+        if not self._by_inputs:
+            errors = self._weight_NK.float().norm(dim=1) * self._longest + self._offset.absmax_K
+        return Grid.within(inputs_K, inputs_K, tokens), Grid.within(errors, inputs_K, tokens)
 
 
 def corrected(weight_NK: Tensor, stats: LayerStats, error_NK: Tensor, strength: float) -> Tensor:

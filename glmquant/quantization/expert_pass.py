@@ -17,12 +17,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from glmquant.core.exact_sum import Grid
 from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.qtensor import QuantTensor
-from glmquant.core.stats import HessianAccumulator, LayerStats
+from glmquant.core.stats import AbsmaxAccumulator, HessianAccumulator, LayerStats
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts.routing import DOWN, GATE_UP, RoutedExperts
-from glmquant.quantization.error_propagation import LinearFit
+from glmquant.quantization.error_propagation import LinearFit, Seen
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.recipe.plan import GroupPlan, Plan
 from glmquant.streaming.experts import RoutedStream
@@ -99,7 +100,8 @@ class _ExpertPass:
         if self._shared is not None:
             fit = _ExpertFit(linear, self._strength, self._shared if name == GATE_UP else None)
             for number, (x, weights_M) in enumerate(zip(inputs, weights, strict=True)):
-                fit.add(x, float_inputs[number] - x if float_inputs else None, weights_M.square())
+                lost = float_inputs[number] - x if float_inputs else None
+                fit.add(Seen(x, lost, weights=weights_M.square()))
         return quantize_linear(f"{self._experts.unit}.{expert}.{name}", linear, self._plan, fit, self._dtype)
 
     def _add(
@@ -149,9 +151,15 @@ class _ExpertFit(LinearFit):
 
 def _shared_stats(stream: RoutedStream) -> LayerStats:
     """Of what all experts read, over all tokens."""
-    sums = HessianAccumulator(stream.stream.config.hidden_size, stream.stream.store.device)
-    for batch in stream.stream.batches:
-        sums.add(stream.x.read(batch))
+    samples, largest = stream.stream, AbsmaxAccumulator(stream.stream.config.hidden_size, stream.stream.store.device)
+    for batch in samples.batches:
+        largest.add(stream.x.read(batch))
+    grid = Grid.within(largest.absmax_K, largest.absmax_K, samples.num_tokens)
+    sums = HessianAccumulator(samples.config.hidden_size, samples.store.device, grid)
+    for leaf in samples.leaves:
+        for batch in leaf:
+            sums.add(stream.x.read(batch))
+        sums.end_leaf()
     return sums.result()
 
 

@@ -19,7 +19,7 @@ from glmquant.glm.rotary import rms_norm
 from glmquant.progress import Progress, silent
 from glmquant.quantization.allocate import FOUND, allocated
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.quantization.error_propagation import LinearFit
+from glmquant.quantization.error_propagation import LinearFit, Seen
 from glmquant.quantization.expert_pass import SHARED_TOKENS
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
 from glmquant.quantization.prepare import float_block, float_head
@@ -201,11 +201,13 @@ class _Run:
         seen = None
         if streams and plan.needs_hessian:
             seen, dtype = LinearFit(linear, self._plan.recipe.fit.error_propagation, by_inputs=True), streams[0].dtype
-            for batch in streams[0].batches:
-                x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
-                seen.add(x, wanted[0] - x if wanted else None)
+            seen.gather(streams[0], lambda batch: self._before_head(streams, batch, norm_D))
         lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
         self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])
+
+    def _before_head(self, streams: Sequence[Activations], batch: Batch, norm_D: Tensor) -> Seen:
+        x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)
+        return Seen(x, wanted[0] - x if wanted else None)
 
     def _normed(self, stream: Activations, batch: Batch, norm_D: Tensor) -> Tensor:
         return rms_norm(stream.hidden.read(batch), norm_D, self._config.rms_norm_eps).to(stream.dtype)

@@ -25,6 +25,7 @@ from glmquant.glm.rotary import Rotary, rotary
 from glmquant.store.tensors import byte_view
 
 TOKENS_AT_ONCE = 2048
+LEAF_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,12 @@ class Activations:
     @property
     def num_tokens(self) -> int:
         return sum(batch.num_tokens for batch in self.batches)
+
+    @property
+    def leaves(self) -> tuple[tuple[Batch, ...], ...]:
+        """Runs of batches that depend on the samples alone, whose sums are added exactly."""
+        starts = range(0, len(self.batches), LEAF_BATCHES)
+        return tuple(self.batches[start : start + LEAF_BATCHES] for start in starts)
 
     def context(self, batch: Batch) -> Context:
         """What a forward pass of the batch knows. Padding stands on the right, where causal attention never looks."""

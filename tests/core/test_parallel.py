@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from glmquant.core import parallel as strips
 from glmquant.core.parallel import lone_workers, over_shares, over_strips
+from tests.support.threads import threads
 
 
 @given(rows=st.integers(0, 300), columns=st.integers(1, 50), elements=st.integers(1, 400))
@@ -90,13 +91,13 @@ def test_a_lone_worker_leaves_the_threads_of_others_alone() -> None:
         assert later.submit(torch.get_num_threads).result() == before
 
 
-def test_shares_are_one_a_thread_and_not_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_are_one_a_thread_and_not_too_small() -> None:
     over_strips(lambda part: None, 4, 1 << 20)  # by as many threads as there are
 
-    def shares(rows: int, threads: int) -> list[slice]:
+    def shares(rows: int, count: int) -> list[slice]:
         found: list[slice] = []
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        over_shares(found.append, rows)
+        with threads(count):
+            over_shares(found.append, rows)
         return sorted(found, key=lambda part: part.start)
 
     assert shares(3000, 1) == [slice(0, 3000)]

@@ -11,14 +11,15 @@ from glmquant.core.stats import ErrorAccumulator, HessianAccumulator
 from glmquant.glm.linear import Linear
 from glmquant.methods import Gptq
 from glmquant.quantization.block_pass import quantize_block
-from glmquant.quantization.error_propagation import DAMPING, LinearFit, corrected
+from glmquant.quantization.error_propagation import DAMPING, LinearFit, Seen, corrected
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import GroupPlan
 from glmquant.store.checkpoint import open_checkpoint
-from glmquant.streaming.activations import embed
+from glmquant.streaming.activations import LEAF_BATCHES, Activations, Batch, embed, unfilled
 from tests.quantization.test_block_pass import hidden_states, plan_of, rope_of
 from tests.quantization.test_quantize import StopAt, samples_for
 from tests.support.blocks import block_forward
+from tests.support.checkpoints import tiny_config
 from tests.support.paths import CHATGLM2, contents
 
 FIT = {"fit": {"equalize": True, "error_propagation": 1.0, "token_weights": "relative"}}
@@ -30,10 +31,12 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(6, 40, generator=generator), x, x + 0.3 * torch.randn(200, 40, generator=generator)
 
 
-def ridge_solution(weight: torch.Tensor, x: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def ridge_solution(
+    weight: torch.Tensor, x: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor, offset: torch.Tensor
+) -> torch.Tensor:
     """The least squares correction, written as a stacked system in float64."""
     x, wanted = x.double(), wanted.double()
-    lacking = (wanted - x) @ weight.double().T
+    lacking = (wanted - x) @ weight.double().T + offset
     roots = weights.double().sqrt().unsqueeze(1)
     ridge = DAMPING * float((roots * x).square().sum(0).mean())
     system = torch.cat([roots * x, ridge**0.5 * torch.eye(x.shape[1], dtype=torch.float64)])
@@ -41,18 +44,30 @@ def ridge_solution(weight: torch.Tensor, x: torch.Tensor, wanted: torch.Tensor, 
     return weight.double() + torch.linalg.lstsq(system, target).solution.T
 
 
+def in_batches(count: int) -> Activations:
+    """200 samples of one token."""
+    parts = [part.tolist() for part in torch.arange(200).chunk(count)]
+    return unfilled([Batch(tuple(part), 1, part[0]) for part in parts], tiny_config())
+
+
 @pytest.mark.parametrize("by_inputs", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_weights_move_to_the_least_squares_solution(by_inputs: bool, weighted: bool) -> None:
+@pytest.mark.parametrize("leaves", [1, 3])
+def test_weights_move_to_the_least_squares_solution(by_inputs: bool, weighted: bool, leaves: int) -> None:
     weight, x, wanted = inputs()
     weights = torch.linspace(0.1, 2, 200) if weighted else torch.ones(200)
+    offset = torch.zeros(200, 6) if by_inputs else wanted[:, :6] * 0.1
+
+    def seen(batch: Batch) -> Seen:
+        part = list(batch.members)
+        lost, counts = wanted[part] - x[part], weights[part] if weighted else None
+        return Seen(x[part], lost, None if by_inputs else offset[part], counts)
+
     fit = LinearFit(Linear(weight), 1.0, by_inputs=by_inputs)
-    for part in torch.arange(200).chunk(3):
-        error = wanted[part] - x[part]
-        fit.add(x[part], error if by_inputs else error @ weight.T, weights[part] if weighted else None)
+    fit.gather(in_batches(LEAF_BATCHES * leaves), seen)
     moved, stats = fit.result(weight)
     assert stats.num_tokens == 200
-    expected = ridge_solution(weight, x, wanted, weights)
+    expected = ridge_solution(weight, x, wanted, weights, offset)
     assert (moved - expected).norm() < 0.02 * (expected - weight).norm()
 
 

@@ -1,7 +1,5 @@
 """What is written does not depend on how many threads write it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
 from tests.support.checkpoints import float_tensors, tiny_config, tiny_sparse_config, write_checkpoint
 from tests.support.paths import contents
+from tests.support.threads import threads
 
 THREADS = (1, 2, 3, 4)
 SAMPLES, LENGTH = 19, 64
@@ -34,16 +33,6 @@ SAMPLES, LENGTH = 19, 64
 
 DENSE = ("int8-rtn", "int4-g128-rtn", "int4-g128-gptq-fast", "int4-g128-gptq", "int4-auto-4.25", "demo")
 SPARSE = ("moe-int4-g128", "moe-int4-g128-gptq", "moe-int2-g64-gptq")
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def dense() -> GlmConfig:
