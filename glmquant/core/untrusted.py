@@ -93,15 +93,28 @@ def _other_way(path: Path, directory: Path) -> str:
     return f"copy the directory with `cp -rL {source} {copy}`, or download with `hf download ID --local-dir DIR`"
 
 
+def require_regular(path: Path) -> None:
+    """To be asked before ``path`` is opened: a pipe or a device might never answer, or never end.
+
+    Raises:
+        CheckpointError: no regular file, links followed, or none at all.
+    """
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot read: {getattr(error, 'strerror', None) or error}", where=path) from error
+    if not is_file:
+        raise CheckpointError("not a regular file", where=path)
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """What a regular file holds, at most ``limit`` bytes.
 
     Raises:
         CheckpointError: unreadable, too large, or a pipe, a device or a directory, which might never end.
     """
+    require_regular(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError("not a regular file", where=path)
         with path.open("rb") as file:
             raw = file.read(limit + 1)
     except OSError as error:

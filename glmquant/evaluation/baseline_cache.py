@@ -7,6 +7,7 @@ Shape suffixes: N rows of all queries, D hidden size.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +76,7 @@ class BaselineCache:
             CheckError: a damaged file.
         """
         path = self.path(queries)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         if not path.is_file():
             raise CheckError("a cached baseline is no file", where=path, hint="remove it")

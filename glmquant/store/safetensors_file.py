@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmquant.core.direct_io import DirectWriter
 from glmquant.core.placeholders import HEAD, refuse_placeholder
-from glmquant.core.untrusted import parse_json, shown
+from glmquant.core.untrusted import parse_json, require_regular, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
 
@@ -63,6 +63,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The header, and where the data begins."""
+    require_regular(path)
     try:
         with path.open("rb") as file:
             return _header_of(file, path)

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from glmquant.core.files import write_atomically
+from glmquant.core.untrusted import require_regular
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import byte_view
 from glmquant.streaming.activations import Activations, Batch
@@ -46,6 +47,7 @@ class SavedStates:
         Raises:
             CheckpointError: the file is shorter than these.
         """
+        require_regular(self._path(layer))
         with self._path(layer).open("rb") as file:
             for stream, batch in _in_order(streams):
                 values = torch.empty(len(batch.members), batch.length, stream.hidden.width)
