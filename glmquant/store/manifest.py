@@ -163,7 +163,10 @@ def read_manifest(path: Path) -> Manifest:
         )
     if version < FORMAT_VERSION:
         values = _migrated(values, path)
-    return _validated(_MANIFEST, json.dumps(values), path)
+    manifest = _validated(_MANIFEST, json.dumps(values), path)
+    if manifest.groups and all(group.name == "lm_head" for group in manifest.groups):
+        raise CheckpointError("groups name no block's linear layer", where=f"{path}, groups")
+    return manifest
 
 
 def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:

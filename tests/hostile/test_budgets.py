@@ -1,5 +1,6 @@
 """Sizes from a stranger's file are looked at before they are multiplied, printed or padded to."""
 
+import json
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from glmquant.core.untrusted import parse_json, read_json, shown
 from glmquant.errors import CheckpointError, GlmQuantError, RecipeError
 from glmquant.recipe.load import load_recipe
 from glmquant.reports.plots import layer_map
-from glmquant.store.manifest import GroupRecord, records_from_json
+from glmquant.store.manifest import FORMAT_VERSION, GroupRecord, read_manifest, records_from_json
 
 
 def test_a_budget_ends() -> None:
@@ -96,6 +97,17 @@ RECORDS = {
 def test_records_that_no_plot_could_be_drawn_of_are_refused(text: str) -> None:
     with pytest.raises(GlmQuantError):
         records_from_json(text, Path("glmquant.json"))
+
+
+def test_a_manifest_of_a_head_alone_is_refused(tmp_path: Path) -> None:
+    values = {"format_version": FORMAT_VERSION, "glmquant_version": "0", "source_name": "m", "source_fingerprint": "f"}
+    values |= {"family": "chatglm2", "recipe": {}, "calibration": None, "libraries": {}}
+    path = tmp_path / "glmquant.json"
+    path.write_text(json.dumps(values | {"groups": [{"name": "lm_head"}, {"name": "layers.0.mlp.down_proj"}]}))
+    assert len(read_manifest(path).groups) == 2
+    path.write_text(json.dumps(values | {"groups": [{"name": "lm_head"}]}))
+    with pytest.raises(CheckpointError, match="groups name no block"):
+        read_manifest(path)
 
 
 def test_a_model_of_a_head_alone_is_drawn() -> None:

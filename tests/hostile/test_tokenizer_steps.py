@@ -33,6 +33,8 @@ def sequence(name: str, *steps: Any) -> dict[str, Any]:
 
 HUNDRED = replaces({"String": "a"}, "a" * 100)
 UNBOUNDED = {
+    "padding": {"padding": {"strategy": {"Fixed": 20_000_000_000}, "pad_to_multiple_of": None}},
+    "padding to a multiple": {"padding": {"strategy": "BatchLongest", "pad_to_multiple_of": 1 << 40}},
     "replacements of a letter": {"normalizer": sequence("normalizers", *[HUNDRED] * 2)},
     "nested": {
         "normalizer": sequence("normalizers", sequence("normalizers", HUNDRED), sequence("normalizers", HUNDRED))
@@ -118,7 +120,7 @@ def saved(directory: Path, **changes: Any) -> Path:
 
 
 def test_padding_and_truncation_without_bound_are_left_out(tmp_path: Path) -> None:
-    padding = {"strategy": {"Fixed": 20_000_000_000}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
+    padding = {"strategy": {"Fixed": 1 << 24}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
     padding |= {"pad_type_id": 0, "pad_token": "<unk>"}
     truncation = {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 0}
     read = json_tokenizer(saved(tmp_path, padding=padding, truncation=truncation))

@@ -14,6 +14,7 @@ from glmquant.core.untrusted import shown
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.charsmap import decoded_charsmap, growth, is_match_pattern
 
+LONGEST_PADDING: Final = 1 << 24
 MOST_STEPS: Final = 1024
 MOST_GROWTH: Final = 256.0
 """Of a text, by all steps together; NFKC makes 18 characters of one, and the fences around them double that."""
@@ -64,6 +65,7 @@ def require_bounded_steps(values: dict[str, Any], where: object) -> None:
     Raises:
         CheckpointError: they may not, or are damaged.
     """
+    _require_short_padding(values.get("padding"), where)
     charsmaps: list[bytes] = []
     grown, steps = 1.0, 0
     for section in ("normalizer", "pre_tokenizer", "decoder"):
@@ -82,6 +84,20 @@ def require_bounded_steps(values: dict[str, Any], where: object) -> None:
     for section in ("normalizer", "pre_tokenizer", "decoder"):
         for step in _steps(values.get(section)):
             _require_straight(step.get("pattern"), charsmaps, f"{where}, {section}")
+
+
+def _require_short_padding(padding: Any, where: object) -> None:
+    """Nothing here pads as the file says, but other readers of it do."""
+    strategy = padding.get("strategy") if isinstance(padding, dict) else None
+    lengths = [strategy.get("Fixed") if isinstance(strategy, dict) else None]
+    lengths.append(padding.get("pad_to_multiple_of") if isinstance(padding, dict) else None)
+    for length in lengths:
+        if isinstance(length, int) and length > LONGEST_PADDING:
+            raise CheckpointError(
+                f"the tokenizer pads to {shown(length)} tokens",
+                where=f"{where}, padding",
+                expected=f"at most {LONGEST_PADDING:,}",
+            )
 
 
 def _steps(step: Any) -> Iterator[dict[str, Any]]:
