@@ -1,8 +1,8 @@
 """An output directory that appears whole or not at all.
 
 Work is done in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind but finished
-stages; a kill, Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command resumes where its
-inputs are the same.
+stages; a kill, Ctrl-C, a full disk, a full GPU or an input that goes away leaves ``OUT.partial``, from which the same
+command resumes where its inputs are the same.
 """
 
 import errno
@@ -19,6 +19,7 @@ from typing import Final
 from glmquant.core.files import sync_directory, sync_file, write_atomically, write_text
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
+PARTIAL: Final = ".partial"
 MARKER: Final = ".glmquant-partial"
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 NO_STAGES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -47,7 +48,7 @@ def output_directory(
     is_finished(out)
     if not replace:
         require_free(out)
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(out.name + PARTIAL)
     try:
         _prepare(partial, resume_key, stages, anew=replace)
     except OSError as error:
@@ -64,7 +65,9 @@ def output_directory(
         if _is_disk_full(error):
             hint = f"free some space; {_how_to_go_on(partial, resume_key)}"
             raise OutputError("the disk is full", where=partial, hint=hint) from error
-        if _is_bad_input(error):
+        if isinstance(error.__cause__, OSError) and resume_key is not None and _holds_work(partial):
+            log.warning("an input could not be read; %s", _how_to_go_on(partial, resume_key))
+        elif _is_bad_input(error):
             _leave(partial, [name for name in stages if (partial / name).is_dir()])
         raise
 
@@ -74,9 +77,14 @@ def _is_bad_input(error: Exception) -> bool:
     return isinstance(error, GlmQuantError) and not (isinstance(error, DeviceError) or _is_disk_full(error.__cause__))
 
 
+def _holds_work(partial: Path) -> bool:
+    return any(path.name != MARKER for path in partial.iterdir())
+
+
 def is_finished(out: Path) -> bool:
-    """Whether a run has come to its end there. One killed as it did so may have left its marker, which goes now."""
-    if out.is_dir():
+    """Whether a run has come to its end there. One killed as it did so may have left its marker, which goes now; not so
+    that of an unfinished run, given as the output by mistake."""
+    if out.is_dir() and out.suffix != PARTIAL:
         (out / MARKER).unlink(missing_ok=True)
     return out.exists()
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from glmquant.errors import CheckpointError
+from glmquant.core.untrusted import read_bytes
+from glmquant.errors import CheckpointError, OutputError
 from glmquant.glm.block import Block
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.hashes import HASHES, WrittenHashes
+from glmquant.store.output import MARKER, output_directory
 from tests.store.test_artifact import INT4, plan_of, records_of, source_of, write_all
 from tests.support.checkpoints import random_block, random_float, tiny_config
 
@@ -79,3 +81,39 @@ def test_a_finished_artifact_holds_no_notes_and_is_taken_as_it_is(tmp_path: Path
     assert not (tmp_path / "out" / HASHES).exists()
     ArtifactWriter(tmp_path / "out", CONFIG, PLAN).drop_damaged(2)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
+
+
+def test_an_input_that_goes_away_leaves_the_work(tmp_path: Path) -> None:
+    def work() -> None:
+        with output_directory(tmp_path / "out", resume_key="k") as partial:
+            (partial / "model-00001.safetensors").write_bytes(b"work of hours")
+            read_bytes(tmp_path / "away", 10)
+
+    with pytest.raises(CheckpointError, match="cannot read"):
+        work()
+    assert (tmp_path / "out.partial" / "model-00001.safetensors").read_bytes() == b"work of hours"
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_bad_input_leaves_nothing(tmp_path: Path, is_written: bool) -> None:
+    def work() -> None:
+        with output_directory(tmp_path / "out", resume_key="k") as partial:
+            if not is_written:
+                read_bytes(tmp_path / "away", 10)
+            (partial / "model-00001.safetensors").write_bytes(b"work")
+            raise CheckpointError("bad")
+
+    with pytest.raises(CheckpointError):
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_run_given_as_the_output_keeps_its_marker(tmp_path: Path) -> None:
+    partial = tmp_path / "x.partial"
+    partial.mkdir()
+    (partial / MARKER).write_text('{"resume_key": "k"}\n')
+    (partial / "model-00001.safetensors").write_bytes(b"work of hours")
+    with pytest.raises(OutputError), output_directory(partial):
+        pass
+    assert (partial / MARKER).exists()
+    assert (partial / "model-00001.safetensors").exists()
