@@ -293,12 +293,12 @@ def _index(shards: Sequence[Path]) -> dict[str, Any]:
 
 
 def copy_side_files(source: Path, target: Path) -> None:
-    """Copies licenses, notices and generation settings.
+    """Copies licenses, notices and generation settings; directories of such a name stay where they are.
 
     Raises:
         CheckpointError: one that is no file of the checkpoint directory, or far too large.
     """
-    for name in sorted(path.name for path in source.iterdir()):
+    for name in sorted(path.name for path in source.iterdir() if not path.is_dir()):
         if any(fnmatchcase(name.upper(), pattern) for pattern in SIDE_FILES):
             path = file_inside(source, name, where=source)
             with path.open("rb") as file:

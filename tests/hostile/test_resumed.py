@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from glmquant.core.untrusted import read_bytes
 from glmquant.errors import CheckpointError, OutputError
 from glmquant.glm.block import Block
 from glmquant.store.artifact import ArtifactWriter
+from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.hashes import HASHES, WrittenHashes
+from glmquant.store.manifest import read_manifest
 from glmquant.store.output import MARKER, output_directory
 from tests.store.test_artifact import INT4, plan_of, records_of, source_of, write_all
 from tests.support.checkpoints import random_block, random_float, tiny_config
@@ -117,3 +120,16 @@ def test_an_unfinished_run_given_as_the_output_keeps_its_marker(tmp_path: Path) 
         pass
     assert (partial / MARKER).exists()
     assert (partial / "model-00001.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are Unicode")
+def test_a_model_whose_name_is_no_utf8_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    """It was found out only when all was quantized, and again by every resumed run."""
+    named = tmp_path / os.fsdecode(b"mod\xe8le")
+    source = source_of(named, CONFIG)
+    source.path.rename(named / os.fsdecode(b"\xe8"))
+    opened = open_checkpoint(named / os.fsdecode(b"\xe8"))
+    assert opened.source_name == "\ufffd"
+    (tmp_path / "out").mkdir()
+    write_all(tmp_path / "out", opened, PLAN)
+    assert read_manifest(tmp_path / "out" / "glmquant.json").source_name == "\ufffd"
