@@ -11,14 +11,18 @@ from xml.etree import ElementTree
 import pytest
 
 import glmquant
+from glmquant.api import inspect
 from glmquant.cli import printing
 from glmquant.cli.endings import tell
+from glmquant.cli.rendering import summary_text
 from glmquant.cli.terminal import progress_on_stderr
 from glmquant.errors import CheckpointError, Parameter
 from glmquant.inert import InertStream, inert, inert_line, inert_markdown
 from glmquant.reports.html import to_html
 from glmquant.reports.junit import to_junit
 from glmquant.reports.markdown import in_short, to_markdown
+from tests.support.models import GOLDEN
+from tests.support.paths import copied
 from tests.support.reports import report
 
 PACKAGE = Path(glmquant.__file__).parent
@@ -171,3 +175,13 @@ def test_streams_of_bytes_are_not_left_open() -> None:
     named = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if ".buffer" in path.read_text()}
     assert named <= {"data/streams.py", "cli/streams.py"}
     assert sys.stdout is not None
+
+
+def test_a_summary_has_no_line_of_a_files(tmp_path: Path) -> None:
+    """A directory's name, and what a checkpoint's files say of themselves."""
+    bad = ACTED_ON["all"]
+    summary = inspect(copied(GOLDEN / "chatglm2-tiny", tmp_path / "model"), predict=False)
+    honest = summary_text(summary)
+    hostile = summary_text(replace(summary, path=bad, readers=(bad,)))
+    assert is_inert(hostile)
+    assert len(hostile.splitlines()) == len(honest.splitlines()) + (not summary.readers)
