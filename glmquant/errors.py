@@ -7,6 +7,8 @@ its own way.
 
 from dataclasses import dataclass
 
+from glmquant.inert import inert_line
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -37,9 +39,10 @@ class GlmQuantError(ValueError):
 
 
 def message(what: str, where: object, expected: str | None, hint: str | None) -> str:
-    """An error in full: a line for each part that is there."""
+    """An error in full: a line for each part that is there, whatever line breaks a file's names bring."""
     details = (("where", where), ("expected", expected), ("hint", hint))
-    return "\n".join([what, *(f"  {label}: {text}" for label, text in details if text is not None)])
+    shown = (f"  {label}: {inert_line(text)}" for label, text in details if text is not None)
+    return "\n".join([inert_line(what), *shown])
 
 
 class RecipeError(GlmQuantError):

@@ -8,6 +8,7 @@ import glmquant
 
 PACKAGE = Path(glmquant.__file__).parent
 LAYERS = [
+    {"inert"},
     {"errors", "progress", "assets", "recipes"},
     {"core"},
     {"methods", "glm", "data"},

@@ -4,7 +4,7 @@
 
 ``read``: bytes/s of the checkpoint's files through the checkpoint's own reader, not cached. ``write``: bytes/s of 1 GiB
 until it is on the disk. ``rtn``: bytes/s of float16 weights in memory rounded to INT4 in groups of 128, nothing else.
-``peak``: operations/s of bfloat16 products, the best of three sizes.
+``peak``: operations/s of products in the precision that glmquant takes on this machine, the best of three sizes.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.child import forget
+from glmquant.core.matmul import forward_dtype
 from glmquant.core.spec import QuantSpec
 from glmquant.methods import Rtn
 from glmquant.store.checkpoint import open_checkpoint
@@ -57,7 +58,7 @@ def rtn_rate(model: Path) -> float:
 def peak_rate() -> float:
     best = 0.0
     for size in (2048, 4096, 6144):
-        matrix = torch.randn(size, size).bfloat16()
+        matrix = torch.randn(size, size).to(forward_dtype())
         for _ in range(4):
             started = time.monotonic()
             torch.mm(matrix, matrix)

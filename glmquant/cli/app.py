@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from glmquant import __version__
 from glmquant.cli.commands import COMMANDS
 from glmquant.cli.endings import settle, stopping_at_sigterm, tell
+from glmquant.cli.printing import show
 from glmquant.cli.streams import open_streams
 
 OBJECTS_BETWEEN_COLLECTIONS: Final = 10_000
@@ -59,7 +60,7 @@ for command in COMMANDS:
 
 def _version(value: bool) -> None:
     if value:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 

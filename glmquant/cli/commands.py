@@ -46,7 +46,9 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
 )
+from glmquant.cli.printing import show, show_pieces
 from glmquant.cli.streams import ReaderGoneError, as_typed
+from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
 EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
@@ -115,7 +117,7 @@ def inspect(
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(False, took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
-        print(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
+        show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
     with _progress(False, took=False) as progress:
@@ -128,7 +130,7 @@ def inspect(
             device=device,
             progress=progress,
         )
-    print(_json(summary.to_dict()) if as_json else summary_text(summary))
+    show(_json(summary.to_dict()) if as_json else summary_text(summary))
     if summary.problems:
         tell_all(problem.as_error() for problem in summary.problems)
         raise typer.Exit(BAD_INPUT)
@@ -158,7 +160,7 @@ def calibrate(
             device=device,
             progress=progress,
         )
-    print(out)
+    show(out)
 
 
 def quantize(
@@ -185,7 +187,7 @@ def quantize(
             device=device,
             progress=progress,
         )
-    print(out)
+    show(out)
 
 
 def export(
@@ -207,7 +209,7 @@ def export(
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
-    print(bundle.path)
+    show(bundle.path)
 
 
 def check(
@@ -268,7 +270,7 @@ def report(
 ) -> None:
     """Render a check as an HTML page, with other quantizations of the model beside it: quality against size."""
     gq.report(reports, out)
-    print(out)
+    show(out)
 
 
 def generate(
@@ -287,9 +289,7 @@ def generate(
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     typed = as_typed(prompt)
-    for piece in gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider):
-        print(piece, end="", flush=True)
-    print()
+    show_pieces(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider))
 
 
 def chat(
@@ -309,9 +309,7 @@ def chat(
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
     for text in turns():
-        for piece in conversation.say(text):
-            print(piece, end="", flush=True)
-        print()
+        show_pieces(conversation.say(text))
 
 
 def train_classifier(
@@ -333,7 +331,7 @@ def train_classifier(
     with _progress(quiet) as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
-    print(trained.to_json() if as_json else trained.to_markdown(), end="")
+    show(trained.to_json() if as_json else trained.to_markdown(), end="")
 
 
 def classify(
@@ -363,13 +361,13 @@ def classify(
     with _progress(quiet) as progress:
         results = gq.classify(bundle, given, progress=progress)
     if as_json:
-        print(_json([asdict(result) for result in results]))
+        show(_json([asdict(result) for result in results]))
         return
     for text, result in zip(given, results, strict=True):
-        print(f"{result.label}\t{result.probability:.4f}\t{' '.join(text.split())}")
+        show(f"{inert_line(result.label)}\t{result.probability:.4f}\t{' '.join(text.split())}")
     truncated = sum(result.truncated for result in results)
     if truncated:
-        print(f"truncated {truncated} of {len(results)} texts to the classifier's max_length", file=sys.stderr)
+        show(f"truncated {truncated} of {len(results)} texts to the classifier's max_length", to=sys.stderr)
 
 
 def recipes() -> None:
@@ -377,7 +375,7 @@ def recipes() -> None:
     from glmquant.recipe.packaged import description
 
     for name, path in gq.packaged_recipes().items():
-        print(f"{name:24} {description(path)}")
+        show(f"{name:24} {description(path)}")
 
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
@@ -427,7 +425,7 @@ def _run(
             progress=progress,
         )
     if not quiet:
-        print(f"the bundle is {out / 'onnx'}", file=sys.stderr)
+        show(f"the bundle is {out / 'onnx'}", to=sys.stderr)
     _print_report(result, as_json, inconclusive, ci, out / "report")
 
 
@@ -460,9 +458,9 @@ def _print_report(
 
     with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
         if as_json:
-            print(result.to_json(), end="")
+            show(result.to_json(), end="")
         elif ci:
-            print(in_short(result, written))
+            show(in_short(result, written))
         else:
             print_markdown(to_markdown(result))
     raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])

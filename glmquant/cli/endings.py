@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
+from glmquant.cli.printing import show
 from glmquant.cli.spelling import as_told
 from glmquant.cli.streams import ReaderGoneError, lead_nowhere
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
@@ -56,8 +57,8 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
     code, message = _ending(error)
     with suppress(OSError):  # a stderr that takes nothing changes no code
         if debug and isinstance(error, Exception):
-            traceback.print_exception(error, file=sys.stderr)
-        print(message, file=sys.stderr, flush=True)
+            show("".join(traceback.format_exception(error)), end="", to=sys.stderr)
+        show(message, to=sys.stderr)
     return code
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from glmquant.core.units import duration, size
+from glmquant.inert import inert_line
 
 if TYPE_CHECKING:
     from glmquant.quantization.bundle_size import BundleForecast
@@ -45,7 +46,7 @@ def summary_text(summary: "ModelSummary") -> str:
         lines.append(_bundle(summary.bundle))
     if summary.forecast is not None:
         lines += _forecast(summary.forecast)
-    return "\n".join(lines)
+    return "\n".join(map(inert_line, lines))
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def comparison_text(comparison: "Comparison") -> str:
     lines += [_comparison_row(group) for group in comparison.groups[:GROUPS_SHOWN]]
     if len(comparison.groups) > GROUPS_SHOWN:
         lines.append(f"  … and {len(comparison.groups) - GROUPS_SHOWN} more")
-    return "\n".join([*lines, *_advice(comparison)])
+    return "\n".join(map(inert_line, [*lines, *_advice(comparison)]))
 
 
 def _comparison_row(group: "GroupComparison") -> str:

@@ -12,9 +12,11 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from glmquant.cli.printing import show
 from glmquant.cli.streams import as_typed
 from glmquant.core.machine import peak_memory
 from glmquant.core.units import duration
+from glmquant.inert import inert, inert_line
 from glmquant.progress import Progress, silent
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -33,7 +35,7 @@ def progress_on_stderr(quiet: bool, lines: bool = False, took: bool = True) -> I
         return
     started = time.monotonic()
     console = Console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
+    handler = _notes(console)
     logger = logging.getLogger("glmquant")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -42,10 +44,10 @@ def progress_on_stderr(quiet: bool, lines: bool = False, took: bool = True) -> I
             with _bars(console) as bars:
                 yield bars
         else:
-            yield Lines(console)
+            yield Lines()
         if took:
             spent = f"{time.monotonic() - started:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
-            console.print(spent, highlight=False)
+            show(spent, to=sys.stderr)
     finally:
         logger.removeHandler(handler)
 
@@ -54,22 +56,41 @@ def print_markdown(text: str) -> None:
     """Laid out on a terminal; as it is for a file or a pipe."""
     console = Console()
     if console.is_terminal:
-        console.print(Markdown(text))
+        console.print(Markdown(inert(text)))
     else:
-        print(text, end="")
+        show(text, end="")
 
 
 def turns() -> Iterator[str]:
     """The lines a user types, blank ones passed over, until the input ends."""
-    console = Console(stderr=True)
     while True:
         if sys.stdin.isatty():
-            console.print("> ", end="")
+            show("> ", end="", to=sys.stderr)
         line = sys.stdin.readline()
         if not line:
             return
         if line.strip():
             yield as_typed(line.strip(), sys.stdin.encoding)
+
+
+class _Inert(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return inert_line(super().format(record))
+
+
+class _Plain(logging.Handler):
+    """A note a line, however long: where Rich breaks it, a file's words could begin a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show(inert_line(self.format(record)), to=sys.stderr)
+
+
+def _notes(console: Console) -> logging.Handler:
+    if not console.is_terminal:
+        return _Plain()
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
+    handler.setFormatter(_Inert())
+    return handler
 
 
 @contextmanager
@@ -95,8 +116,7 @@ def _bars(console: Console) -> Iterator[Progress]:
 class Lines:
     """One line as a stage starts and ends, and every few seconds between."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self) -> None:
         self._stage = ""
         self._shown_at = self._began_at = 0.0
         self._began_with = 0
@@ -107,7 +127,7 @@ class Lines:
             if stage != self._stage:
                 self._stage, self._began_at, self._began_with = stage, now, done
             self._shown_at = now
-            self._console.print(f"{stage}: {done} of {total}{self._remaining(now, done, total)}", highlight=False)
+            show(f"{stage}: {done} of {total}{self._remaining(now, done, total)}", to=sys.stderr)
 
     def _remaining(self, now: float, done: int, total: int) -> str:
         """At the pace since the stage began; a resumed run begins in the middle."""

@@ -5,9 +5,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from glmquant.core.untrusted import shown
 from glmquant.errors import RecipeError
 
 WHOLE_ROW = -1
+WIDEST_GROUP = 1 << 24
+"""As many weights as no row of a GLM has."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8):
-            raise RecipeError(f"bits is {self.bits}", where="spec.bits", expected="2, 4 or 8")
+            raise RecipeError(f"bits is {shown(self.bits)}", where="spec.bits", expected="2, 4 or 8")
         size = self.group_size
-        if size != WHOLE_ROW and (size < 16 or size & (size - 1)):
+        if size != WHOLE_ROW and (not 16 <= size <= WIDEST_GROUP or size & (size - 1)):
             raise RecipeError(
-                f"group_size is {size}",
+                f"group_size is {shown(size)}",
                 where="spec.group_size",
                 expected="a power of two of at least 16, or -1 for whole rows",
             )
@@ -63,8 +66,8 @@ class QuantSpec:
         return 1 << (self.bits - 1)
 
     def width(self, columns: int) -> int:
-        """Weights a group spans in a row of ``columns``."""
-        return columns if self.group_size == WHOLE_ROW else self.group_size
+        """Weights a group spans in a row of ``columns``: no more than there are, whatever a file says."""
+        return columns if self.group_size == WHOLE_ROW else min(self.group_size, columns)
 
     def num_groups(self, columns: int) -> int:
         return -(-columns // self.width(columns))

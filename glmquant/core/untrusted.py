@@ -13,10 +13,12 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Any, Final, NoReturn
 
+from glmquant.core.budget import require_few_values
 from glmquant.core.encodings import likely_encoding, unmarked
 from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.errors import CheckpointError
 
+MOST_SHOWN_BITS: Final = 256
 MAX_CONFIG_BYTES: Final = 4 << 20
 MAX_INDEX_BYTES: Final = 16 << 20
 DOWNLOAD_AGAIN: Final = "download the checkpoint again, completely"
@@ -25,7 +27,9 @@ SHARED_BLOB: Final = re.compile(r"blobs/([0-9a-f]{2})/\1[0-9a-f]{62}")
 
 
 def shown(name: object, limit: int = 120) -> str:
-    """A name from a hostile file, fit to print: quoted, escaped, cut."""
+    """A name or number from a hostile file, fit to print: quoted, escaped, cut."""
+    if isinstance(name, int) and name.bit_length() > MOST_SHOWN_BITS:
+        return f"a number of {name.bit_length()} bits"  # Python itself refuses to print more than 4,300 digits
     text = repr(name)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
@@ -93,15 +97,28 @@ def _other_way(path: Path, directory: Path) -> str:
     return f"copy the directory with `cp -rL {source} {copy}`, or download with `hf download ID --local-dir DIR`"
 
 
+def require_regular(path: Path) -> None:
+    """To be asked before ``path`` is opened: a pipe or a device might never answer, or never end.
+
+    Raises:
+        CheckpointError: no regular file, links followed, or none at all.
+    """
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot read: {getattr(error, 'strerror', None) or error}", where=path) from error
+    if not is_file:
+        raise CheckpointError("not a regular file", where=path)
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """What a regular file holds, at most ``limit`` bytes.
 
     Raises:
         CheckpointError: unreadable, too large, or a pipe, a device or a directory, which might never end.
     """
+    require_regular(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError("not a regular file", where=path)
         with path.open("rb") as file:
             raw = file.read(limit + 1)
     except OSError as error:
@@ -134,6 +151,7 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
 
 def parse_json(raw: bytes, where: object) -> dict[str, Any]:
     """A JSON object; see :func:`read_json` for the errors."""
+    require_few_values(raw, where)
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -88,6 +88,8 @@ def _whole_texts(directory: Path, reading: Reading) -> Iterator[Found]:
 
 
 def _text(path: Path, reading: Reading) -> str:
+    if not path.is_file():  # a pipe or a device might never end
+        raise DataError(f"{path.name} is not a regular file", where=path, expected="text of one label")
     data = open_data(path)
     if (kind := kind_of(data, reading)) != "text":
         raise DataError(f"{path.name} is {kind}, not plain text", where=path, hint="give the file itself as the data")

@@ -8,6 +8,7 @@ Shape suffixes: N rows of all queries, D hidden size.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -114,7 +115,7 @@ class BaselineCache:
             CheckError: a damaged file.
         """
         path = self.path(queries)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         if not path.is_file():
             raise CheckError("a cached baseline is no file", where=path, hint="remove it")

@@ -10,6 +10,7 @@ from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
+from glmquant.inert import inert
 from glmquant.store.manifest import GroupRecord
 
 SCHEMA: Final = 3
@@ -167,4 +168,4 @@ class AccuracyReport:
         """For a notebook: verdict, sizes, and every limit with its interval."""
         from jinja2 import Environment
 
-        return Environment(autoescape=True).from_string(NOTEBOOK).render(report=self, size=size)
+        return inert(Environment(autoescape=True).from_string(NOTEBOOK).render(report=self, size=size))

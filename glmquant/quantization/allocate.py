@@ -10,6 +10,7 @@ import torch
 from glmquant.core.device import CPU
 from glmquant.core.files import write_atomically, write_text
 from glmquant.core.spec import QuantSpec
+from glmquant.core.untrusted import require_regular
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, RecipeError
 from glmquant.glm.groups import Unit
@@ -81,6 +82,7 @@ def allocated(
         resolved = allocate(checkpoint, plan, samples, progress, device=device)
         with write_atomically(found) as unfinished:
             write_text(unfinished, resolved.recipe.model_dump_json())
+    require_regular(found)
     rules = Recipe.model_validate_json(found.read_text(encoding="utf-8")).rules
     return make_plan(plan.recipe.model_copy(update={"allocate": None, "rules": rules}), plan.config)
 

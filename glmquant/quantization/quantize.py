@@ -72,10 +72,12 @@ def quantize(
     store = store or ActivationStore()
     plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
     writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
+    states = SavedStates(directory)
+    writer.drop_damaged(states.furthest or 0)
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plan, samples)
-    run = _Run(checkpoint, plan, writer, SavedStates(directory), store)
+    run = _Run(checkpoint, plan, writer, states, store)
     streams = [] if needed is None else run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)

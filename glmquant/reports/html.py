@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from glmquant.core.units import size
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.inert import inert
 from glmquant.reports import plots
 from glmquant.reports.words import (
     HOW_TO_SET_LIMITS,
@@ -29,7 +30,7 @@ def to_html(report: AccuracyReport, others: Sequence[AccuracyReport] = ()) -> st
         others: reports of other quantizations of the same baseline, plotted with this one: quality against size.
     """
     page = _environment().get_template(TEMPLATE)
-    return page.render(report=report, others=list(others), tiles=_tiles(report)).lstrip()
+    return inert(page.render(report=report, others=list(others), tiles=_tiles(report)).lstrip())
 
 
 def _environment() -> Environment:

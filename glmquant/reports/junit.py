@@ -5,10 +5,11 @@ from xml.etree import ElementTree
 
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.results import AccuracyReport
+from glmquant.inert import inert
 from glmquant.reports.words import HOW_TO_SET_LIMITS
 
 SUITE = "glmquant check"
-# Characters that XML 1.0 (§2.2) excludes.
+# Characters that XML 1.0 (§2.2) excludes; controls are written out before.
 NOT_XML = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -31,12 +32,12 @@ def to_junit(report: AccuracyReport) -> str:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "limits", "name": "limits"})
         ElementTree.SubElement(case, "skipped", {"message": HOW_TO_SET_LIMITS})
     ElementTree.indent(root, " ")
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    shown = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", inert(ElementTree.tostring(root, encoding="unicode")))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{shown}\n'
 
 
 def _add_case(suite: ElementTree.Element, outcome: LimitOutcome) -> None:
-    subject = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", outcome.subject or "limits")
-    case = ElementTree.SubElement(suite, "testcase", {"classname": subject, "name": outcome.metric})
+    case = ElementTree.SubElement(suite, "testcase", {"classname": outcome.subject or "limits", "name": outcome.metric})
     measured = "nothing" if outcome.measured is None else str(outcome.measured)
     text = f"measured {measured}, limit: {outcome.bound_in_words}: {outcome.reason}"
     if outcome.verdict is Verdict.FAIL:

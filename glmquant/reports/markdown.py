@@ -1,6 +1,5 @@
 """The report as Markdown, short enough for the step summary of a CI job."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 from glmquant.core.units import size
@@ -9,6 +8,7 @@ from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
+from glmquant.inert import inert, inert_markdown
 from glmquant.reports.words import (
     HOW_TO_SET_LIMITS,
     MARKS,
@@ -25,17 +25,17 @@ from glmquant.reports.words import (
 def to_markdown(report: AccuracyReport) -> str:
     """The whole report."""
     parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting)]
-    parts += [*map(_plain, sentences(report.notes)), _limits(report.limits)]
+    parts += [*map(inert_markdown, sentences(report.notes)), _limits(report.limits)]
     if report.language is not None:
-        parts += ["## Text", _language(report.language), *map(_plain, coverage_notes(report.coverage))]
+        parts += ["## Text", _language(report.language), *map(inert_markdown, coverage_notes(report.coverage))]
     if report.texts:
         parts.append(_texts([*report.texts]))
     if report.routing is not None:
         parts += ["## Routed experts", _routing(report.routing)]
     if report.regression is not None:
-        parts += [f"## Against {_plain(report.regression.name)}", _regression(report.regression)]
+        parts += [f"## Against {inert_markdown(report.regression.name)}", _regression(report.regression)]
     for task in report.tasks:
-        parts += [f"## Task: {_plain(task.name)}", _task(task), _classes(task)]
+        parts += [f"## Task: {inert_markdown(task.name)}", _task(task), _classes(task)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -56,7 +56,7 @@ def in_short(report: AccuracyReport, directory: object = None) -> str:
     lines += sentences(report.notes)
     if directory is not None:
         lines.append(f"report: {directory}")
-    return "\n".join(" ".join(line.split()) for line in lines)
+    return "\n".join(inert(" ".join(line.split())) for line in lines)
 
 
 def _setting(setting: Setting) -> str:
@@ -65,15 +65,17 @@ def _setting(setting: Setting) -> str:
         f"- Baseline: {_model(setting.baseline)}, computed in float32",
     ]
     if setting.recipe is not None:
-        rows.append(f"- Recipe: {_plain(setting.recipe)}")
+        rows.append(f"- Recipe: {inert_markdown(setting.recipe)}")
     if setting.accuracy_level is not None:
         rows.append(f"- MatMulNBits accuracy level: {setting.accuracy_level}")
-    rows.append(f"- With {', '.join(f'{_plain(v.name)} {_plain(v.version)}' for v in setting.versions)}")
+    rows.append(
+        f"- With {', '.join(f'{inert_markdown(v.name)} {inert_markdown(v.version)}' for v in setting.versions)}"
+    )
     return "\n".join(rows)
 
 
 def _model(model: ModelFacts) -> str:
-    return f"{_plain(model.name)} ({size(model.num_bytes)})"
+    return f"{inert_markdown(model.name)} ({size(model.num_bytes)})"
 
 
 def _limits(limits: Sequence[LimitOutcome]) -> str:
@@ -99,7 +101,7 @@ def _language(metrics: LanguageMetrics) -> str:
         ("probability of the correct token, change", "0", metrics.correct_probability_change.percentage_points()),
         ("the same, root mean square", "0", f"{100 * metrics.correct_probability_rms:.2f} percentage points"),
     ]
-    return _plain(head) + "\n\n" + _table(("", "baseline", "candidate (95 % interval)"), rows)
+    return inert_markdown(head) + "\n\n" + _table(("", "baseline", "candidate (95 % interval)"), rows)
 
 
 def _texts(texts: Sequence[LanguageMetrics]) -> str:
@@ -173,9 +175,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text if text == "---" else _plain(text)
-
-
-def _plain(text: str) -> str:
-    """Text with everything escaped that Markdown or HTML would interpret."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
+    return text if text == "---" else inert_markdown(text)

@@ -125,7 +125,7 @@ def quality_against_size(reports: Sequence[AccuracyReport]) -> Markup:
 def layer_map(groups: Sequence[GroupRecord]) -> Markup:
     """One cell per group of linear layers: its bits; the darker, the larger its relative error (logarithmic)."""
     cells = {group.name: group for group in groups}
-    layers = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("layers."))
+    layers = 1 + max((int(name.split(".")[1]) for name in cells if name.startswith("layers.")), default=0)
     found = {name.split(".", 2)[2] for name in cells if name.startswith("layers.")}
     kinds = [kind for kind in KINDS if kind in found] + sorted(found.difference(KINDS))
     errors = [error for group in groups if (error := relative_error(group))]

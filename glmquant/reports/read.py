@@ -17,12 +17,16 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from glmquant.core.near import did_you_mean
-from glmquant.errors import CheckError
+from glmquant.core.untrusted import parse_text, read_bytes
+from glmquant.errors import CheckError, CheckpointError
 from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
 
 READ: Final = (2, SCHEMA)
 REPORT: Final = "report.json"
+LARGEST_REPORT: Final = 64 << 20
+"""With the answers to a few hundred thousand examples."""
+
 OTHER_FORMS: Final = ("report.md", "report.html", "junit.xml")
 AGAIN = "run check again with this release"
 
@@ -36,16 +40,14 @@ def read_report(path: Path) -> AccuracyReport:
     """
     file = _file(path)
     try:
-        return report_from_json(file.read_text(encoding="utf-8"), file)
-    except OSError as error:
+        return report_from_json(parse_text(read_bytes(file, LARGEST_REPORT), file), file)
+    except CheckpointError as error:
         raise CheckError(
-            f"cannot read the report: {error.strerror}",
+            f"cannot read the report: {error.what.removeprefix('cannot read: ')}",
             where=file,
             expected="a report.json that `check` wrote",
             hint=None if file.exists() else did_you_mean(file),
         ) from error
-    except UnicodeDecodeError as error:
-        raise CheckError(f"the report is not UTF-8: {error}", where=file) from None
 
 
 def _file(path: Path) -> Path:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from glmquant.core.protocols import Tokenizer
 from glmquant.core.softmax import softmax
+from glmquant.core.untrusted import shown
 from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
 from glmquant.errors import ExportError, GenerationError
 from glmquant.glm.config import GlmConfig
@@ -26,10 +27,12 @@ from glmquant.runtime.session import (
     Provider,
     Settings,
     open_session,
+    parse_size,
     require_bundle,
     require_provider,
 )
 
+SIZES = ("glmquant.max_length", "glmquant.accuracy_level")
 Logits = npt.NDArray[np.float32]
 TOKENS_AT_ONCE = 2048
 
@@ -87,9 +90,9 @@ class OnnxClassifier:
         config, metadata = _config(directory), _metadata(directory)
         # In profile `standard` the accuracy level is a session option, which must be set before the graph is loaded.
         level = metadata["glmquant.accuracy_level"]
-        settings = Settings((), config.pad_token_id, {"session.qdq_matmulnbits_accuracy_level": level})
+        settings = Settings((), config.pad_token_id, {"session.qdq_matmulnbits_accuracy_level": str(level)})
         session = open_session(directory, settings, num_threads, provider)
-        return cls(session, config, int(metadata["glmquant.max_length"]), int(level))
+        return cls(session, config, metadata["glmquant.max_length"], level)
 
     def logits(self, ids: Sequence[Ids], progress: Progress = silent) -> Logits:
         """Logits of token sequences, float32 ``[I, L]``; sequences of similar lengths form a batch.
@@ -173,7 +176,7 @@ def _config(directory: Path) -> GlmConfig:
     return config
 
 
-def _metadata(directory: Path) -> dict[str, str]:
+def _metadata(directory: Path) -> dict[str, int]:
     path = directory / GRAPH_FILE
     try:
         model = onnx.load_model(path, load_external_data=False)
@@ -183,11 +186,15 @@ def _metadata(directory: Path) -> dict[str, str]:
         ) from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     inputs = tuple(value.name for value in model.graph.input)
-    if inputs != INPUTS or not {"glmquant.max_length", "glmquant.accuracy_level"} <= metadata.keys():
+    try:
+        sizes = {name: parse_size(metadata[name]) for name in SIZES}
+    except (KeyError, ValueError):
+        sizes = {}
+    if inputs != INPUTS or not sizes:
         raise ExportError(
-            f"{path} is not a classifier that glmquant exported: its inputs are {list(inputs)[:4]}",
+            f"{path} is not a classifier that glmquant exported: its inputs are {shown(list(inputs)[:4])}",
             where=path,
-            expected=f"inputs {', '.join(INPUTS)}, and metadata glmquant.max_length and glmquant.accuracy_level",
+            expected=f"inputs {', '.join(INPUTS)}, and metadata {' and '.join(SIZES)}, each a number",
             hint="export the checkpoint with glmquant",
         )
-    return metadata
+    return sizes

@@ -1,24 +1,45 @@
 """ONNX Runtime sessions of a bundle's graph."""
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnxruntime as ort
 
 from glmquant.core.placeholders import refuse_placeholder_at
 from glmquant.core.untrusted import file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
+from glmquant.glm.layouts.fields import LARGEST_SIZE, Fields
 from glmquant.glm.layouts.hf_config import read_bundle_config
+from glmquant.runtime.external_data import require_data_inside
 from glmquant.store.recognize import without_graph
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 SETTINGS_FILE = "genai_config.json"
 CONFIG_FILE = "config.json"
-FILES = (GRAPH_FILE, WEIGHTS_FILE, SETTINGS_FILE, CONFIG_FILE)
+MANIFEST_FILE = "glmquant.json"
+FILES = (GRAPH_FILE, WEIGHTS_FILE, SETTINGS_FILE, CONFIG_FILE, MANIFEST_FILE)
 INPUTS = ("input_ids", "attention_mask")
+HARMLESS = (
+    "mlas.enable_gemm_fastmath_arm64_bfloat16",
+    "session.disable_prepacking",
+    "session.dynamic_block_base",
+    "session.force_spinning_stop",
+    "session.inter_op.allow_spinning",
+    "session.intra_op.allow_spinning",
+    "session.qdq_matmulnbits_accuracy_level",
+    "session.set_denormal_as_zero",
+)
+"""Entries of a session that decide how it computes, and nothing else: they name no file, load no library, write
+nothing."""
+
+NUMBER = re.compile("[0-9]{1,4}")
+NUMBER_OF_METADATA = re.compile("[0-9]{1,9}")
+CACHE_DIMENSIONS = 4
 Provider = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CACHE_DTYPES = {
@@ -110,10 +131,11 @@ def require_provider(provider: Provider) -> None:
 
 
 def require_bundle(directory: Path) -> None:
-    """Check that ``directory`` holds a bundle, of files that lie in it or in the hub's cache it is a snapshot of.
+    """Check that ``directory`` holds a bundle, of files that lie in it or in the hub's cache it is a snapshot of;
+    those that its graph names too.
 
     Raises:
-        ExportError: it has no ``model.onnx``, or something else in place of a file.
+        ExportError: it has no ``model.onnx``, or one that names files elsewhere, or something else in place of a file.
     """
     if not os.path.lexists(directory / GRAPH_FILE):
         raise without_graph(directory)
@@ -121,6 +143,7 @@ def require_bundle(directory: Path) -> None:
         for name in FILES:
             if os.path.lexists(directory / name):
                 refuse_placeholder_at(file_inside(directory, name, where=directory))
+        require_data_inside(directory, GRAPH_FILE)
     except CheckpointError as error:
         raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
 
@@ -140,34 +163,35 @@ def read_settings(directory: Path) -> Settings:
     """Read ``genai_config.json``.
 
     Raises:
-        ExportError: it is missing or damaged.
+        ExportError: it is missing or damaged, or sets an entry of the session that is not in :data:`HARMLESS`.
     """
     path = directory / SETTINGS_FILE
     try:
-        model = read_json(path)["model"]
-        options: dict[str, Any] = model["decoder"]["session_options"]
-        entries = {name: value for name, value in options.items() if "." in name}
-        settings = Settings(tuple(model["eos_token_id"]), model["pad_token_id"], entries)
-    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
+        model = Fields(read_json(file_inside(directory, SETTINGS_FILE, where=directory)), path).section("model")
+        eos_ids = model.token_ids("eos_token_id", LARGEST_SIZE, ())
+        pad_id = model.integer("pad_token_id", low=0)
+        options = model.section("decoder").section("session_options").values
+    except CheckpointError as error:
         raise ExportError(
-            f"cannot read the bundle's special token ids: {error!r}",
-            where=path,
-            expected="model.eos_token_id, a list, model.pad_token_id and model.decoder.session_options",
+            f"cannot read the bundle's special token ids and session options: {error.what}",
+            where=error.where,
+            expected=error.expected or "model.eos_token_id, model.pad_token_id and model.decoder.session_options",
             hint="export the model again",
         ) from error
-    _refuse_paths(settings.entries, path)
-    return settings
+    entries = {name: value for name, value in options.items() if "." in name}
+    _refuse_others(entries, path)
+    return Settings(eos_ids, pad_id, entries)
 
 
-def _refuse_paths(entries: dict[str, str], path: Path) -> None:
-    """A bundle's files lie in its directory: no entry may send ONNX Runtime to another one, or make it write."""
-    for name in entries:
-        if any(word in name for word in ("path", "file", "folder", "library")):
+def _refuse_others(entries: Mapping[str, object], path: Path) -> None:
+    """A bundle decides how it is computed, and nothing outside of itself."""
+    for name, value in entries.items():
+        if name not in HARMLESS or not isinstance(value, str) or not NUMBER.fullmatch(value):
             raise ExportError(
-                f"session_options names a file: {shown(name)}",
+                f"session_options sets {shown(name)} to {shown(value)}",
                 where=path,
-                expected="options of computing alone",
-                hint="remove it; a bundle's files lie in its own directory",
+                expected=f"entries among {', '.join(HARMLESS)}, each a number in quotes",
+                hint="remove it; a bundle decides how it is computed, and nothing else",
             )
 
 
@@ -181,27 +205,54 @@ def read_info(directory: Path, session: ort.InferenceSession, settings: Settings
     outputs = {value.name: value for value in session.get_outputs()}
     metadata = session.get_modelmeta().custom_metadata_map
     keys = [name for name in inputs if name.startswith("past_key_values.") and name.endswith(".key")]
-    known = {*INPUTS, *keys, *(name.removesuffix("key") + "value" for name in keys)}
-    if not keys or set(inputs) != known or "logits" not in outputs or "glmquant.max_length" not in metadata:
+    cache = [f"past_key_values.{layer}.{part}" for layer in range(len(keys)) for part in ("key", "value")]
+    kinds = {(inputs[name].type, tuple(inputs[name].shape[1:])) for name in cache if name in inputs}
+    if not keys or set(inputs) != {*INPUTS, *cache} or "logits" not in outputs or len(kinds) != 1:
+        raise _not_ours(directory, f"its inputs are {shown(sorted(inputs)[:4])} …")
+    ((dtype, shape),) = kinds
+    try:
+        sizes = [shape[0], shape[-1], outputs["logits"].shape[-1]]
+        sizes += [parse_size(metadata[f"glmquant.{name}"]) for name in ("max_length", "accuracy_level")]
+        profile, cache_dtype = metadata["glmquant.profile"], CACHE_DTYPES[dtype]
+    except (LookupError, ValueError) as error:
+        raise _not_ours(directory, f"{shown(str(error))} of its metadata or shapes") from error
+    if len(shape) != CACHE_DIMENSIONS - 1 or not all(type(size) is int and 0 <= size <= LARGEST_SIZE for size in sizes):
+        raise _not_ours(directory, f"a cache of {shown(shape)}, and sizes {shown(sizes[2:])}")
+    heads, width, vocabulary, max_length, accuracy_level = sizes
+    if not max(*settings.eos_ids, settings.pad_id) < vocabulary:
         raise ExportError(
-            f"{directory / GRAPH_FILE} was not exported by glmquant: its inputs are {sorted(inputs)[:4]} …",
-            where=directory / GRAPH_FILE,
-            expected=f"inputs {', '.join(INPUTS)}, past_key_values.*; output logits; metadata glmquant.max_length",
-            hint="export the checkpoint with glmquant",
+            f"the bundle's special tokens reach to {max(*settings.eos_ids, settings.pad_id)}",
+            where=directory / SETTINGS_FILE,
+            expected=f"ids below the graph's vocabulary, {vocabulary}",
         )
-    _, heads, _, width = inputs[keys[0]].shape
     return BundleInfo(
         num_layers=len(keys),
         num_key_value_heads=heads,
         cache_width=width,
-        cache_dtype=CACHE_DTYPES[inputs[keys[0]].type],
-        cache_grows=metadata["glmquant.profile"] == "standard",
-        vocab_size=outputs["logits"].shape[2],
-        max_length=int(metadata["glmquant.max_length"]),
+        cache_dtype=cache_dtype,
+        cache_grows=profile == "standard",
+        vocab_size=vocabulary,
+        max_length=max_length,
         eos_ids=settings.eos_ids,
         pad_id=settings.pad_id,
-        accuracy_level=int(metadata["glmquant.accuracy_level"]),
+        accuracy_level=accuracy_level,
         provider=provider,
+    )
+
+
+def parse_size(text: str) -> int:
+    """A number in a graph's metadata. Raises ValueError for what is none, or has more digits than any here."""
+    if not NUMBER_OF_METADATA.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} for a number")
+    return int(text)
+
+
+def _not_ours(directory: Path, why: str) -> ExportError:
+    return ExportError(
+        f"{directory / GRAPH_FILE} was not exported by glmquant: {why}",
+        where=directory / GRAPH_FILE,
+        expected=f"inputs {', '.join(INPUTS)}, past_key_values.*; output logits; metadata glmquant.max_length",
+        hint="export the checkpoint with glmquant",
     )
 
 

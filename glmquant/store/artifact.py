@@ -4,6 +4,7 @@ A piece is the embedding, a block, or the final norm with the head: one safetens
 name only when it is on the disk. What quantizing a piece cost travels in its header. No time, host or path is written.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -30,6 +31,7 @@ from glmquant.recipe.check_options import Limits
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
 from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
+from glmquant.store.hashes import WrittenHashes
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -45,6 +47,8 @@ from glmquant.store.manifest import (
 from glmquant.store.recognize import CONFIG
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
+
+log = logging.getLogger("glmquant.store")
 
 StoreLayout = Literal["fused", "split"]
 """``fused`` is what transformers loads, ``split`` what GPTQModel loads."""
@@ -68,6 +72,7 @@ class ArtifactWriter:
 
     def __init__(self, directory: Path, config: GlmConfig, specs: Specs, *, layout: StoreLayout = "fused") -> None:
         self._directory, self._specs, self._layout = directory, specs, layout
+        self._hashes = WrittenHashes(directory)
         own_head = specs.get(HEAD) is not None
         self._config = replace(config, tie_word_embeddings=False) if own_head else config
         self._version = version_for(specs)
@@ -76,6 +81,28 @@ class ArtifactWriter:
             for module, start, stop in self._modules(group):
                 if spec is not None:
                     require_whole_words(module, stop - start, group.columns, spec.bits)
+
+    def drop_damaged(self, first: int) -> None:
+        """Removes pieces that an earlier run wrote and that are other bytes now, where they can be written again.
+
+        Args:
+            first: block that the run goes on with.
+
+        Raises:
+            CheckpointError: it is an earlier block's, whose inputs are gone.
+        """
+        if (self._directory / MANIFEST).exists():  # all was finished, and its hashes are gone
+            return
+        pieces = {self._shard(piece).name: piece for piece in range(self._pieces)}
+        for name in self._hashes.damaged(pieces):
+            if 1 <= pieces[name] <= first:
+                raise CheckpointError(
+                    f"the unfinished run's file {name} is no longer what it wrote",
+                    where=self._directory / name,
+                    expected="the same bytes; what they were made from is gone, and so the run starts anew",
+                )
+            log.warning("%s is no longer what the unfinished run wrote: it is written again", name)
+            (self._directory / name).unlink()
 
     @property
     def has_embedding(self) -> bool:
@@ -153,6 +180,7 @@ class ArtifactWriter:
         write_json(self._directory / INDEX, _index(shards))
         copy_side_files(source.path, self._directory)
         (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+        self._hashes.forget()
         return manifest
 
     @property
@@ -201,7 +229,8 @@ class ArtifactWriter:
 
     def _write(self, shard: Path, tensors: Mapping[str, Tensor], records: Sequence[GroupRecord] = ()) -> None:
         with write_atomically(shard) as unfinished:
-            write_safetensors(unfinished, tensors, {"format": "pt", RECORDS: records_to_json(records)})
+            metadata = {"format": "pt", RECORDS: records_to_json(records)}
+            self._hashes.note(shard.name, write_safetensors(unfinished, tensors, metadata))
 
 
 def manifest_of(
@@ -274,12 +303,12 @@ def _index(shards: Sequence[Path]) -> dict[str, Any]:
 
 
 def copy_side_files(source: Path, target: Path) -> None:
-    """Copies licenses, notices and generation settings.
+    """Copies licenses, notices and generation settings; directories of such a name stay where they are.
 
     Raises:
         CheckpointError: one that is no file of the checkpoint directory, or far too large.
     """
-    for name in sorted(path.name for path in source.iterdir()):
+    for name in sorted(path.name for path in source.iterdir() if not path.is_dir()):
         if any(fnmatchcase(name.upper(), pattern) for pattern in SIDE_FILES):
             path = file_inside(source, name, where=source)
             with path.open("rb") as file:

@@ -79,8 +79,8 @@ class Checkpoint:
 
     @property
     def source_name(self) -> str:
-        """The repository's name, or the directory's, without the path to it."""
-        return self.origin.name if self.origin else self.path.name
+        """The repository's name, or the directory's, without the path to it; what is no UTF-8 in that is U+FFFD."""
+        return self.origin.name if self.origin else os.fsencode(self.path.name).decode("utf-8", "replace")
 
     @property
     def name(self) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json, shown
@@ -28,6 +28,8 @@ _OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_text
 """Fields of a source on the hub, of one with an adapter, of a trained and of a quantized one: left out of the file
 elsewhere."""
 
+GroupName = Annotated[str, Field(pattern=r"^(lm_head|layers\.\d{1,4}(\.\w+)+)$")]
+RelativeError = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 T = TypeVar("T")
 _STRICT = ConfigDict(extra="forbid")
 
@@ -48,11 +50,11 @@ class GroupRecord:
 
     __pydantic_config__ = _STRICT
 
-    name: str
+    name: GroupName
     spec: QuantSpec | None = None
     method: str | None = None
-    weight_error: float | None = None
-    output_error: float | None = None
+    weight_error: RelativeError | None = None
+    output_error: RelativeError | None = None
     few_tokens: tuple[int, ...] = ()
 
 
@@ -165,7 +167,10 @@ def read_manifest(path: Path) -> Manifest:
         )
     if version < FORMAT_VERSION:
         values = _migrated(values, path)
-    return _validated(_MANIFEST, json.dumps(values), path)
+    manifest = _validated(_MANIFEST, json.dumps(values), path)
+    if manifest.groups and all(group.name == "lm_head" for group in manifest.groups):
+        raise CheckpointError("groups name no block's linear layer", where=f"{path}, groups")
+    return manifest
 
 
 def _migrated(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """An output directory that appears whole or not at all.
 
 Work is done in ``OUT.partial``, which is renamed to ``OUT`` at the end. Bad input leaves nothing behind but finished
-stages; a kill, Ctrl-C, a full disk or a full GPU leaves ``OUT.partial``, from which the same command resumes where its
-inputs are the same.
+stages; a kill, Ctrl-C, a full disk, a full GPU or an input that goes away leaves ``OUT.partial``, from which the same
+command resumes where its inputs are the same.
 """
 
 import errno
@@ -11,14 +11,17 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from filelock import FileLock, Timeout
+
 from glmquant.core.files import sync_directory, sync_file, write_atomically, write_text
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
+PARTIAL: Final = ".partial"
 MARKER: Final = ".glmquant-partial"
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 NO_STAGES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -44,16 +47,30 @@ def output_directory(
         OutputError: ``out`` holds something, cannot be written, or the disk is full.
     """
     out = out.resolve()
+    partial = out.with_name(out.name + PARTIAL)
+    _require_free(out, replace)
+    with ExitStack() as held:
+        try:
+            held.enter_context(_alone(out))
+            _require_free(out, replace)  # another process may just have come to its end
+            _prepare(partial, resume_key, stages, anew=replace)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
+            ) from error
+        yield from _written(partial, out, resume_key, stages, replace)
+
+
+def _require_free(out: Path, replace: bool) -> None:
     is_finished(out)
     if not replace:
         require_free(out)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        _prepare(partial, resume_key, stages, anew=replace)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
-        ) from error
+
+
+def _written(
+    partial: Path, out: Path, resume_key: str | None, stages: Mapping[str, str], replace: bool
+) -> Iterator[Path]:
+    """What comes of ``OUT.partial`` once it was written into, or failed to be."""
     try:
         yield partial
         _publish(partial, out, replace)
@@ -64,7 +81,9 @@ def output_directory(
         if _is_disk_full(error):
             hint = f"free some space; {_how_to_go_on(partial, resume_key)}"
             raise OutputError("the disk is full", where=partial, hint=hint) from error
-        if _is_bad_input(error):
+        if isinstance(error.__cause__, OSError) and resume_key is not None and _holds_work(partial):
+            log.warning("an input could not be read; %s", _how_to_go_on(partial, resume_key))
+        elif _is_bad_input(error):
             _leave(partial, [name for name in stages if (partial / name).is_dir()])
         raise
 
@@ -74,9 +93,36 @@ def _is_bad_input(error: Exception) -> bool:
     return isinstance(error, GlmQuantError) and not (isinstance(error, DeviceError) or _is_disk_full(error.__cause__))
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds ``out`` against other processes: two that write into one ``OUT.partial`` leave neither's output.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_name(f".{out.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError("another process is writing there", where=out, expected="one at a time") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, which Windows does not let; who takes it next makes another
+            path.unlink()
+        lock.release()
+
+
+def _holds_work(partial: Path) -> bool:
+    return any(path.name != MARKER for path in partial.iterdir())
+
+
 def is_finished(out: Path) -> bool:
-    """Whether a run has come to its end there. One killed as it did so may have left its marker, which goes now."""
-    if out.is_dir():
+    """Whether a run has come to its end there. One killed as it did so may have left its marker, which goes now; not so
+    that of an unfinished run, given as the output by mistake."""
+    if out.is_dir() and out.suffix != PARTIAL:
         (out / MARKER).unlink(missing_ok=True)
     return out.exists()
 
@@ -204,7 +250,7 @@ def _publish(partial: Path, out: Path, replace: bool) -> None:
     sync_directory(out.parent)
     if replace and replaced.exists():
         shutil.rmtree(replaced)
-    (out / MARKER).unlink()  # last: a directory without it that is not OUT would be a stranger's
+    (out / MARKER).unlink(missing_ok=True)  # last: a directory without it that is not OUT would be a stranger's
 
 
 def _how_to_go_on(partial: Path, resume_key: str | None) -> str:

@@ -7,6 +7,7 @@ tensor in its errors; its writer hides a full disk behind an exception of its ow
 library.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from glmquant.core.direct_io import DirectWriter
 from glmquant.core.placeholders import HEAD, refuse_placeholder
-from glmquant.core.untrusted import parse_json, shown
+from glmquant.core.untrusted import parse_json, require_regular, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
 
@@ -63,6 +64,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The header, and where the data begins."""
+    require_regular(path)
     try:
         with path.open("rb") as file:
             return _header_of(file, path)
@@ -137,10 +139,13 @@ def _require_gapless(path: Path, tensors: Mapping[str, StoredTensor], start: int
         )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Writes the tensors and waits until they are on the disk; the same tensors give the same bytes.
 
     Nothing is copied but tensors that are not contiguous, one at a time.
+
+    Returns:
+        sha256 of the file, of what was to be written rather than of what came to be on the disk.
 
     Raises:
         OSError: as the operating system says, a full disk included.
@@ -158,7 +163,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         }
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % ALIGNMENT)
+    head = LENGTH.pack(len(encoded)) + encoded
+    digest = hashlib.sha256(head)
     with DirectWriter(path) as file:
-        file.write(LENGTH.pack(len(encoded)) + encoded)
+        file.write(head)
         for name in order:
-            file.write(byte_view(tensors[name].contiguous()))
+            content = byte_view(tensors[name].contiguous())
+            digest.update(content)
+            file.write(content)
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
+from glmquant.core.budget import product
 from glmquant.core.direct_io import DirectReader
 from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
@@ -29,6 +30,7 @@ SERIAL_ELEMENTS: Final = 1 << 15
 """torch starts its threads above this; on a busy machine they cost more than so quick a check."""
 
 MOST_DIMENSIONS: Final = 8
+MOST_ELEMENTS: Final = 1 << 48
 
 WHOLE_FILE_BYTES: Final = 256 << 20
 EDGE_BYTES: Final = 1 << 20
@@ -179,7 +181,11 @@ def reject_beyond_file(tensor: StoredTensor, end: int) -> None:
 
 
 def reject_dimensions(shape: Sequence[int], where: object) -> None:
-    """Refuses more dimensions than any tensor here has, whose product alone could take minutes."""
+    """Refuses more dimensions or elements than any tensor has, whose product alone could take minutes."""
+    if len(shape) <= MOST_DIMENSIONS and product(shape, MOST_ELEMENTS) is None:
+        raise CheckpointError(
+            f"the shape is {shown(list(shape))}", where=where, expected=f"at most {MOST_ELEMENTS:,} elements"
+        )
     if len(shape) > MOST_DIMENSIONS:
         raise CheckpointError(
             f"the shape has {len(shape)} dimensions", where=where, expected=f"at most {MOST_DIMENSIONS}"

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from glmquant.core.placeholders import HEAD, refuse_placeholder
-from glmquant.core.untrusted import shown
+from glmquant.core.untrusted import require_regular, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
 from glmquant.store.state_dict import find_state_dict
@@ -55,6 +55,7 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 
 
 def _refuse_other_formats(path: Path) -> None:
+    require_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(HEAD)

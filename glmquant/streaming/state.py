@@ -1,5 +1,6 @@
 """What a killed run resumes from: the residual stream of all samples, as it is before a block."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 import torch
 
 from glmquant.core.files import write_atomically
+from glmquant.core.untrusted import require_regular
 from glmquant.errors import CheckpointError
 from glmquant.store.tensors import byte_view
 from glmquant.streaming.activations import Activations, Batch
@@ -30,8 +32,12 @@ class SavedStates:
         """Keeps the inputs of block ``layer``, in place of an earlier one's."""
         earlier = self._layers()
         with write_atomically(self._path(layer)) as unfinished, unfinished.open("wb") as file:
+            digest = hashlib.sha256()
             for stream, batch in _in_order(streams):
-                file.write(byte_view(stream.hidden.stored(batch)))
+                content = byte_view(stream.hidden.stored(batch))
+                digest.update(content)
+                file.write(content)
+            file.write(digest.digest())
         for old in set(earlier) - {layer}:
             self._path(old).unlink()
 
@@ -44,8 +50,10 @@ class SavedStates:
         """Fills the streams with the inputs of block ``layer``.
 
         Raises:
-            CheckpointError: the file is shorter than these.
+            CheckpointError: the file is shorter than these, or not what was saved.
         """
+        require_regular(self._path(layer))
+        digest = hashlib.sha256()
         with self._path(layer).open("rb") as file:
             for stream, batch in _in_order(streams):
                 values = torch.empty(len(batch.members), batch.length, stream.hidden.width)
@@ -55,7 +63,12 @@ class SavedStates:
                         where=self._path(layer),
                         hint="remove the directory it lies in, and start again",
                     )
+                digest.update(byte_view(values))
                 stream.hidden.write(batch, values)
+            if file.read() != digest.digest():
+                raise CheckpointError(
+                    "the saved activations are no longer what the unfinished run saved", where=self._path(layer)
+                )
 
     def clear(self) -> None:
         for path in self._directory.iterdir():

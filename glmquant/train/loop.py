@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from glmquant.core.files import write_atomically
+from glmquant.core.untrusted import require_regular
 from glmquant.errors import TrainingError
 from glmquant.progress import Progress
 from glmquant.recipe.schema import TrainOptions
@@ -188,6 +189,7 @@ class Trainer:
     def _resume(self) -> None:
         if not self._state.exists():
             return
+        require_regular(self._state)
         state = torch.load(self._state, weights_only=True)
         with torch.no_grad():
             for parameter, saved in zip(self._parameters, state["parameters"], strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from glmquant.inert import inert_markdown
 from glmquant.train.loop import EpochMetrics, History
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -64,8 +65,8 @@ class TrainingReport:
             "# Classifier training",
             "",
             f"- Trained: {self.mode}, learning rate {self.learning_rate:g}; the head is stored as `{self.head}`",
-            f"- Data: {_plain(self.data)}, {self.num_train:,} examples for training, {self.num_validation:,} for "
-            f"validation, {self.num_truncated:,} cut at {self.max_length:,} tokens",
+            f"- Data: {inert_markdown(self.data)}, {self.num_train:,} examples for training, "
+            f"{self.num_validation:,} for validation, {self.num_truncated:,} cut at {self.max_length:,} tokens",
             f"- Best epoch: {best.epoch} of {len(epochs)}, validation accuracy {best.validation_accuracy:.2%}",
             f"- Learning curve: training loss {_curve([e.train_loss for e in epochs])}, validation loss "
             f"{_curve([e.validation_loss for e in epochs])}, validation accuracy "
@@ -80,7 +81,7 @@ class TrainingReport:
             "",
             "| Label | Training | Validation |",
             "|---|--:|--:|",
-            *(f"| {_plain(c.label)} | {c.train:,} | {c.validation:,} |" for c in self.labels),
+            *(f"| {inert_markdown(c.label)} | {c.train:,} | {c.validation:,} |" for c in self.labels),
         ]
         return "\n".join(rows) + "\n"
 
@@ -90,7 +91,3 @@ def _curve(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     steps = (len(BARS) - 1) / (high - low) if high > low else 0
     return "".join(BARS[round((value - low) * steps)] for value in values)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,6 +1,7 @@
 """Hints on running a bundle."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,19 +83,28 @@ def damaged(path: Path) -> None:
     (path / "model.onnx").write_bytes(b"\x0a\xff\xff")
 
 
+def damaged_properties(path: Path) -> None:
+    (path / "model.onnx").write_bytes(b"\x72\x01\xff")
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path / "model.onnx.data", 100)
+
+
 def without_settings(path: Path) -> None:
     (path / "genai_config.json").write_text("{}")
 
 
 Spoil = Callable[[Path], object]
 BUNDLES: dict[str, tuple[Hint, Spoil]] = {
-    "damaged": (named("export the model again; the files may be damaged or incomplete", "open_session"), damaged),
+    "cut short": (named("export the model again; the files may be damaged or incomplete", "open_session"), cut_short),
+    "damaged": (named("export the model again; this file is damaged or incomplete"), damaged),
     "without settings": (named("export the model again", "read_settings"), without_settings),
-    "another's": (named("export the checkpoint with glmquant", "read_info"), another_graph),
-    "a path in it": (named("remove it; a bundle's files lie in its own directory"), with_path),
+    "another's": (named("export the checkpoint with glmquant", "_not_ours"), another_graph),
+    "a path in it": (named("remove it; a bundle decides how it is computed, and nothing else"), with_path),
 }
 CLASSIFIERS: dict[str, tuple[Hint, Spoil]] = {
-    "damaged": (named("export the model again", "_metadata"), damaged),
+    "damaged": (named("export the model again", "_metadata"), damaged_properties),
     "another's": (named("export the checkpoint with glmquant", "_metadata"), another_graph),
 }
 

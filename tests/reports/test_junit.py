@@ -28,9 +28,9 @@ def test_junit_has_a_case_for_each_limit() -> None:
 
 def test_junit_of_names_that_xml_cannot_hold() -> None:
     limits = Limits.model_validate({"accuracy_drop": 0.01})
-    outcome = replace(report(limits).limits[0], subject="a\0b<&>")
+    outcome = replace(report(limits).limits[0], subject="a\0b\ufffe<&>")
     root = ElementTree.fromstring(to_junit(replace(report(limits), limits=(outcome,))))
-    assert root[0][0].get("classname") == "a\N{REPLACEMENT CHARACTER}b<&>"
+    assert root[0][0].get("classname") == "a\\u0000b\N{REPLACEMENT CHARACTER}<&>"
 
 
 def test_a_check_without_limits_is_one_skipped_test() -> None:

@@ -99,6 +99,6 @@ def test_a_language_models_bundle_is_no_classifier(tmp_path: Path, bundle: Path)
 
 def test_a_damaged_graph_is_refused(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "config.json").write_bytes((bundle / "config.json").read_bytes())
-    (tmp_path / "model.onnx").write_bytes(b"\x0a\xff\xff")
+    (tmp_path / "model.onnx").write_bytes(b"\x72\x01\xff")
     with pytest.raises(ExportError, match="cannot read"):
         OnnxClassifier.open(tmp_path)

@@ -237,6 +237,7 @@ def test_side_files_are_copied_and_nothing_else(tmp_path: Path) -> None:
     kept = ("LICENSE", "LICENSE.txt", "MODEL_LICENSE", "Notice.md", "generation_config.json")
     for name in (*kept, "README.md", "modeling_chatglm.py", "config.json"):
         (source / name).write_text(name)
+    (source / "LICENSES").mkdir()
     copy_side_files(source, target)
     assert {path.name: path.read_text() for path in target.iterdir()} == {name: name for name in kept}
 

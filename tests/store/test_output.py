@@ -204,3 +204,16 @@ def test_nobody_is_told_to_remove_what_is_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not empty") as error:
         require_free(tmp_path)
     assert error.value.hint == "choose another directory"
+
+
+def test_two_that_write_to_one_output_do_not_meet(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with output_directory(out) as partial:
+        (partial / "a").write_text("first")
+        with pytest.raises(OutputError, match="another process is writing there"), output_directory(out):
+            pass
+    assert files(out) == {"a": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with output_directory(out, replace=True) as partial:
+        (partial / "a").write_text("second")
+    assert files(out) == {"a": "second"}

@@ -57,6 +57,18 @@ def test_a_state_cut_short_is_an_error(tmp_path: Path) -> None:
     states, kept = SavedStates(tmp_path), stream(0)
     states.save([kept], 1)
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:-4])
+    path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="shorter than the samples"):
+        states.load([kept], 1)
+
+
+@pytest.mark.parametrize("place", [0, -1, -40])
+def test_a_bit_that_flipped_in_a_state_is_an_error(tmp_path: Path, place: int) -> None:
+    states, kept = SavedStates(tmp_path), stream(0)
+    states.save([kept], 1)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="no longer what"):
         states.load([kept], 1)

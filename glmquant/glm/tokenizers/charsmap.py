@@ -7,15 +7,20 @@ combining marks, half-width kana and Hangul letters. Here the matches are fenced
 fence, mapping character by character and composing (NFC) gives what the rule says: verified for each of its entries.
 """
 
+import base64
+import hashlib
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, normalizers
 
+from glmquant.core.budget import Budget
 from glmquant.errors import CheckpointError
+from glmquant.glm.tokenizers.files import TOKENIZER_JSON
 
 Indices = npt.NDArray[np.int64]
 
@@ -28,6 +33,20 @@ SEPARATOR: Final = "\ue000"
 
 LONGEST_KEY: Final = 64
 MOST_ENTRIES: Final = 2**20
+KNOWN_RULES: Final = frozenset(
+    {
+        "7e46d9e08af4b6a37991b04fb8388644c1595a0abcd0f26d6a5d575e2a3663ea",
+        "1e2c7b43d3ee9755ceaa2ac335e253d8703604e0249ee1e81156c92b46423844",
+        "d8dfef3d6db0eef0742f8b55a73aee7fce6c1e21d26a09b8d3d4b52c42a791cb",
+        "2c03512e62f9ed965ec90d85314211b63b5b8aa0395311ea2147eec9ff738907",
+    }
+)
+KNOWN_PATTERN: Final = "16d881e292fd7b2aa5bcdb8c96e379882c2740a9be6c74e257b2c59706246577"
+KNOWN_GROWTH: Final = 18.0
+"""sha256 of SentencePiece 0.2's own rules (nfkc, nmt_nfkc, nfkc_cf, nmt_nfkc_cf) and of the pattern that all four come
+to: a rule of 225,000 entries takes a second to read, and a bundle with one would start so much later."""
+
+MOST_CHARACTERS: Final = 2**24
 MOST_MISSING: Final = 256
 WHERE: Final = "tokenizer.model, normalizer_spec.precompiled_charsmap"
 
@@ -44,7 +63,7 @@ def charsmap_normalizer(charsmap: bytes) -> normalizers.Normalizer:
         raise _damaged("an entry for a character without meaning")
     return normalizers.Sequence(
         [
-            normalizers.Replace(Regex(_after_each_match(entries)), FENCE),
+            normalizers.Replace(Regex(_match_pattern(charsmap)), FENCE),
             normalizers.Replace(Regex(f"(?m)(?<=[^{FENCE}])(?=[^{FENCE}])"), GAP),
             normalizers.Precompiled(charsmap),
             normalizers.Replace(GAP, ""),
@@ -55,7 +74,39 @@ def charsmap_normalizer(charsmap: bytes) -> normalizers.Normalizer:
     )
 
 
-def read_charsmap(charsmap: bytes) -> dict[str, str]:
+def decoded_charsmap(text: Any) -> bytes:
+    """The rule as ``tokenizer.json`` has it, in base64. Raises CheckpointError for what is not."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError("the tokenizer's normalization rule is not base64", where=TOKENIZER_JSON) from error
+
+
+def growth(charsmap: bytes) -> float:
+    """How many characters the rule may make of one. Raises CheckpointError for a damaged rule."""
+    if _digest(charsmap) in KNOWN_RULES:
+        return KNOWN_GROWTH
+    return max((len(new) / len(old) for old, new in read_charsmap(charsmap).items() if old), default=1.0)
+
+
+def is_match_pattern(pattern: str, charsmap: bytes) -> bool:
+    """Whether :func:`charsmap_normalizer` fences the rule's matches off by this; see there for the errors."""
+    if _digest(charsmap) in KNOWN_RULES:
+        return _digest(pattern.encode()) == KNOWN_PATTERN
+    return pattern == _match_pattern(charsmap)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _match_pattern(charsmap: bytes) -> str:
+    return _after_each_match(read_charsmap(charsmap))
+
+
+@lru_cache(maxsize=4)
+def read_charsmap(charsmap: bytes) -> Mapping[str, str]:
     """Every entry of the rule: what is replaced, and by what.
 
     The layout is a little-endian uint32 size in bytes, that many bytes of trie, then zero-terminated UTF-8 strings.
@@ -67,10 +118,15 @@ def read_charsmap(charsmap: bytes) -> dict[str, str]:
     texts = charsmap[4 + size :]
     entries = {}
     keys = _walk(units)
+    budget = Budget(MOST_CHARACTERS, "characters in a normalization rule", WHERE)
     try:
         texts.decode()
         for key, start in keys:
-            entries[key.decode()] = texts[start : texts.index(b"\0", start)].decode()
+            end = texts.index(b"\0", start)
+            budget.spend(len(key) + end - start)
+            entries[key.decode()] = texts[start:end].decode()
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise _damaged("an entry of its trie") from error
     return entries
@@ -118,7 +174,7 @@ def _bases(units: Indices, nodes: Indices) -> Indices:
     return bases
 
 
-def _after_each_match(entries: dict[str, str]) -> str:
+def _after_each_match(entries: Mapping[str, str]) -> str:
     """A pattern that matches, with no width, after each entry of several characters and each other character."""
     keys = frozenset(key for key in entries if len(key) > 1)
     if not keys:
@@ -149,13 +205,13 @@ def _char_class(chars: list[str]) -> str:
     return "[" + "".join(rf"\x{{{run[0]:x}}}-\x{{{run[-1]:x}}}" for run in runs) + "]"
 
 
-def _compositions_to_add(entries: dict[str, str]) -> dict[str, str]:
+def _compositions_to_add(entries: Mapping[str, str]) -> dict[str, str]:
     """What mapping each character of a match and NFC leave to do: compositions younger than ``tokenizers``' tables.
 
     Checks every entry, and every character that the rule keeps.
     """
     kept = (chr(point) for point in (*range(0x300, 0xD800), *range(0xF900, 0x30000)))
-    cases = entries | {char: char for char in kept if char not in entries}
+    cases = {**entries} | {char: char for char in kept if char not in entries}
     mapped = ["".join(entries.get(char, char) for char in text) for text in cases]
     wanted = list(cases.values())
     joined = SEPARATOR.join(mapped)

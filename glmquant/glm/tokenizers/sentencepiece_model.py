@@ -14,6 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.charsmap import charsmap_normalizer
+from glmquant.glm.tokenizers.files import TOKENIZER_MODEL
+from glmquant.glm.tokenizers.merges import joined_pairs, merges_budget
 
 SPACE: Final = "▁"
 BPE: Final = 2
@@ -112,15 +114,11 @@ def _refuse_other_kinds(proto: Any, path: Path) -> None:
 def _merges(proto: Any) -> list[tuple[str, str]]:
     """Every pair of pieces that joins to a piece, best score first."""
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
-    ranked = []
+    ranked, budget = [], merges_budget(TOKENIZER_MODEL)
     for index, piece in enumerate(proto.pieces):
         if piece.type != NORMAL:
             continue
-        text = piece.piece
-        for cut in range(1, len(text)):
-            left, right = text[:cut], text[cut:]
-            if left in scores and right in scores:
-                ranked.append((-piece.score, index, left, right))
+        ranked += [(-piece.score, index, *pair) for pair in joined_pairs(piece.piece, scores, budget)]
     ranked.sort(key=lambda merge: merge[:2])
     return [(left, right) for _, _, left, right in ranked]
 

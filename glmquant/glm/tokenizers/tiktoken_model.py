@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
+from glmquant.glm.tokenizers.merges import joined_pairs, merges_budget
 
 PATTERN: Final = "|".join(
     (
@@ -47,7 +48,7 @@ def tiktoken_tokenizer(content: bytes, path: Path) -> Tokenizer:
     letters = _byte_letters()
     names = {token: "".join(letters[byte] for byte in token) for token in ranks}
     vocabulary = {names[token]: rank for token, rank in ranks.items()}
-    model = models.BPE(vocabulary, _merges(ranks, names), ignore_merges=True)
+    model = models.BPE(vocabulary, _merges(ranks, names, path), ignore_merges=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -97,14 +98,11 @@ def _read_ranks(content: bytes, path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _merges(ranks: dict[bytes, int], names: dict[bytes, str]) -> list[tuple[str, str]]:
+def _merges(ranks: dict[bytes, int], names: dict[bytes, str], path: Path) -> list[tuple[str, str]]:
     """Every pair of tokens that joins to a token, lowest rank first."""
-    merges = []
+    merges, budget = [], merges_budget(path)
     for token in sorted(ranks, key=ranks.__getitem__):
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in ranks and right in ranks:
-                merges.append((names[left], names[right]))
+        merges += [(names[left], names[right]) for left, right in joined_pairs(token, ranks, budget)]
     return merges
 
 

@@ -49,6 +49,7 @@ TIKTOKEN_SPECIALS: Final = (
 )
 """The same for GLM-4, unless ``added_tokens_decoder`` in its ``tokenizer_config.json`` says otherwise."""
 
+TOKENIZER_FILE: Final = Path(TOKENIZER_JSON)
 OTHERS_TURN: Final = ("<|user|>", "<|observation|>")
 
 
@@ -108,12 +109,14 @@ class GlmTokenizer:
                 expected="text that can be written as UTF-8",
                 hint="look at the JSON escapes (\\ud800 to \\udfff come in pairs) where the text comes from",
             ) from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        with failures_named(TOKENIZER_FILE):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with failures_named(TOKENIZER_FILE):
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def apply_chat_template(
