@@ -3,7 +3,7 @@
 Shape suffixes: N output rows, K input columns, G groups along K, W group width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +84,16 @@ class QuantTensor:
     def take(self, order_N: Tensor) -> "QuantTensor":
         """The rows of these numbers."""
         return QuantTensor(self.codes_NK[order_N], self.scales_NG[order_N], self.zeros_NG[order_N], self.spec)
+
+    @staticmethod
+    def joined(parts: "Sequence[QuantTensor]") -> "QuantTensor":
+        """One below the other; of one spec."""
+        return QuantTensor(
+            torch.cat([part.codes_NK for part in parts]),
+            torch.cat([part.scales_NG for part in parts]),
+            torch.cat([part.zeros_NG for part in parts]),
+            parts[0].spec,
+        )
 
     @staticmethod
     def unfilled(rows: int, columns: int, spec: QuantSpec, device: torch.device) -> "QuantTensor":

@@ -12,6 +12,7 @@ from torch import Tensor
 from glmquant.core.device import CPU
 from glmquant.core.exact_sum import ExactSum, Grid
 from glmquant.core.matmul import float32_products
+from glmquant.core.ranks import ALONE, Ranks
 
 STRIPS, SMALLEST_STRIP = 8, 128
 ELEMENTS_AT_ONCE = 1 << 21
@@ -57,13 +58,14 @@ class HessianAccumulator:
         for each in self._sums:
             each.end_leaf()
 
-    def result(self) -> LayerStats:
-        """Nothing may be added afterwards."""
+    def result(self, ranks: Ranks = ALONE) -> LayerStats:
+        """Of the leaves of all ranks; nothing may be added afterwards."""
+        tokens = sum(ranks.gather(self._num_tokens))
         hessian_KK = torch.empty(self._columns, self._columns, device=self._device)
         for strip in self._strips:
-            self._sums.pop(0).mean_into(hessian_KK[strip, : strip.stop], max(self._num_tokens, 1))
+            self._sums.pop(0).mean_into(hessian_KK[strip, : strip.stop], max(tokens, 1), ranks)
             hessian_KK[: strip.start, strip] = hessian_KK[strip, : strip.start].T
-        return LayerStats(hessian_KK, self._num_tokens)
+        return LayerStats(hessian_KK, tokens)
 
 
 class ErrorAccumulator:
@@ -89,10 +91,10 @@ class ErrorAccumulator:
         """As :meth:`HessianAccumulator.end_leaf`."""
         self._sum.end_leaf()
 
-    def result(self) -> Tensor:
-        """Nothing may be added afterwards."""
-        mean_NK = torch.empty_like(self._sum.leaf_PK)
-        self._sum.mean_into(mean_NK, max(self._num_tokens, 1))
+    def result(self, ranks: Ranks = ALONE) -> Tensor:
+        """As :meth:`HessianAccumulator.result`."""
+        tokens, mean_NK = sum(ranks.gather(self._num_tokens)), torch.empty_like(self._sum.leaf_PK)
+        self._sum.mean_into(mean_NK, max(tokens, 1), ranks)
         return mean_NK
 
 
@@ -107,11 +109,13 @@ class _Sum:
         if self._exact is not None:
             self._exact.take(self.leaf_PK)
 
-    def mean_into(self, out_PK: Tensor, count: int) -> None:
+    def mean_into(self, out_PK: Tensor, count: int, ranks: Ranks) -> None:
         if self._exact is None:
+            assert ranks.count == 1, "sums of several ranks need a grid"
             torch.div(self.leaf_PK, count, out=out_PK)
-        else:
-            self._exact.mean_into(out_PK, count)
+            return
+        ranks.sum_(self._exact.units_NK)
+        self._exact.mean_into(out_PK, count)
 
 
 def rooted(x: Tensor, weights: Tensor | None) -> Tensor:

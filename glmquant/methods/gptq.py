@@ -94,6 +94,7 @@ class Gptq:
 
     kind: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:

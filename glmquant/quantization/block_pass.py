@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts import Part
@@ -27,12 +28,14 @@ def quantize_block(
     plan: Plan,
     activations: Activations | None,
     reference: Activations | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Block, list[GroupOutcome]]:
     """The block with its linear layers quantized; ``activations`` (if any) move on to the next block's inputs.
 
     Args:
         block: float.
         reference: the residual stream of the float model, where errors are propagated; it moves on, too.
+        ranks: who shares the work, each with samples of its own. Routed experts are the first one's alone afterwards.
     """
     outcomes: list[GroupOutcome] = []
     parts = []
@@ -40,7 +43,7 @@ def quantize_block(
         if activations is None:
             quantized, of_part = _rounded(part, layer, plan)
         else:
-            quantized, of_part = _PartPass(part, layer, plan, activations, reference).quantize()
+            quantized, of_part = _PartPass(part, layer, plan, activations, reference, ranks).quantize()
         parts.append(quantized)
         outcomes += of_part
     return Block(*parts), outcomes
@@ -64,7 +67,16 @@ class _PartPass:
     ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did.
     """
 
-    def __init__(self, part: Part, layer: int, plan: Plan, stream: Activations, reference: Activations | None) -> None:
+    def __init__(
+        self,
+        part: Part,
+        layer: int,
+        plan: Plan,
+        stream: Activations,
+        reference: Activations | None,
+        ranks: Ranks,
+    ) -> None:
+        self._ranks = ranks
         self._part, self._layer, self._plan = part, layer, plan
         self._prefix = f"layers.{layer}.{part.kind.scope}."
         self._stream, self._reference = stream, reference
@@ -82,7 +94,7 @@ class _PartPass:
             if part.experts is not None:
                 here, there = self._routed(stack)
                 found, wanted = here.x, None if there is None else there.x
-                experts, outcome = quantize_experts(part.experts, self._plan, here, there)
+                experts, outcome = quantize_experts(part.experts, self._plan, here, there, self._ranks)
                 part, of_experts = replace(part, experts=experts), [outcome]
             for step, name in enumerate(self._names):
                 if step:
@@ -100,6 +112,7 @@ class _PartPass:
                     self._plan[self._prefix + name],
                     self._fit_to(step, found, wanted),
                     self._dtype,
+                    self._ranks,
                 )
                 outcomes.append(outcome)
             self._finish(self._stream, done[self._names[-1]], found)
@@ -120,7 +133,13 @@ class _PartPass:
         if not self._plan[self._prefix + name].needs_hessian:
             return None
         by_inputs = not self._writes(step)
-        fit = LinearFit(self._part.linears[name], self._fit.error_propagation, by_inputs=by_inputs, dtype=self._dtype)
+        fit = LinearFit(
+            self._part.linears[name],
+            self._fit.error_propagation,
+            by_inputs=by_inputs,
+            dtype=self._dtype,
+            ranks=self._ranks,
+        )
         fit.gather(self._stream, lambda batch: self._seen(step, batch, found, wanted))
         return fit
 

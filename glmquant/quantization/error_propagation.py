@@ -22,6 +22,7 @@ from torch import Tensor
 from glmquant.core.cholesky import solve
 from glmquant.core.exact_sum import Grid
 from glmquant.core.matmul import float32_products
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.stats import AbsmaxAccumulator, ErrorAccumulator, HessianAccumulator, LayerStats, rooted
 from glmquant.glm.linear import Linear
 from glmquant.methods.gptq import cholesky_factor, ridge
@@ -29,6 +30,7 @@ from glmquant.streaming.activations import Activations, Batch
 
 DAMPING = 0.1
 ROWS_AT_ONCE = 2048
+ALL_ROWS = slice(0, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +58,19 @@ class LinearFit:
         strength: how much of the error to correct; 0 needs no reference.
         by_inputs: the inputs' error is gathered, and multiplied by the weights at the end; else that of each output.
         dtype: of the operands of that output's product.
+        ranks: who gathers, each from leaves of its own.
     """
 
-    def __init__(self, linear: Linear, strength: float, *, by_inputs: bool, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        linear: Linear,
+        strength: float,
+        *,
+        by_inputs: bool,
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._ranks = ranks
         assert isinstance(linear.weight, Tensor)
         self._linear, self._strength, self._by_inputs, self._dtype = linear, strength, by_inputs, dtype
         rows, self.columns = linear.weight.shape
@@ -74,7 +86,7 @@ class LinearFit:
         bounds = _Bounds(self._linear, self.columns, by_inputs=self._by_inputs)
         for batch in stream.batches:
             bounds.add(seen(batch))
-        self._grids, project = bounds.grids(stream.num_tokens), self._output()
+        self._grids, project = bounds.grids(stream.num_tokens, self._ranks), self._output()
         for leaf in stream.leaves:
             for batch in leaf:
                 self.add(seen(batch), project)
@@ -109,12 +121,19 @@ class LinearFit:
             error += seen.offset
         self._error.add(error, seen.x, seen.weights)
 
-    def result(self, weight_NK: Tensor) -> tuple[Tensor, LayerStats]:
-        """The weights to quantize and the statistics to do it by; nothing may be added afterwards."""
-        stats = self._hessian.result()
+    def result(self, weight_NK: Tensor, rows: slice = ALL_ROWS) -> tuple[Tensor, LayerStats]:
+        """Some rows of the weights to quantize, and the statistics to do it by; nothing may be added afterwards.
+
+        Args:
+            rows: whole slices of ``ROWS_AT_ONCE`` but for the last.
+        """
+        stats = self._hessian.result(self._ranks)
         if self._error is None:
-            return weight_NK, stats
-        return corrected(weight_NK, stats, self._error.result(), self._strength, by_inputs=self._by_inputs), stats
+            return weight_NK[rows], stats
+        error = self._error.result(self._ranks)
+        if not self._by_inputs:
+            error = error[rows]
+        return corrected(weight_NK[rows], stats, error, self._strength, by_inputs=self._by_inputs), stats
 
 
 class _Bounds:
@@ -140,8 +159,11 @@ class _Bounds:
         if seen.offset is not None:
             self._offset.add(rooted(seen.offset, seen.weights))
 
-    def grids(self, tokens: int) -> tuple[Grid, Grid]:
-        """Of the second moment, and of the error, which an output's Cauchy-Schwarz inequality bounds."""
+    def grids(self, tokens: int, ranks: Ranks) -> tuple[Grid, Grid]:
+        """Of the second moment, and of the error, which an output's Cauchy-Schwarz inequality bounds; of all ranks."""
+        tokens = sum(ranks.gather(tokens))
+        for largest in (self._inputs.absmax_K, self._lost.absmax_K, self._offset.absmax_K, self._longest):
+            ranks.max_(largest)
         inputs_K, errors = self._inputs.absmax_K, self._lost.absmax_K
         if not self._by_inputs:
             errors = self._weight_NK.float().norm(dim=1) * self._longest + self._offset.absmax_K

@@ -10,17 +10,19 @@ from dataclasses import astuple, dataclass, replace
 import torch
 from torch import Tensor
 
+from glmquant.core.device import CPU
 from glmquant.core.parallel import over_strips
 from glmquant.core.qtensor import QuantTensor
+from glmquant.core.ranks import ALONE, Ranks
+from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats, mean_square_output
 from glmquant.errors import QuantizationError
 from glmquant.glm.linear import Linear
-from glmquant.quantization.error_propagation import LinearFit
+from glmquant.methods.base import Method
+from glmquant.quantization.error_propagation import ROWS_AT_ONCE, LinearFit
 from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relative, square_sums
 from glmquant.recipe.plan import GroupPlan
 from glmquant.store.manifest import GroupRecord
-
-ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ def quantize_linear(
     plan: GroupPlan,
     seen: LinearFit | None,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> tuple[Linear, GroupOutcome]:
     """The linear layer by its plan.
 
     Args:
         seen: what this layer is to be fitted to, where the plan's method needs it.
         dtype: of the products behind the outcome.
+        ranks: who shares the rows of a layer that is fitted; all get the whole of it.
     """
     if plan.spec is None or plan.method is None:
         return linear, GroupOutcome(name, plan)
@@ -70,12 +74,7 @@ def quantize_linear(
         quantized = LazyMatrix(weight_NK, plan.spec, plan.method, squares).rows(0, len(weight_NK))
         outcome = GroupOutcome(name, plan, relative(squares))
     else:
-        weight_NK, stats = seen.result(weight_NK)
-        quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-        errors = [
-            _errors(weight_NK[start : start + ROWS_AT_ONCE], quantized.rows(start, start + ROWS_AT_ONCE), stats, dtype)
-            for start in range(0, len(weight_NK), ROWS_AT_ONCE)
-        ]
+        quantized, errors = _shared(plan.method, plan.spec, weight_NK, seen, dtype, ranks)
         outcome = _outcome(name, plan, errors)
     return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
 
@@ -94,6 +93,32 @@ def require_float(name: str, linear: Linear) -> Tensor:
             hint="start from the original",
         )
     return linear.weight
+
+
+def _shared(
+    method: Method, spec: QuantSpec, weight_NK: Tensor, seen: LinearFit, dtype: torch.dtype, ranks: Ranks
+) -> "tuple[QuantTensor, list[_Errors]]":
+    """Each rank quantizes a run of slices of the rows, if the method takes rows one by one; else each all of them."""
+    if not getattr(method, "row_by_row", False):
+        ranks = ALONE
+    starts = ranks.run_of(range(0, len(weight_NK), ROWS_AT_ONCE))
+    if not starts:
+        seen.result(weight_NK, slice(0, 0))  # the sums are everybody's
+        return _joined(ranks.gather((None, [])), weight_NK.device)
+    rows_NK, stats = seen.result(weight_NK, slice(starts[0], starts[-1] + ROWS_AT_ONCE))
+    quantized = method.quantize(rows_NK, spec, stats)
+    parts = [slice(start - starts[0], start - starts[0] + ROWS_AT_ONCE) for start in starts]
+    errors = [_errors(rows_NK[part], quantized.rows(part.start, part.stop), stats, dtype) for part in parts]
+    if ranks.count == 1:
+        return quantized, errors
+    return _joined(ranks.gather((quantized.to(CPU), errors)), weight_NK.device)
+
+
+def _joined(
+    parts: "list[tuple[QuantTensor | None, list[_Errors]]]", device: torch.device
+) -> "tuple[QuantTensor, list[_Errors]]":
+    quantized = [of_rank for of_rank, _ in parts if of_rank is not None]
+    return QuantTensor.joined(quantized).to(device), [error for _, errors in parts for error in errors]
 
 
 @dataclass(frozen=True)
