@@ -114,6 +114,15 @@ class Ranks:
         """Waits until every rank is here."""
         self.gather(None)
 
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """What is within is done by the first rank of each machine, and then by the others, who find it done."""
+        if self.local_rank:
+            self.barrier()
+        yield
+        if not self.local_rank:
+            self.barrier()
+
     def require_same(self, facts: Mapping[str, object]) -> None:
         """Raises GlmQuantError where ranks differ in one of ``facts``: what it is called, and what it is here."""
         found = self.gather({name: str(value) for name, value in facts.items()})

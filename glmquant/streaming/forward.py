@@ -45,11 +45,14 @@ def walk(
     stage: str = "forward",
     total: int = 0,
 ) -> None:
-    """Shows each block, on the device, to the visitor. The next one is read meanwhile.
+    """Shows each block, on the device, to the visitor. The next one is read meanwhile. Without a batch to move, as a
+    rank has where there are more ranks than batches, nothing is read.
 
     Args:
         stage, total: what progress calls it, and how many blocks the model has.
     """
+    if not any(stream.batches for stream in streams):
+        return
     for layer, block in blocks_ahead(load, layers):
         progress(stage, layer, total)
         held = [block.to(device)]
@@ -119,7 +122,8 @@ class Forward:
 
 
 def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
-    """The residual stream at each sequence's last ``counts`` tokens: float32 ``[R, D]``, in the sequences' order.
+    """The residual stream at each sequence's last ``counts`` tokens: float32 ``[R, D]``, in the sequences' order; empty
+    where no batch holds the sequence.
 
     Args:
         lengths: of the sequences, without padding.
