@@ -438,9 +438,10 @@ def _baseline(
     baseline: "Checkpoint | str | Path", recipe: "Recipe", adapter: Directory, save: Directory, progress: Progress
 ) -> "Checkpoint | StoredBaseline":
     """The float side of a check: a checkpoint, or what one said on an earlier occasion."""
+    from glmquant.core.ranks import current
     from glmquant.evaluation.stored_baseline import open_stored_baseline, require_writable_baseline
 
-    if save is not None:
+    if save is not None and current().is_first:
         require_writable_baseline(Path(save))
     if not isinstance(baseline, str | Path) or not Path(baseline).is_file():
         return _opened(baseline, recipe, adapter, progress)

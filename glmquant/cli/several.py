@@ -89,7 +89,7 @@ def _begin(ranks: Ranks) -> None:
     if not ranks.is_first:
         lead_nowhere(sys.stdout)
         logging.getLogger("glmquant").addHandler(logging.NullHandler())
-    ranks.require_same(_facts())
+    ranks.require_same(_facts)
 
 
 def _stay_to_the_end() -> None:

@@ -78,7 +78,7 @@ def calibrate(
     """
     dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
     resources.ranks.require_same(
-        {
+        lambda: {
             "the checkpoint": checkpoint.fingerprint,
             "the calibration samples": samples.sha256,
             **arithmetic(dtype, resources.device),

@@ -45,13 +45,14 @@ def walk(
     stage: str = "forward",
     total: int = 0,
 ) -> None:
-    """Shows each block, on the device, to the visitor. The next one is read meanwhile. Without a batch to move, as a
-    rank has where there are more ranks than batches, nothing is read.
+    """Shows each block, on the device, to the visitor. The next one is read meanwhile.
+
+    Where streams hold no batch, as those of a rank where there are more ranks than batches, nothing is read.
 
     Args:
         stage, total: what progress calls it, and how many blocks the model has.
     """
-    if not any(stream.batches for stream in streams):
+    if streams and not any(stream.batches for stream in streams):
         return
     for layer, block in blocks_ahead(load, layers):
         progress(stage, layer, total)
