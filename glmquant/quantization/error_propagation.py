@@ -28,6 +28,7 @@ from glmquant.methods.gptq import cholesky_factor, ridge
 from glmquant.streaming.activations import Activations, Batch
 
 DAMPING = 0.1
+ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +114,7 @@ class LinearFit:
         stats = self._hessian.result()
         if self._error is None:
             return weight_NK, stats
-        error = self._error.result()
-        if self._by_inputs:
-            with float32_products(error.device, exact=False):
-                error = weight_NK.float() @ error
-        return corrected(weight_NK, stats, error, self._strength), stats
+        return corrected(weight_NK, stats, self._error.result(), self._strength, by_inputs=self._by_inputs), stats
 
 
 class _Bounds:
@@ -151,18 +148,29 @@ class _Bounds:
         return Grid.within(inputs_K, inputs_K, tokens), Grid.within(errors, inputs_K, tokens)
 
 
-def corrected(weight_NK: Tensor, stats: LayerStats, error_NK: Tensor, strength: float) -> Tensor:
+def corrected(
+    weight_NK: Tensor, stats: LayerStats, error: Tensor, strength: float, *, by_inputs: bool = False
+) -> Tensor:
     """``W + strength · E[d xᵀ] (H + λ I)⁻¹``, float32.
 
     Args:
-        error_NK: becomes the correction.
+        error: ``E[d xᵀ]`` ``[N, K]``, or where ``by_inputs`` what ``W`` makes that of, ``[K, K]``.
 
     Raises:
         QuantizationError: inputs that are all zero.
     """
     order_K = torch.arange(weight_NK.shape[1], device=weight_NK.device)
     factor_KK = cholesky_factor(stats.hessian_KK, ridge(stats.hessian_KK, DAMPING), order_K)
-    return torch.add(weight_NK.float(), solve(factor_KK, error_NK), alpha=strength)
+    out_NK = weight_NK.to(torch.float32, copy=True)
+    for start in range(0, len(out_NK), ROWS_AT_ONCE):
+        part_NK = out_NK[start : start + ROWS_AT_ONCE]
+        if by_inputs:
+            with float32_products(error.device, exact=False):
+                error_NK = part_NK @ error
+        else:
+            error_NK = error[start : start + ROWS_AT_ONCE].clone()
+        part_NK.add_(solve(factor_KK, error_NK), alpha=strength)
+    return out_NK
 
 
 def without_bias(linear: Linear) -> Linear:

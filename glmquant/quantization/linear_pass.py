@@ -4,7 +4,8 @@ Shape suffixes: N output rows, K input columns.
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,7 +72,11 @@ def quantize_linear(
     else:
         weight_NK, stats = seen.result(weight_NK)
         quantized = plan.method.quantize(weight_NK, plan.spec, stats)
-        outcome = _measure(name, plan, weight_NK, quantized, stats, dtype)
+        errors = [
+            _errors(weight_NK[start : start + ROWS_AT_ONCE], quantized.rows(start, start + ROWS_AT_ONCE), stats, dtype)
+            for start in range(0, len(weight_NK), ROWS_AT_ONCE)
+        ]
+        outcome = _outcome(name, plan, errors)
     return replace(linear, weight=quantized), replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -91,18 +96,29 @@ def require_float(name: str, linear: Linear) -> Tensor:
     return linear.weight
 
 
-def _measure(
-    name: str, plan: GroupPlan, weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats, dtype: torch.dtype
-) -> GroupOutcome:
-    def squares(part: slice) -> tuple[int, tuple[float, float]]:
-        return part.start, square_sums(weight_NK[part].float(), quantized.rows(part.start, part.stop))
+@dataclass(frozen=True)
+class _Errors:
+    """Of some rows: ``‖W - Q‖²``, ``‖W‖²``, ``E‖(W - Q) x‖²`` and ``E‖W x‖²``."""
+
+    lost: float
+    whole: float
+    lost_output: float
+    whole_output: float
+
+
+def _errors(weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats, dtype: torch.dtype) -> _Errors:
+    def squares(part: slice) -> tuple[float, float]:
+        return square_sums(weight_NK[part].float(), quantized.rows(part.start, part.stop))
 
     rows, columns = weight_NK.shape
-    weight_error = relative(dict(over_strips(squares, rows, columns, weight_NK.device)))
-    lost_output = whole_output = 0.0
-    for start in range(0, rows, ROWS_AT_ONCE):
-        rows_NK = weight_NK[start : start + ROWS_AT_ONCE].float()
-        whole_output += mean_square_output(rows_NK, stats, dtype)
-        lost_NK = quantized.rows(start, start + len(rows_NK)).dequantize().sub_(rows_NK)
-        lost_output += mean_square_output(lost_NK, stats, dtype)
-    return GroupOutcome(name, plan, weight_error, ratio(lost_output, whole_output))
+    lost, whole = (sum(each) for each in zip(*over_strips(squares, rows, columns, weight_NK.device), strict=True))
+    weight_NK = weight_NK.float()
+    whole_output = mean_square_output(weight_NK, stats, dtype)
+    lost_NK = quantized.dequantize().sub_(weight_NK)
+    return _Errors(lost, whole, mean_square_output(lost_NK, stats, dtype), whole_output)
+
+
+def _outcome(name: str, plan: GroupPlan, errors: Sequence[_Errors]) -> GroupOutcome:
+    """Of all rows, added in their order."""
+    lost, whole, lost_output, whole_output = (sum(each) for each in zip(*map(astuple, errors), strict=True))
+    return GroupOutcome(name, plan, ratio(lost, whole), ratio(lost_output, whole_output))

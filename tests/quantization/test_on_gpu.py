@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmquant import api
+from glmquant.core import arithmetic
 from glmquant.errors import DeviceError
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.source import Query
@@ -41,7 +42,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both sides multiply and attend by the same kernels, so that every bit can be compared."""
+    """Both sides multiply and attend by the same kernels, so that every bit can be compared, and say the same of it."""
+    monkeypatch.setattr(arithmetic, "_processor", lambda device: "one")
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     with sdpa_kernel(SDPBackend.MATH):
         yield

@@ -120,7 +120,7 @@ def by_stage(recorded: dict[str, Hashes]) -> dict[str, str]:
 
 
 def machine_class() -> str:
-    """What the bytes depend on: torch's build, the processor's instructions, precision, threads, and the libraries."""
+    """What the bytes depend on: torch's build, the processor's instructions, precision, and the libraries."""
     import torch
 
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -128,7 +128,7 @@ def machine_class() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     amx = "+AMX" if torch.cpu._is_amx_tile_supported() else ""
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return f"torch {torch.__version__}, {capability}{amx}, {precision}, {torch.get_num_threads()} threads, {libraries}"
+    return f"torch {torch.__version__}, {capability}{amx}, {precision}, {libraries}"
 
 
 if __name__ == "__main__":
