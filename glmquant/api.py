@@ -120,16 +120,17 @@ def calibrate(
     from glmquant.quantization.calibrate import sample_texts
     from glmquant.recipe.plan import make_plan
     from glmquant.store.calibration import write_calibration
-    from glmquant.store.output import output_directory
+    from glmquant.store.output import existing, output_of_first
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     checkpoint = _opened(model, recipe, adapter, progress)
     plan = make_plan(recipe, checkpoint.config)
     samples = sample_texts(checkpoint, recipe.calibration, _names(data))
-    with output_directory(Path(out)) as partial:
-        calibration = calibrated(checkpoint, plan, samples, resources, partial.parent, progress)
-        write_calibration(calibration, partial)
+    with output_of_first(Path(out), resources.ranks) as partial:
+        calibration = calibrated(checkpoint, plan, samples, resources, existing(Path(out).parent), progress)
+        if partial is not None:
+            write_calibration(calibration, partial)
     return calibration
 
 
@@ -419,6 +420,7 @@ def _opened(
     model: "Checkpoint | str | Path", recipe: "Recipe | None", adapter: Directory, progress: Progress
 ) -> "Checkpoint":
     """The checkpoint, downloaded where it is nowhere here, its lineage as the recipe says, the adapter merged."""
+    from glmquant.core.ranks import current
     from glmquant.hub.locate import locate
     from glmquant.store.adapter import open_adapter
     from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
@@ -426,7 +428,8 @@ def _opened(
     if not isinstance(model, Checkpoint | str | Path):
         raise CheckpointError(f"{model!r} is no checkpoint", expected="a checkpoint, or the path of its directory")
     if not isinstance(model, Checkpoint):
-        found = locate(model, progress)
+        with current().first_here():
+            found = locate(model, progress)
         model = open_checkpoint(found.path, family=recipe.model.family if recipe else None, origin=found.origin)
     return model if adapter is None else with_adapter(model, open_adapter(adapter))
 
@@ -435,9 +438,10 @@ def _baseline(
     baseline: "Checkpoint | str | Path", recipe: "Recipe", adapter: Directory, save: Directory, progress: Progress
 ) -> "Checkpoint | StoredBaseline":
     """The float side of a check: a checkpoint, or what one said on an earlier occasion."""
+    from glmquant.core.ranks import current
     from glmquant.evaluation.stored_baseline import open_stored_baseline, require_writable_baseline
 
-    if save is not None:
+    if save is not None and current().is_first:
         require_writable_baseline(Path(save))
     if not isinstance(baseline, str | Path) or not Path(baseline).is_file():
         return _opened(baseline, recipe, adapter, progress)

@@ -17,6 +17,7 @@ from glmquant import __version__
 from glmquant.cli.commands import COMMANDS
 from glmquant.cli.endings import settle, stopping_at_sigterm, tell
 from glmquant.cli.printing import show
+from glmquant.cli.several import one_of_several, require_ranked
 from glmquant.cli.streams import open_streams
 
 OBJECTS_BETWEEN_COLLECTIONS: Final = 10_000
@@ -39,9 +40,15 @@ class Commands(TyperGroup):
         except BaseException as error:
             raise _exit_of(error, debug=False) from None
 
+    def resolve_command(self, ctx: Any, args: Any) -> Any:
+        found = super().resolve_command(ctx, args)
+        require_ranked(found[0])
+        return found
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with one_of_several(ctx.params["debug"]):
+                return super().invoke(ctx)
         except BaseException as error:
             raise _exit_of(error, debug=ctx.params["debug"]) from None
 

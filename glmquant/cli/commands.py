@@ -48,6 +48,7 @@ from glmquant.cli.options import (
 )
 from glmquant.cli.printing import show, show_pieces
 from glmquant.cli.streams import ReaderGoneError, as_typed
+from glmquant.core.ranks import current
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
@@ -432,7 +433,7 @@ def _run(
 def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci, took=took)
+    return progress_on_stderr(quiet or not current().is_first, lines=ci, took=took)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

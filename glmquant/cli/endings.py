@@ -43,7 +43,8 @@ def stopping_at_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is _terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -54,7 +55,7 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
     """Says on stderr how ``error`` ends the command, with a traceback for ``debug``; gives the exit code."""
     if isinstance(error, ReaderGoneError):
         return 0
-    code, message = _ending(error)
+    code, message = ending_of(error)
     with suppress(OSError):  # a stderr that takes nothing changes no code
         if debug and isinstance(error, Exception):
             show("".join(traceback.format_exception(error)), end="", to=sys.stderr)
@@ -80,7 +81,8 @@ def settle(code: int) -> int:
     return code
 
 
-def _ending(error: BaseException) -> tuple[int, str]:
+def ending_of(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of a command that ``error`` ends."""
     if isinstance(error, Terminated):
         return TERMINATED, "terminated"
     if isinstance(error, KeyboardInterrupt):

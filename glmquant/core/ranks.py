@@ -114,9 +114,21 @@ class Ranks:
         """Waits until every rank is here."""
         self.gather(None)
 
-    def require_same(self, facts: Mapping[str, object]) -> None:
-        """Raises GlmQuantError where ranks differ in one of ``facts``: what it is called, and what it is here."""
-        found = self.gather({name: str(value) for name, value in facts.items()})
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """What is within is done by the first rank of each machine, and then by the others, who find it done."""
+        if self.local_rank:
+            self.barrier()
+        yield
+        if not self.local_rank:
+            self.barrier()
+
+    def require_same(self, facts: Callable[[], Mapping[str, str]]) -> None:
+        """Raises GlmQuantError where ranks differ in one of ``facts``, which nobody asks for alone: what it is called,
+        and what it is here."""
+        if self.count == 1:
+            return
+        found = self.gather(dict(facts()))
         for name in found[0]:
             values = [each.get(name) for each in found]
             if len(set(values)) > 1:

@@ -24,7 +24,7 @@ from glmquant.core.device import CPU
 from glmquant.core.files import why_not_writable, write_atomically
 from glmquant.errors import CheckError, OutputError, Parameter
 from glmquant.evaluation.routing import Routes
-from glmquant.evaluation.source import Query
+from glmquant.evaluation.source import Query, update_with_queries
 from glmquant.glm.config import GlmConfig
 
 ROWS, EXPERTS = "hidden", "experts"
@@ -50,13 +50,6 @@ class AnswerStore(Protocol):
     def read(self, queries: Sequence[Query]) -> Answers | None: ...
 
     def write(self, queries: Sequence[Query], answers: Answers) -> None: ...
-
-
-def update_with_queries(digest: "hashlib._Hash", queries: Sequence[Query]) -> None:
-    """Adds to a hash the tokens asked, and what is wanted of them."""
-    for query in queries:
-        wanted = f"{query.num_logits} routed" if query.routed else query.num_logits
-        digest.update(f"{len(query.tokens)} {wanted}\0".encode() + query.tokens.astype("<i8").tobytes())
 
 
 def unpacked_answers(rows_ND: Tensor, packed: Tensor | None, queries: Sequence[Query], config: GlmConfig) -> Answers:

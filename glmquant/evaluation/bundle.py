@@ -6,8 +6,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from glmquant import assets
+from glmquant.core.arithmetic import arithmetic
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids
+from glmquant.errors import CheckError
 from glmquant.evaluation.baseline_cache import AnswerStore, BaselineCache, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
@@ -16,14 +21,16 @@ from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
 from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
 from glmquant.evaluation.routing_metrics import RoutingMetrics, measure_routing
+from glmquant.evaluation.share import Share
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
-from glmquant.runtime.session import is_classifier
+from glmquant.runtime.session import GRAPH_FILE, is_classifier
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.hashes import sha256_of
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
 
@@ -42,6 +49,7 @@ def check_bundle(
     progress: Progress,
     against: AccuracyReport | None = None,
     save_baseline: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> AccuracyReport:
     """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
@@ -51,18 +59,33 @@ def check_bundle(
         save_baseline: file to write the baseline's answers to, with its head.
         store: for the baseline's activations; its device computes.
         against: an earlier report that this one is to be compared with.
+        ranks: who share the queries; the first one alone reads and writes what is kept.
 
     Raises:
         GlmQuantError: a bundle that cannot be opened, data that cannot be read, nothing to compare, or a baseline of
             another model.
     """
     classifies = is_classifier(path)
+    if classifies and ranks.count > 1:
+        raise CheckError(
+            "the check of a classifier does not run on several ranks",
+            where=path,
+            expected="a language model's bundle, or one process",
+            hint="start it without torchrun",
+        )
+    ranks.require_same(
+        lambda: {
+            "the bundle": f"{sha256_of(path / GRAPH_FILE)}, {_bundle_bytes(path)} bytes",
+            "the baseline": baseline.fingerprint,
+            **arithmetic(torch.float32, store.device),
+        }
+    )
     manifest = read_manifest(path / MANIFEST) if (path / MANIFEST).is_file() else None
     tokenizer = require_same_model(path, baseline)
     notes = origin_notes(baseline, manifest)
     options, kept = (
         _with_limits(options, manifest),
-        _kept(baseline, None if classifies else cache, save_baseline, store),
+        _kept(baseline, None if classifies else cache, save_baseline, store, ranks),
     )
     if classifies:
         classifier = OnnxClassifier.open(path)
@@ -83,9 +106,10 @@ def check_bundle(
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
     setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
     context = min(info.max_length, baseline.config.max_position_embeddings)
-    source = BaselineSource(baseline, progress, kept, store)
+    share = Share(ranks, info.vocab_size)
+    source = BaselineSource(baseline, progress, kept, store, share)
     report = evaluate(
-        _OpenedWhenAsked(path),
+        _OpenedWhenAsked(path, ranks),
         source,
         tokenizer,
         options,
@@ -94,26 +118,36 @@ def check_bundle(
         context,
         calibration_texts=() if manifest is None else manifest.calibration_texts,
         against=against,
-        route=None if baseline.config.experts is None else _router(path, source),
+        route=None if baseline.config.experts is None else _router(path, source, ranks),
+        share=share,
     )
     return replace(report, notes=notes)
 
 
-def _router(path: Path, baseline: BaselineSource) -> Callable[[Sequence[Ids]], RoutingMetrics]:
+def _router(path: Path, baseline: BaselineSource, ranks: Ranks) -> Callable[[Sequence[Ids]], RoutingMetrics]:
     def route(windows: Sequence[Ids]) -> RoutingMetrics:
         assert baseline.routes is not None
-        return measure_routing(path, baseline.routes, windows)
+        return measure_routing(path, baseline.routes, windows, ranks, _threads(ranks))
 
     return route
 
 
+def _threads(ranks: Ranks) -> int | None:
+    """ONNX Runtime's: every core alone, with other ranks beside this one as many as torch takes (OMP_NUM_THREADS)."""
+    return None if ranks.count == 1 else torch.get_num_threads()
+
+
 def _kept(
-    baseline: Checkpoint | StoredBaseline, cache: Path | None, save: Path | None, store: ActivationStore
+    baseline: Checkpoint | StoredBaseline,
+    cache: Path | None,
+    save: Path | None,
+    store: ActivationStore,
+    ranks: Ranks,
 ) -> AnswerStore | None:
     """Where the baseline's answers come from, or go to."""
     if isinstance(baseline, StoredBaseline):
         return baseline
-    if cache is not None:
+    if cache is not None and ranks.is_first:
         require_writable_cache(cache)
     kept = None if cache is None else BaselineCache(cache, baseline.fingerprint, baseline.config, store.device)
     return kept if save is None else BaselineWriter(save, baseline, kept)
@@ -159,9 +193,11 @@ class _OpenedWhenAsked:
     through its blocks: the two are not in memory together."""
 
     path: Path
+    ranks: Ranks
 
     def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
-        yield from OnnxSource(OnnxModel.open(self.path)).logits(queries)
+        model = OnnxModel.open(self.path, num_threads=_threads(self.ranks))
+        yield from OnnxSource(model, self.ranks).logits(queries)
 
 
 def _setting(

@@ -7,8 +7,10 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from functools import partial
+from itertools import repeat
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,17 +25,20 @@ from glmquant.errors import CheckError
 from glmquant.evaluation.examples import worst_token
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarize
-from glmquant.evaluation.plan import TaskPlan, label_scores, plan_task, without_prior
+from glmquant.evaluation.plan import PlannedExample, Scores, TaskPlan, plan_task, query_scores, without_prior
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting, TextCoverage
 from glmquant.evaluation.routing_metrics import RoutingMetrics, routed_windows
-from glmquant.evaluation.source import Logits, LogitsSource, Query
+from glmquant.evaluation.share import Share
+from glmquant.evaluation.source import Logits, LogitsSource, Query, digest_of
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions
 
 log = logging.getLogger("glmquant")
-Pairs = Iterator[tuple[Logits, Logits]]
+Score = ScoredWindow | tuple[Scores, Scores]
+"""What becomes of both models' logits for a query: a window's scores, or both sides' label scores."""
+Scorer = Callable[[Logits, Logits], Score]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +142,7 @@ def evaluate(
     calibration_texts: Collection[str] = (),
     against: AccuracyReport | None = None,
     route: Callable[[Sequence[Ids]], RoutingMetrics] | None = None,
+    share: Share | None = None,
 ) -> AccuracyReport:
     """Measure the candidate against the baseline on the texts and tasks of ``options``.
 
@@ -145,6 +151,8 @@ def evaluate(
             same windows as routed queries; None for models without routed experts.
         calibration_texts: sha256 of each text that the candidate was calibrated on.
         against: an earlier report that this one is to be compared with.
+        share: of the queries, what both sources answer here: several ranks score the queries that each answers, and all
+            make the same report.
 
     Raises:
         DataError, CheckError: see :func:`read_material`; CheckError also for different vocabularies, for logits that
@@ -154,9 +162,11 @@ def evaluate(
     if against is not None:
         require_pairable(against, material.window_names, material.digests, material.truths)
     queries = material.queries if route is None else _with_routed(material)
-    pairs = _paired(baseline, candidate, queries, progress)
-    by_text = [_score_text(text, pairs, tokenizer) for text in material.texts]
-    tasks = tuple(_score_task(plan, pairs) for plan in material.plans)
+    share = share or Share()
+    share.ranks.require_same(lambda: {"the texts and tasks": digest_of(queries)})
+    scores = iter(_scores(baseline, candidate, queries, _scorers(material, tokenizer), share, progress))
+    by_text = [[cast(ScoredWindow, next(scores)) for _ in text.windows] for text in material.texts]
+    tasks = tuple(_task_result(plan, scores) for plan in material.plans)
     coverage = tuple(_coverage(text, options.seq_len, calibration_texts) for text in material.texts)
     routed = [query.tokens for query in queries if query.routed]
     routing = route(routed) if route is not None and routed else None
@@ -211,14 +221,38 @@ def _report(
     )
 
 
-def _paired(baseline: LogitsSource, candidate: LogitsSource, queries: Sequence[Query], progress: Progress) -> Pairs:
-    """The logits of both models for each query. Progress counts tokens: queries differ in length by a factor of 100."""
-    total, done = sum(len(query.tokens) for query in queries), 0
+def _scores(
+    baseline: LogitsSource,
+    candidate: LogitsSource,
+    queries: Sequence[Query],
+    scorers: Sequence[Scorer],
+    share: Share,
+    progress: Progress,
+) -> list[Score]:
+    """Of all queries, each scored where it is answered. Progress counts this rank's tokens: queries differ in length by
+    a factor of 100."""
+    numbers = share.numbers(queries)
+    total, done = sum(len(queries[number].tokens) for number in numbers), 0
+    scores: dict[int, Score] = {}
     answers = zip(baseline.logits(queries), candidate.logits(queries), strict=True)
-    for query, pair in zip(queries, answers, strict=True):
-        done += len(query.tokens)
+    for number, pair in zip(numbers, answers, strict=True):
+        done += len(queries[number].tokens)
         progress("comparing, tokens", done, total)
-        yield pair
+        scores[number] = scorers[number](*pair)
+    gathered = {number: score for part in share.ranks.gather(scores) for number, score in part.items()}
+    return [gathered[number] for number in range(len(queries))]
+
+
+def _scorers(material: Material, tokenizer: Tokenizer) -> list[Scorer]:
+    """Of each query, in the order of :attr:`Material.queries`."""
+    scorers: list[Scorer] = []
+    for text in material.texts:
+        scorers += [partial(_score_window, text.name, window, tokenizer) for window in _scored(text)]
+    for plan in material.plans:
+        for example in plan.examples:
+            count = len(plan.truth.labels)
+            scorers += [partial(_score_query, example, query, count) for query in range(len(example.queries))]
+    return scorers
 
 
 def _window_queries(text: EvaluationText | EvaluationChats) -> list[Query]:
@@ -234,22 +268,31 @@ def _scored(text: EvaluationText | EvaluationChats) -> Iterator[tuple[Ids, Mask,
     return zip(text.windows, repeat(all_R), repeat(text.num_scored * text.bytes_per_token), strict=False)
 
 
-def _score_text(text: EvaluationText | EvaluationChats, pairs: Pairs, tokenizer: Tokenizer) -> list[ScoredWindow]:
-    scored = []
-    for (window, scored_R, num_bytes), pair in zip(_scored(text), islice(pairs, len(text.windows)), strict=True):
-        places = len(window) - len(scored_R) + np.flatnonzero(scored_R)
-        baseline_RV, candidate_RV = pair if scored_R.all() else (side[scored_R] for side in pair)
-        scores = score_tokens(baseline_RV, candidate_RV, window[places])
-        worst = worst_token(text.name, window, places, baseline_RV, candidate_RV, scores, tokenizer)
-        scored.append(ScoredWindow(text.name, scores, num_bytes, worst))
-    return scored
+def _score_window(
+    name: str, window: tuple[Ids, Mask, float], tokenizer: Tokenizer, baseline_RV: Logits, candidate_RV: Logits
+) -> ScoredWindow:
+    window_T, scored_R, num_bytes = window
+    places = len(window_T) - len(scored_R) + np.flatnonzero(scored_R)
+    if not scored_R.all():
+        baseline_RV, candidate_RV = baseline_RV[scored_R], candidate_RV[scored_R]
+    scores = score_tokens(baseline_RV, candidate_RV, window_T[places])
+    worst = worst_token(name, window_T, places, baseline_RV, candidate_RV, scores, tokenizer)
+    return ScoredWindow(name, scores, num_bytes, worst)
 
 
-def _score_task(plan: TaskPlan, pairs: Pairs) -> TaskResult:
-    scores = []
-    for example in plan.examples:
-        both = list(islice(pairs, len(example.queries)))
-        scores.append([label_scores(example, side, len(plan.truth.labels)) for side in zip(*both, strict=True)])
-    sides = np.array(scores).swapaxes(0, 1)
+def _score_query(
+    example: PlannedExample, query: int, num_labels: int, baseline_RV: Logits, candidate_RV: Logits
+) -> tuple[Scores, Scores]:
+    """Of both sides."""
+    return (
+        query_scores(example, query, baseline_RV, num_labels),
+        query_scores(example, query, candidate_RV, num_labels),
+    )
+
+
+def _task_result(plan: TaskPlan, scores: Iterator[Score]) -> TaskResult:
+    """Of an example's queries, each scores other labels."""
+    by_query = [[cast(tuple[Scores, Scores], next(scores)) for _ in example.queries] for example in plan.examples]
+    sides = np.array([np.max(each, axis=0) for each in by_query]).swapaxes(0, 1)
     baseline_IL, candidate_IL = (without_prior(side) if plan.remove_prior else side for side in sides)
     return compare(plan.truth, baseline_IL, candidate_IL)

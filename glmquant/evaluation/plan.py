@@ -110,18 +110,34 @@ def label_scores(example: PlannedExample, answers: Sequence[Logits], num_labels:
     Raises:
         CheckError: logits that are not finite.
     """
-    scores = np.full(num_labels, -np.inf)
+    by_query = [query_scores(example, query, logits_RV, num_labels) for query, logits_RV in enumerate(answers)]
+    scores_L: Scores = np.max(by_query, axis=0)
+    return scores_L
+
+
+def query_scores(example: PlannedExample, query: int, logits_RV: Logits, num_labels: int) -> Scores:
+    """The scores that one query of an example gives, float64 ``[L]``; -inf for answers that others continue.
+
+    Raises:
+        CheckError: logits that are not finite.
+    """
+    scores_L = np.full(num_labels, -np.inf)
     for label, continuation in enumerate(example.continuations):
-        logits_RV = answers[continuation.query][: len(continuation.tokens)].astype(np.float64)
-        chosen_R = logits_RV[np.arange(len(logits_RV)), continuation.tokens]
-        scores[label] = (chosen_R - logsumexp(logits_RV)).sum() / continuation.divisor
-    if not np.isfinite(scores[: len(example.continuations)]).all():
+        if continuation.query == query:
+            answer_RV = logits_RV[: len(continuation.tokens)].astype(np.float64)
+            chosen_R = answer_RV[np.arange(len(answer_RV)), continuation.tokens]
+            scores_L[label] = (chosen_R - logsumexp(answer_RV)).sum() / continuation.divisor
+            _require_finite(scores_L[label])
+    return scores_L
+
+
+def _require_finite(score: float) -> None:
+    if not np.isfinite(score):
         raise CheckError(
             "a model's logits are not finite",
             expected="finite numbers",
             hint="if the model runs in float16, a value may have overflowed: export with export.dtype=float32",
         )
-    return scores
 
 
 def without_prior(scores_IL: Scores) -> Scores:

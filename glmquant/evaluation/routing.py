@@ -85,6 +85,18 @@ class Routes:
             experts, {layer: list(rows.split(list(lengths))) for layer, rows in zip(layers, packed_LMk, strict=True)}
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["Routes"]) -> "Routes":
+        """Of routes that are each empty where another one's are not."""
+        layers = parts[0].chosen
+        return cls(
+            parts[0].experts,
+            {
+                layer: [max(rows, key=len) for rows in zip(*(part.chosen[layer] for part in parts), strict=True)]
+                for layer in layers
+            },
+        )
+
 
 class RouteRecorder:
     """Notes which experts the tokens of some sequences meet, as a :class:`~glmquant.streaming.forward.Forward` shows.

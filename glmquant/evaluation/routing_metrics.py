@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids
 from glmquant.evaluation.routing import LayerRouting, Routes, compare_routes
 from glmquant.evaluation.statistics import Interval, mean_interval
@@ -49,18 +50,25 @@ class RoutingMetrics:
     layers: tuple[LayerAgreement, ...]
 
 
-def measure_routing(bundle: Path, baseline: Routes, windows: Sequence[Ids]) -> RoutingMetrics:
+def measure_routing(
+    bundle: Path, baseline: Routes, windows: Sequence[Ids], ranks: Ranks = ALONE, num_threads: int | None = None
+) -> RoutingMetrics:
     """Which experts the windows' tokens meet in both.
 
     Args:
         baseline: of the same windows.
+        ranks: who share the windows.
+        num_threads: as in :meth:`glmquant.runtime.model.OnnxModel.open`.
 
     Raises:
         CheckError: experts that are not the same in number.
         ExportError: a bundle that cannot be run.
     """
-    found = bundle_choices(bundle, windows)
-    after = {layer: [torch.from_numpy(each) for each in rows] for layer, rows in found.items()}
+    parts = ranks.gather(bundle_choices(bundle, ranks.dealt(windows), num_threads))
+    after = {
+        layer: [torch.from_numpy(parts[n % ranks.count][layer][n // ranks.count]) for n in range(len(windows))]
+        for layer in parts[0]
+    }
     return _summary(compare_routes(baseline, Routes(baseline.experts, after)))
 
 

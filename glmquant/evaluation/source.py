@@ -3,6 +3,7 @@
 Shape suffixes: T tokens of a sequence, V vocabulary.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,11 +29,26 @@ class Query:
     routed: bool = False
 
 
+def update_with_queries(digest: "hashlib._Hash", queries: Sequence[Query]) -> None:
+    """Adds to a hash the tokens asked, and what is wanted of them."""
+    for query in queries:
+        wanted = f"{query.num_logits} routed" if query.routed else query.num_logits
+        digest.update(f"{len(query.tokens)} {wanted}\0".encode() + query.tokens.astype("<i8").tobytes())
+
+
+def digest_of(queries: Sequence[Query]) -> str:
+    """sha256 of the tokens asked, and of what is wanted of them."""
+    digest = hashlib.sha256()
+    update_with_queries(digest, queries)
+    return digest.hexdigest()
+
+
 class LogitsSource(Protocol):
     """A model that answers queries."""
 
     def logits(self, queries: Sequence[Query]) -> Iterator[Logits]:
-        """For each query, in order, the logits at its last ``num_logits`` positions: float32 ``[num_logits, V]``.
+        """For each query, in order, the logits at its last ``num_logits`` positions: float32 ``[num_logits, V]``; of
+        several ranks, for each that this one answers (:mod:`glmquant.evaluation.share`).
 
         An array may be overwritten when the next is requested.
         """

@@ -15,7 +15,6 @@ Shape suffixes: N rows of all queries, D hidden size, V vocabulary or labels, L 
 the queries whose routing is measured, k experts of a token.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from torch import Tensor
 from glmquant.core.files import why_not_writable, write_atomically
 from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckError, CheckpointError, OutputError, Parameter
-from glmquant.evaluation.baseline_cache import Answers, AnswerStore, unpacked_answers, update_with_queries
-from glmquant.evaluation.source import Query
+from glmquant.evaluation.baseline_cache import Answers, AnswerStore, unpacked_answers
+from glmquant.evaluation.source import Query, digest_of
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.hf_config import to_hf_config
@@ -167,13 +166,6 @@ def require_writable_baseline(path: Path) -> None:
         raise OutputError(
             "a file is in the way that is no stored baseline", where=path, hint="choose another file"
         ) from error
-
-
-def digest_of(queries: Sequence[Query]) -> str:
-    """sha256 of the tokens asked, and of what is wanted of them."""
-    digest = hashlib.sha256()
-    update_with_queries(digest, queries)
-    return digest.hexdigest()
 
 
 def _description(values: dict[str, Any], path: Path) -> Description:

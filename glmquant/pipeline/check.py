@@ -12,7 +12,7 @@ from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.reports.write import write_report
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.output import output_directory
+from glmquant.store.output import output_of_first
 from glmquant.streaming.memory import forward_bytes
 from glmquant.streaming.resources import Resources
 
@@ -45,12 +45,14 @@ def check_directory(
                 progress=progress,
                 against=against,
                 save_baseline=save_baseline,
+                ranks=resources.ranks,
             )
         return report if against is None else with_regression(report, against, options.against)
 
     if out is None:
         return measured()
-    with output_directory(out) as partial:
+    with output_of_first(out, resources.ranks) as partial:
         report = measured()
-        write_report(report, partial, () if against is None else (against,))
+        if partial is not None:
+            write_report(report, partial, () if against is None else (against,))
     return report

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from glmquant import assets
+from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
 from glmquant.core.matmul import dtype_for
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.stats import AbsmaxAccumulator
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, sample_calibration
 from glmquant.data.reading import Reading
@@ -74,13 +76,20 @@ def calibrate(
         CheckpointError, CalibrationError: see :func:`key_value_ranges`.
         DeviceError: the device has too little memory.
     """
+    dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
+    resources.ranks.require_same(
+        lambda: {
+            "the checkpoint": checkpoint.fingerprint,
+            "the calibration samples": samples.sha256,
+            **arithmetic(dtype, resources.device),
+        }
+    )
     if not plan.needs_ranges:
         return Calibration(samples)
     config, started = checkpoint.config, time.monotonic()
-    dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
     store = resources.store(forward_bytes(config, dtype), directory)
     with resources.in_use():
-        ranges = key_value_ranges(checkpoint, samples, progress, store=store, dtype=dtype)
+        ranges = key_value_ranges(checkpoint, samples, progress, store=store, dtype=dtype, ranks=resources.ranks)
     work = forward_work(config, range(config.num_hidden_layers), samples.tokens_SL.numel())
     log.info(rate("calibrated", samples, work, time.monotonic() - started))
     return Calibration(samples, ranges)
@@ -105,12 +114,14 @@ def key_value_ranges(
     *,
     store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> tuple[KeyValueRange, ...]:
     """The largest keys and values of each layer, one block in memory.
 
     Args:
         store: where activations may lie, and the device that computes.
         dtype: of the operands of matrix products; the residual stream stays in float32.
+        ranks: who shares the samples.
 
     Raises:
         CheckpointError: activations are not finite.
@@ -125,7 +136,7 @@ def key_value_ranges(
         keys.add(key_BTCE.flatten(-2))
         values.add(value_BTCE.flatten(-2))
 
-    activations = embed(samples.tokens_SL, source.embedding(), config, store, dtype)
+    activations = embed(samples.tokens_SL, source.embedding(), config, store, dtype, ranks)
     walk(
         source.block,
         range(layers),
@@ -136,5 +147,7 @@ def key_value_ranges(
         stage="calibrating",
         total=layers,
     )
-    shape = (config.num_key_value_heads, config.head_dim)
-    return tuple(KeyValueRange(*(each.absmax_K.to(CPU).view(shape) for each in of_layer)) for of_layer in seen)
+    absmax = torch.stack([each.absmax_K for of_layer in seen for each in of_layer])
+    ranks.max_(absmax)
+    ranges = absmax.to(CPU).view(layers, 2, config.num_key_value_heads, config.head_dim)
+    return tuple(KeyValueRange(keys_CE, values_CE) for keys_CE, values_CE in ranges)

@@ -24,12 +24,15 @@ WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 LAYER: Final = "layers."
 
 
-def bundle_choices(directory: Path, sequences: Sequence[Ids]) -> dict[int, list[NDArray[np.int16]]]:
+def bundle_choices(
+    directory: Path, sequences: Sequence[Ids], num_threads: int | None = None
+) -> dict[int, list[NDArray[np.int16]]]:
     """By layer and sequence, numbers of each token's experts in ascending order, int16 ``[T, k]``; empty for a bundle
     without routed experts.
 
     Args:
         sequences: token ids, int64 ``[T]`` each, prefix included.
+        num_threads: within an operator; None lets ONNX Runtime use every core.
 
     Raises:
         ExportError: ONNX Runtime cannot run the graph with these outputs.
@@ -38,7 +41,7 @@ def bundle_choices(directory: Path, sequences: Sequence[Ids]) -> dict[int, list[
     routers = {_layer(node.name): node.output[0] for node in model.graph.node if node.op_type == ROUTER}
     if not routers:
         return {}
-    session = _session(directory, model, list(routers.values()))
+    session = _session(directory, model, list(routers.values()), num_threads)
     choices: dict[int, list[NDArray[np.int16]]] = {layer: [] for layer in routers}
     for ids_T in sequences:
         for layer, chosen_Tk in zip(routers, _run(session, list(routers.values()), ids_T), strict=True):
@@ -51,10 +54,12 @@ def _layer(node: str) -> int:
     return int(node.removeprefix(LAYER).partition("/")[0])
 
 
-def _session(directory: Path, model: onnx.ModelProto, outputs: Sequence[str]) -> ort.InferenceSession:
+def _session(
+    directory: Path, model: onnx.ModelProto, outputs: Sequence[str], num_threads: int | None
+) -> ort.InferenceSession:
     shown = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
     model.graph.output.extend(shown)
-    options = session_options(read_settings(directory), None)
+    options = session_options(read_settings(directory), num_threads)
     options.add_session_config_entry(WEIGHTS_FOLDER, str(directory))
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

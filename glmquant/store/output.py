@@ -19,6 +19,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from glmquant.core.files import sync_directory, sync_file, write_atomically, write_text
+from glmquant.core.ranks import Ranks
 from glmquant.errors import DeviceError, GlmQuantError, OutputError
 
 PARTIAL: Final = ".partial"
@@ -59,6 +60,21 @@ def output_directory(
                 f"cannot write there: {error.strerror}", where=partial, hint="choose another directory"
             ) from error
         yield from _written(partial, out, resume_key, stages, replace)
+
+
+@contextmanager
+def output_of_first(out: Path, ranks: Ranks) -> Iterator[Path | None]:
+    """:func:`output_directory` of the first rank; None on the others, who write nothing."""
+    if not ranks.is_first:
+        yield None
+        return
+    with output_directory(out) as partial:
+        yield partial
+
+
+def existing(directory: Path) -> Path:
+    """The nearest of its parents, and itself, that is there."""
+    return next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
 
 
 def _require_free(out: Path, replace: bool) -> None:
@@ -149,8 +165,7 @@ def require_room(directory: Path, num_bytes: int) -> None:
     Raises:
         OutputError: less than ``num_bytes`` are free there.
     """
-    place = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing(directory)).free
     if free < num_bytes:
         raise OutputError(
             f"the disk has {free / 1e9:.2f} GB free; about {num_bytes / 1e9:.2f} GB will be written",

@@ -5,10 +5,10 @@ Shape suffixes: S samples, L tokens of a sample, B sequences of a batch, T token
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glmquant.core.device import CPU
 from glmquant.core.direct_io import read_at, write_at
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids, length_batches, padded
 from glmquant.errors import CalibrationError
 from glmquant.glm.config import GlmConfig
@@ -177,8 +178,7 @@ class Activations:
     @property
     def leaves(self) -> tuple[tuple[Batch, ...], ...]:
         """Runs of batches that depend on the samples alone, whose sums are added exactly."""
-        starts = range(0, len(self.batches), LEAF_BATCHES)
-        return tuple(self.batches[start : start + LEAF_BATCHES] for start in starts)
+        return _leaves(self.batches)
 
     def context(self, batch: Batch) -> Context:
         """What a forward pass of the batch knows. Padding stands on the right, where causal attention never looks."""
@@ -187,6 +187,19 @@ class Activations:
     def lend(self, width: int) -> AbstractContextManager[ActivationTensor]:
         """``[B, T, width]`` of each batch, for the inputs of a linear layer."""
         return self.store.lent(self.num_tokens, width, self.dtype)
+
+
+def _leaves(batches: Sequence[Batch]) -> tuple[tuple[Batch, ...], ...]:
+    starts = range(0, len(batches), LEAF_BATCHES)
+    return tuple(tuple(batches[start : start + LEAF_BATCHES]) for start in starts)
+
+
+def _in_a_row(batches: Iterable[Batch]) -> list[Batch]:
+    """The same batches, one behind the other in a stream of their own."""
+    placed: list[Batch] = []
+    for batch in batches:
+        placed.append(replace(batch, start=placed[-1].start + placed[-1].num_tokens if placed else 0))
+    return placed
 
 
 def unfilled(
@@ -216,13 +229,15 @@ def embed(
     config: GlmConfig,
     store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> Activations:
-    """The first block's inputs, of samples of equal length.
+    """The first block's inputs, of samples of equal length; of several ranks, each has a run of all leaves.
 
     Raises:
         CalibrationError: a token id outside the vocabulary.
     """
-    activations = unfilled(sample_batches(*tokens_SL.shape), config, store, dtype)
+    leaves = ranks.run_of(_leaves(sample_batches(*tokens_SL.shape)))
+    activations = unfilled(_in_a_row(batch for leaf in leaves for batch in leaf), config, store, dtype)
     for batch in activations.batches:
         ids_BT = _within(tokens_SL[list(batch.members)], len(embedding_VD))
         activations.hidden.write(batch, embedding_VD[ids_BT].float())
@@ -230,17 +245,21 @@ def embed(
 
 
 def embed_sequences(
-    ids: Sequence[Ids], embedding_VD: Tensor, config: GlmConfig, store: ActivationStore | None = None
+    ids: Sequence[Ids],
+    embedding_VD: Tensor,
+    config: GlmConfig,
+    store: ActivationStore | None = None,
+    ranks: Ranks = ALONE,
 ) -> Activations:
     """The first block's inputs, float32, of sequences of any lengths: similar ones share a batch, padded on the right.
+
+    Of several ranks, each has some of the batches, which are the same for any number of ranks.
 
     Raises:
         CalibrationError: a token id outside the vocabulary.
     """
-    batches, start = [], 0
-    for members in length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE):
-        batches.append(Batch(tuple(members), len(ids[members[0]]), start))
-        start += batches[-1].num_tokens
+    alike = ranks.dealt(length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE))
+    batches = _in_a_row(Batch(tuple(members), len(ids[members[0]]), 0) for members in alike)
     activations = unfilled(batches, config, store)
     for batch in batches:
         rows_BT, _ = padded([ids[member] for member in batch.members], 0, side="right")

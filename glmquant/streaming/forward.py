@@ -47,9 +47,13 @@ def walk(
 ) -> None:
     """Shows each block, on the device, to the visitor. The next one is read meanwhile.
 
+    Where streams hold no batch, as those of a rank where there are more ranks than batches, nothing is read.
+
     Args:
         stage, total: what progress calls it, and how many blocks the model has.
     """
+    if streams and not any(stream.batches for stream in streams):
+        return
     for layer, block in blocks_ahead(load, layers):
         progress(stage, layer, total)
         held = [block.to(device)]
@@ -119,7 +123,8 @@ class Forward:
 
 
 def last_rows(activations: Activations, counts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
-    """The residual stream at each sequence's last ``counts`` tokens: float32 ``[R, D]``, in the sequences' order.
+    """The residual stream at each sequence's last ``counts`` tokens: float32 ``[R, D]``, in the sequences' order; empty
+    where no batch holds the sequence.
 
     Args:
         lengths: of the sequences, without padding.

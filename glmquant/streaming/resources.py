@@ -10,6 +10,7 @@ import torch
 
 from glmquant.core.device import CPU, device_named, memory_of
 from glmquant.core.machine import peak_memory, physical_memory
+from glmquant.core.ranks import ALONE, Ranks, current
 from glmquant.errors import OutputError, Parameter
 from glmquant.streaming.activations import ActivationStore
 
@@ -22,16 +23,25 @@ class Resources:
     """
     Attributes:
         device: what computes; activations stay in the processor's memory.
-        memory_limit: bytes the process may hold; None for three quarters of the machine's. It changes no result.
+        memory_limit: bytes the process may hold; None for three quarters of the machine's, shared with the ranks on
+            it. It changes no result.
+        ranks: who shares the pass.
     """
 
     device: torch.device = CPU
     memory_limit: int | None = None
+    ranks: Ranks = ALONE
 
     @staticmethod
     def named(device: str, memory_limit: int | None) -> "Resources":
-        """Raises DeviceError for a device that is not there."""
-        return Resources(device_named(device), memory_limit)
+        """Those of this process; of several ranks, ``cuda`` is each one's own.
+
+        Raises:
+            DeviceError: a device that is not there.
+        """
+        ranks = current()
+        own = f"cuda:{ranks.local_rank}" if device == "cuda" and ranks.count > 1 else device
+        return Resources(device_named(own), memory_limit, ranks)
 
     def store(self, needed: int, directory: Path | None = None, *, held: int | None = None) -> ActivationStore:
         """Room for the activations of a pass that itself needs ``needed`` bytes.
@@ -50,7 +60,7 @@ class Resources:
                 where=Parameter("memory_limit"),
                 hint=f"give at least {(held + needed) / 1e9 + 0.05:.1f}GB",
             )
-        whole = limit if limit is not None else SHARE_OF_MACHINE * physical_memory()
+        whole = limit if limit is not None else SHARE_OF_MACHINE * physical_memory() / self.ranks.local_count
         return ActivationStore(max(0, whole - held - needed), directory, self.device)
 
     @contextmanager

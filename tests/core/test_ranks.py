@@ -21,7 +21,7 @@ with joined() as ranks:
     ranks.max_(largest)
     ranks.sum_(total)
     try:
-        ranks.require_same({"colors": 1, "shapes": ranks.rank})
+        ranks.require_same(lambda: {"colors": "red", "shapes": str(ranks.rank)})
     except ValueError as error:
         refusal = str(error)
     found = dict(
@@ -81,7 +81,7 @@ def test_alone_all_is_ones_own() -> None:
     assert ALONE.gather("x") == ALONE.exchange(["x"]) == ["x"]
     assert ALONE.broadcast("x") == ALONE.from_first(lambda: "x") == "x"
     ALONE.barrier()
-    ALONE.require_same({"colors": 1})
+    ALONE.require_same(lambda: pytest.fail("asked for"))
 
 
 def test_alone_nothing_is_imported() -> None:

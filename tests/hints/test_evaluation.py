@@ -107,7 +107,7 @@ def test_a_task_is_planned(tmp_path: Path) -> None:
 
 
 @follows(FLOAT32, "metrics")
-@follows(FLOAT32, "plan:label_scores")
+@follows(FLOAT32, "plan:_require_finite")
 @follows("use the checkpoint that the bundle was exported from as the baseline")
 def test_finite_logits_of_one_vocabulary_are_scored() -> None:
     logits = np.array([[1e5, 0, 1]], np.float32)
