@@ -13,8 +13,8 @@ class Method(Protocol):
     """A frozen dataclass whose fields are the method's options, named as in a recipe.
 
     ``kind`` is the recipe's name for it; ``needs_hessian`` says whether ``quantize`` must be given statistics. A method
-    that needs none quantizes each row by itself: it may be given any of a matrix's rows, in float32. One that needs some
-    may say the same of itself (``row_by_row = True``), and ranks share the rows of a layer.
+    that needs none quantizes each row by itself: it may be given any of a matrix's rows, in float32. One that needs
+    them may say the same of itself (``row_by_row = True``), and ranks share the rows of a layer.
 
     An option's type may be ``Annotated`` with a pydantic ``Field``: its description and bounds are then in the recipe's
     reference and JSON Schema (:mod:`glmquant.recipe.reference`), and a recipe is held to them.

@@ -20,7 +20,7 @@ from glmquant.quantization.work import quantize_rate
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import renew_manifest
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.output import output_directory
+from glmquant.store.output import output_of_first, partial_of
 from glmquant.streaming.resources import Resources
 
 log = logging.getLogger("glmquant")
@@ -42,14 +42,19 @@ def quantize_directory(
     """
     if samples is not None:
         require_own_tokens(samples, checkpoint)
-    dtype = dtype_for(plan.recipe.calibration.precision, resources.device)
+    dtype, ranks = dtype_for(plan.recipe.calibration.precision, resources.device), resources.ranks
     store = resources.store(quantize_bytes(plan, dtype), out.resolve().parent)
     key = resume_key(checkpoint, plan, samples, device=resources.device)
-    with output_directory(out, resume_key=key) as partial, resources.in_use():
+    ranks.require_same(lambda: {"what is quantized": key})
+    with output_of_first(out, ranks, resume_key=key) as partial, resources.in_use():
         started = time.monotonic()
-        done = quantize(checkpoint, plan, samples, partial, progress, store=store, dtype=dtype)
+        ranks.barrier()
+        directory = partial_of(out) if partial is None else partial
+        done = quantize(checkpoint, plan, samples, directory, progress, store=store, dtype=dtype, ranks=ranks)
         log.info(quantize_rate(checkpoint, plan, samples, done, time.monotonic() - started))
-        checkpoint.tokenizer.save(partial)
+        if partial is not None:
+            checkpoint.tokenizer.save(partial)
+    ranks.barrier()
     return open_checkpoint(out)
 
 

@@ -1,7 +1,7 @@
 """Quantizing a checkpoint block by block into a directory from which a killed run resumes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
 from glmquant.core.parallel import lone_workers
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, QuantizationError
 from glmquant.glm.block import Block
@@ -27,7 +28,15 @@ from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import ArtifactWriter
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.manifest import Manifest
-from glmquant.streaming.activations import Activations, ActivationStore, Batch, embed, sample_batches, unfilled
+from glmquant.streaming.activations import (
+    Activations,
+    ActivationStore,
+    Batch,
+    embed,
+    leaf_starts,
+    own_batches,
+    unfilled,
+)
 from glmquant.streaming.forward import walk
 from glmquant.streaming.state import SavedStates
 
@@ -44,6 +53,7 @@ def quantize(
     *,
     store: ActivationStore | None = None,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> Sequence[int]:
     """Writes ``checkpoint``, quantized by the plan, into the existing ``directory``.
 
@@ -53,6 +63,8 @@ def quantize(
     Args:
         store: where activations may lie, and the device that computes.
         dtype: of the operands of matrix products.
+        ranks: who shares the samples and the rows of layers that are fitted to them. The first one writes all but the
+            activations to resume from; all of them see one ``directory``.
 
     Returns:
         the blocks that were quantized now, not by an earlier run.
@@ -70,29 +82,42 @@ def quantize(
             hint="start from the original; this one can be exported as it is",
         )
     store = store or ActivationStore()
-    plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
+    if ranks.is_first:
+        plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
+    ranks.barrier()
+    if not ranks.is_first:  # as the first one found
+        plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
     writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
-    states = SavedStates(directory)
-    writer.drop_damaged(states.furthest or 0)
-    if not writer.has_embedding:
-        writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plan, samples)
-    run = _Run(checkpoint, plan, writer, states, store)
-    streams = [] if needed is None else run.start(needed, dtype)
+    run = _Run(checkpoint, plan, writer, SavedStates(directory), store, ranks)
+    streams = run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)
+    ranks.barrier()
+    if ranks.is_first:
+        _finish(checkpoint, plan, needed, directory, writer, arithmetic(dtype, store.device))
+    return done
+
+
+def _finish(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    needed: CalibrationSet | None,
+    directory: Path,
+    writer: ArtifactWriter,
+    computed_in: Mapping[str, str],
+) -> None:
     recipe = plan.recipe
     manifest = writer.finish(
         checkpoint,
         recipe=recipe.identity(),
         calibration=needed,
         limits=recipe.check.limits,
-        arithmetic=arithmetic(dtype, store.device),
+        arithmetic=computed_in,
     )
     _tell_of_experts(manifest, checkpoint)
-    run.states.clear()
+    SavedStates(directory).clear()
     (directory / FOUND).unlink(missing_ok=True)
-    return done
 
 
 def _tell_of_experts(manifest: Manifest, checkpoint: Checkpoint) -> None:
@@ -129,29 +154,49 @@ class _Run:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, plan: Plan, writer: ArtifactWriter, states: SavedStates, store: ActivationStore
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        writer: ArtifactWriter,
+        states: SavedStates,
+        store: ActivationStore,
+        ranks: Ranks,
     ) -> None:
-        self._checkpoint, self._plan, self._writer = checkpoint, plan, writer
-        self.states, self._store, self._config = states, store, checkpoint.config
+        self._checkpoint, self._plan, self._writer, self._ranks = checkpoint, plan, writer, ranks
+        self._states, self._store, self._config = states, store, checkpoint.config
         self._first = 0
         self._background: ThreadPoolExecutor | None = None
-        self._written: Future[None] | None = None
+        self._written: Future[int] | None = None
 
-    def start(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
-        """The samples before the first block, or before the one that an unfinished run would have come to."""
-        found, count = self.states.furthest, self._plan.num_streams
+    def start(self, samples: CalibrationSet | None, dtype: torch.dtype) -> list[Activations]:
+        """The samples before the first block, or before the one that an unfinished run would have come to; this rank's,
+        and none where none are needed."""
+        count, length = (0, 1) if samples is None else samples.tokens_SL.shape
+        found = self._ranks.from_first(lambda: self._take_up(leaf_starts(count, length)))
+        if samples is None:
+            return []
+        self._first, streams = found or 0, range(self._plan.num_streams)
         if found is not None:
-            self._first = found
-            batches = sample_batches(*samples.tokens_SL.shape)
-            streams = [unfilled(batches, self._config, self._store, dtype) for _ in range(count)]
-            self.states.load(streams, found)
-            return streams
+            batches = own_batches(count, length, self._ranks)
+            resumed = [unfilled(batches, self._config, self._store, dtype) for _ in streams]
+            self._states.load(resumed, found)
+            return resumed
         embedding_VD = self._checkpoint.embedding()
-        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype) for _ in range(count)]
+        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype, self._ranks) for _ in streams]
+
+    def _take_up(self, leaves: Sequence[int]) -> int | None:
+        """The block that an unfinished run would have come to, what it left being whole."""
+        found = self._states.furthest(leaves) if leaves else None
+        self._writer.drop_damaged(found or 0)
+        if not self._writer.has_embedding:
+            self._writer.write_embedding(self._checkpoint.embedding())
+        return found
 
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
         todo = [k for k in range(self._first, layers) if streams or not self._writer.has_block(k)]
+        if not (streams or self._ranks.is_first):
+            return todo
         with lone_workers("writer") as self._background:
             walk(
                 lambda layer: float_block(self._checkpoint, layer, self._plan),
@@ -168,7 +213,7 @@ class _Run:
 
     def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
         activations, reference = (*streams, None, None)[:2]
-        done, outcomes = quantize_block(block, layer, self._plan, activations, reference)
+        done, outcomes = quantize_block(block, layer, self._plan, activations, reference, self._ranks)
         del block
         done = done.to(CPU)
         self._wait()
@@ -178,23 +223,34 @@ class _Run:
             stream.hidden.keep_until(self._written)
 
     def _wait(self) -> None:
-        """What is being written is held until the next block is done."""
-        if self._written is not None:
-            self._written.result()
+        """What is being written is held until the next block is done, and what other ranks may have to resume from."""
+        if self._written is None:
+            return
+        layer = self._written.result()
         self._written = None
+        self._ranks.barrier()
+        if self._ranks.is_first:
+            self._states.drop_before(layer)
 
     @torch.inference_mode()  # which is a thread's own
-    def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> None:
-        """Puts a finished block on the disk, and then what the next one starts from."""
-        self._writer.write_block(layer, block, [outcome.record for outcome in outcomes])
+    def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> int:
+        """Puts a finished block on the disk, and then what the next one starts from; its number."""
+        if self._ranks.is_first:
+            self._writer.write_block(layer, block, [outcome.record for outcome in outcomes])
         if streams:
-            self.states.save(streams, layer + 1)
+            self._states.save(streams, layer + 1)
+            if self._ranks.count == 1:
+                self._states.drop_before(layer + 1)
+        return layer + 1
 
     def head(self, streams: Sequence[Activations]) -> None:
-        if self._writer.has_head:
+        if self._ranks.from_first(lambda: self._writer.has_head):
+            return
+        if not (streams or self._ranks.is_first):
             return
         if self._config.num_labels:
-            self._writer.write_head(self._checkpoint.final_norm(), self._checkpoint.classification_head())
+            if self._ranks.is_first:
+                self._writer.write_head(self._checkpoint.final_norm(), self._checkpoint.classification_head())
             return
         name, dtype = head_group(self._config).name, torch.float32
         plan = self._plan[name]
@@ -202,10 +258,12 @@ class _Run:
         norm_D, linear = norm_D.to(self._store.device), linear.to(self._store.device)
         seen = None
         if streams and plan.needs_hessian:
-            seen, dtype = LinearFit(linear, self._plan.recipe.fit.error_propagation, by_inputs=True), streams[0].dtype
+            strength, dtype = self._plan.recipe.fit.error_propagation, streams[0].dtype
+            seen = LinearFit(linear, strength, by_inputs=True, ranks=self._ranks)
             seen.gather(streams[0], lambda batch: self._before_head(streams, batch, norm_D))
-        lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype)
-        self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])
+        lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype, self._ranks)
+        if self._ranks.is_first:
+            self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])
 
     def _before_head(self, streams: Sequence[Activations], batch: Batch, norm_D: Tensor) -> Seen:
         x, *wanted = (self._normed(stream, batch, norm_D) for stream in streams)

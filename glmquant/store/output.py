@@ -48,7 +48,7 @@ def output_directory(
         OutputError: ``out`` holds something, cannot be written, or the disk is full.
     """
     out = out.resolve()
-    partial = out.with_name(out.name + PARTIAL)
+    partial = partial_of(out)
     _require_free(out, replace)
     with ExitStack() as held:
         try:
@@ -63,13 +63,19 @@ def output_directory(
 
 
 @contextmanager
-def output_of_first(out: Path, ranks: Ranks) -> Iterator[Path | None]:
-    """:func:`output_directory` of the first rank; None on the others, who write nothing."""
+def output_of_first(out: Path, ranks: Ranks, *, resume_key: str | None = None) -> Iterator[Path | None]:
+    """:func:`output_directory` of the first rank; None on the others, who publish nothing."""
     if not ranks.is_first:
         yield None
         return
-    with output_directory(out) as partial:
+    with output_directory(out, resume_key=resume_key) as partial:
         yield partial
+
+
+def partial_of(out: Path) -> Path:
+    """Where a directory is written before it is whole."""
+    out = out.resolve()
+    return out.with_name(out.name + PARTIAL)
 
 
 def existing(directory: Path) -> Path:

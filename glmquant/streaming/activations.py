@@ -60,7 +60,7 @@ class ActivationTensor:
 
     def __init__(self, width: int, dtype: torch.dtype, place: Tensor | BinaryIO, device: torch.device = CPU) -> None:
         self.width, self.dtype, self._device = width, dtype, device
-        self._in_use: Future[None] | None = None
+        self._in_use: Future[int] | None = None
         self._values: Tensor | None = None
         self._file: BinaryIO | None = None
         if isinstance(place, Tensor):
@@ -82,7 +82,7 @@ class ActivationTensor:
         read_at(self._opened, byte_view(out), self._offset(batch))
         return out
 
-    def keep_until(self, done: Future[None]) -> None:
+    def keep_until(self, done: Future[int]) -> None:
         """The values stay as they are until then: a write waits."""
         self._in_use = done
 
@@ -223,6 +223,17 @@ def sample_batches(samples: int, length: int) -> list[Batch]:
     return [Batch(tuple(range(start, min(start + step, samples))), length, start * length) for start in starts]
 
 
+def own_batches(samples: int, length: int, ranks: Ranks) -> list[Batch]:
+    """Of :func:`sample_batches`, this rank's run of leaves."""
+    leaves = ranks.run_of(_leaves(sample_batches(samples, length)))
+    return _in_a_row(batch for leaf in leaves for batch in leaf)
+
+
+def leaf_starts(samples: int, length: int) -> list[int]:
+    """Of every rank's leaves, the number of the first sample."""
+    return [leaf[0].members[0] for leaf in _leaves(sample_batches(samples, length))]
+
+
 def embed(
     tokens_SL: Tensor,
     embedding_VD: Tensor,
@@ -236,8 +247,8 @@ def embed(
     Raises:
         CalibrationError: a token id outside the vocabulary.
     """
-    leaves = ranks.run_of(_leaves(sample_batches(*tokens_SL.shape)))
-    activations = unfilled(_in_a_row(batch for leaf in leaves for batch in leaf), config, store, dtype)
+    samples, length = tokens_SL.shape
+    activations = unfilled(own_batches(samples, length, ranks), config, store, dtype)
     for batch in activations.batches:
         ids_BT = _within(tokens_SL[list(batch.members)], len(embedding_VD))
         activations.hidden.write(batch, embedding_VD[ids_BT].float())
