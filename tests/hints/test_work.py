@@ -133,7 +133,7 @@ def test_a_run_starts_again_without_its_damaged_state(tmp_path: Path) -> None:
     path.unlink()
     path.parent.rmdir()
     (tmp_path / "partial").mkdir()
-    assert SavedStates(tmp_path / "partial").furthest is None
+    assert SavedStates(tmp_path / "partial").furthest([0]) is None
     states.save([kept], 1)
     states.load([kept], 1)
 

@@ -60,19 +60,22 @@ def scaled(config: GlmConfig) -> dict[str, Tensor]:
     return {name: tensor * 0.1 if tensor.ndim > 1 else tensor for name, tensor in float_tensors(config).items()}
 
 
+@pytest.mark.parametrize("counts", [(1, 3), pytest.param(THREADS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("config", "recipe"), [(dense(), name) for name in DENSE] + [(sparse(), name) for name in SPARSE]
 )
-def test_any_number_of_threads_writes_the_same_bytes(tmp_path: Path, config: GlmConfig, recipe: str) -> None:
+def test_any_number_of_threads_writes_the_same_bytes(
+    tmp_path: Path, config: GlmConfig, recipe: str, counts: tuple[int, ...]
+) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", config, scaled(config)))
     tokens = torch.randint(0, config.vocab_size, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(1))
     plan = make_plan(load_recipe(recipe, {}), config)
-    for count in THREADS:
+    for count in counts:
         (tmp_path / str(count)).mkdir()
         with threads(count):
             quantize(checkpoint, plan, CalibrationSet(tokens, (), "0" * 64, 0), tmp_path / str(count))
     assert open_checkpoint(tmp_path / "1").manifest.arithmetic == arithmetic(torch.float32)  # type: ignore[union-attr]
-    one, *others = (contents(tmp_path / str(count)) for count in THREADS)
+    one, *others = (contents(tmp_path / str(count)) for count in counts)
     assert all(other == one for other in others)
 
 

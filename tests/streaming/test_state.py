@@ -6,12 +6,25 @@ import numpy as np
 import pytest
 import torch
 
+from glmquant.core.ranks import Ranks
 from glmquant.errors import CheckpointError
-from glmquant.streaming.activations import Activations, ActivationStore, embed_sequences, unfilled
+from glmquant.streaming.activations import (
+    LEAF_BATCHES,
+    TOKENS_AT_ONCE,
+    Activations,
+    ActivationStore,
+    embed_sequences,
+    leaf_starts,
+    own_batches,
+    unfilled,
+)
 from glmquant.streaming.state import SavedStates
 from tests.support.checkpoints import tiny_config
 
 CONFIG = tiny_config()
+
+STARTS = [2]
+"""Of the longest sequence, with which the only leaf of :func:`stream` starts."""
 
 
 def stream(seed: int) -> Activations:
@@ -36,19 +49,39 @@ def test_both_streams_come_back(tmp_path: Path, budget: float) -> None:
 
 def test_a_later_state_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     states = SavedStates(tmp_path)
-    assert states.furthest is None
+    assert states.furthest(STARTS) is None
     for layer in (1, 2):
         states.save([stream(0)], layer)
-        assert states.furthest == layer
+        assert states.furthest(STARTS) == layer
+        states.drop_before(layer)
         assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_block_counts_when_every_rank_has_kept_its_leaves(tmp_path: Path) -> None:
+    samples, length = 2 * LEAF_BATCHES + 1, TOKENS_AT_ONCE
+    ranks = [Ranks(rank, 3) for rank in range(3)]
+    shares = [unfilled(own_batches(samples, length, rank), CONFIG) for rank in ranks]
+    states, starts = SavedStates(tmp_path), leaf_starts(samples, length)
+    assert starts == [0, LEAF_BATCHES, 2 * LEAF_BATCHES]
+    for share in shares:
+        for batch in share.batches:
+            share.hidden.write(batch, torch.full((1, length, CONFIG.hidden_size), float(batch.members[0])))
+        assert states.furthest(starts) is None
+        states.save([share], 1)
+    assert states.furthest(starts) == 1
+    states.save(shares[:1], 2)
+    assert states.furthest(starts) == 1
+    whole = unfilled(own_batches(samples, length, Ranks()), CONFIG)
+    states.load([whole], 1)
+    assert all((whole.hidden.read(batch) == batch.members[0]).all() for batch in whole.batches)
 
 
 def test_what_was_not_finished_does_not_count_and_is_cleared(tmp_path: Path) -> None:
     states = SavedStates(tmp_path)
     states.save([stream(0)], 1)
-    (tmp_path / "activations.2.state.unfinished").write_bytes(b"part")
+    (tmp_path / "activations.2.2.state.unfinished").write_bytes(b"part")
     (tmp_path / "model-00001.safetensors").write_bytes(b"")
-    assert states.furthest == 1
+    assert states.furthest(STARTS) == 1
     states.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["model-00001.safetensors"]
 
