@@ -53,7 +53,8 @@ class Ranks:
 
     def run_of(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's run of ``items``: of about equal length for each, in the ranks' order."""
-        return items[self.rank * len(items) // self.count : (self.rank + 1) * len(items) // self.count]
+        start, stop = (-(-rank * len(items) // self.count) for rank in (self.rank, self.rank + 1))
+        return items[start:stop]
 
     def dealt(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's ``items``, dealt like cards: where they lie in order of their size, all get about the same."""

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from glmquant.evaluation import onnx_source as module
+from glmquant.core.ranks import Ranks
+from glmquant.evaluation import share as module
 from glmquant.evaluation.onnx_source import OnnxSource
+from glmquant.evaluation.share import Share
 from glmquant.evaluation.source import Query
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
@@ -39,6 +41,24 @@ def test_answers_come_in_order_whatever_the_batches(
         whole = torch_logits(model, torch.from_numpy(query.tokens).unsqueeze(0))[0]
         assert answer.shape == (query.num_logits, 200)
         np.testing.assert_allclose(answer, whole[-query.num_logits :].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_ranks_answer_each_query_once_and_to_the_bit(
+    exported: tuple[MemorySource, OnnxModel], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr(module, "LOGITS_AT_ONCE", 12 * 200)
+    asked = queries((5, 1), (9, 9), (2, 2), (9, 3), (1, 1), (7, 2), (3, 1), (4, 4), (4, 1), (3, 2))
+    onnx = exported[1]
+    alone = [answer.tobytes() for answer in OnnxSource(onnx).logits(asked)]
+    found: dict[int, bytes] = {}
+    for rank in range(count):
+        numbers = Share(Ranks(rank, count), 200).numbers(asked)
+        assert not found.keys() & set(numbers)
+        answers = OnnxSource(onnx, Ranks(rank, count)).logits(asked)
+        found |= zip(numbers, (answer.tobytes() for answer in answers), strict=True)
+    assert [found[number] for number in range(len(asked))] == alone
 
 
 def test_no_queries_no_answers(exported: tuple[MemorySource, OnnxModel]) -> None:

@@ -1,0 +1,210 @@
+"""Commands on several ranks: the bytes of one, one voice, one exit code, whatever happens to a rank."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import glmquant as gq
+from glmquant import assets
+from glmquant.cli.several import Ending, outcome
+from tests.support.paths import contents
+from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
+
+MODEL = assets.DEMO_MODEL
+SEVERAL = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+RANGES = {"export.kv_cache": "int8", "calibration.num_samples": 17, "calibration.seq_len": 683}
+"""Samples of two leaves."""
+
+TEXTS = ["glmquant:held-out-en.txt", "glmquant:held-out-zh.txt"]
+CHECK = {
+    "check.num_tokens": 1536,
+    "check.seq_len": 96,
+    "check.text": TEXTS,
+    "check.tasks": [],
+    "check.limits.mean_kl": 1,
+}
+KILLED = "stopped without a word"
+
+
+def settings(values: dict[str, object]) -> list[str]:
+    return [item for key, value in values.items() for item in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "onnx"
+    gq.export(MODEL, "int8-rtn", out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("task") / "reviews.jsonl"
+    lines = (assets.DIRECTORY / "reviews.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:24]), encoding="utf-8")
+    return path
+
+
+def checking(bundle: Path, task: Path, out: Path) -> list[object]:
+    kept = ["--cache", out / "cache", "--save-baseline", out / "saved.safetensors", "--report", out / "report"]
+    return ["check", bundle, "--baseline", MODEL, "--task", task, *kept, *settings(CHECK)]
+
+
+def alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "glmquant", *map(str, arguments)]
+    return subprocess.run(line, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def calibrated_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "calibration"
+    gq.calibrate(MODEL, gq.load_recipe(None, RANGES), out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def checked_alone(bundle: Path, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    assert alone(*checking(bundle, task, out)).returncode == 0
+    return out
+
+
+@pytest.mark.parametrize("count", SEVERAL)
+def test_a_calibration_is_the_same_bytes(count: int, calibrated_alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calibration"
+    done = torchrun(count, "-m", "glmquant", "calibrate", MODEL, "--out", out, *settings(RANGES))
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+    assert contents(out) == contents(calibrated_alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration"]
+    assert done.stderr.count("calibrating: 6 of 6") == 1
+
+
+@pytest.mark.parametrize("count", SEVERAL)
+def test_a_check_is_the_same_bytes(count: int, bundle: Path, task: Path, checked_alone: Path, tmp_path: Path) -> None:
+    """So is what it keeps of the baseline: of a cache, and of a stored one."""
+    done = torchrun(count, "-m", "glmquant", *checking(bundle, task, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == contents(checked_alone)
+    assert done.stdout.count("# Accuracy check") == 1
+    assert done.stderr.count("comparing, tokens: ") <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_was_kept_of_the_baseline_serves_any_number_of_ranks(
+    count: int, bundle: Path, task: Path, checked_alone: Path, tmp_path: Path
+) -> None:
+    common = ["--task", task, *settings(CHECK), "--report"]
+    stored = ["--baseline", checked_alone / "saved.safetensors"]
+    cached = ["--baseline", MODEL, "--cache", checked_alone / "cache"]
+    for name, baseline in (("stored", stored), ("cached", cached)):
+        done = torchrun(count, "-m", "glmquant", "check", bundle, *baseline, *common, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert "baseline, block by block" not in done.stderr
+        expected = (checked_alone / "report" / "report.json").read_bytes()
+        assert (tmp_path / name / "report.json").read_bytes() == expected
+
+
+def test_bad_input_is_told_once(bundle: Path, tmp_path: Path) -> None:
+    given = ["--baseline", MODEL, "--text", tmp_path / "nothing.txt", "--report", tmp_path / "report"]
+    done = torchrun(2, "-m", "glmquant", "check", bundle, *given)
+    assert done.stderr.count("glmquant: no such file") == 1
+    assert done.stderr.count("exitcode  : 2 ") == 2
+    assert done.stderr.count("Traceback") == 1, "but torchrun's own"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_mistyped_option_is_told_once(bundle: Path) -> None:
+    done = torchrun(2, "-m", "glmquant", "check", bundle, "--nothing")
+    assert done.stderr.count("No such option") == 1
+    assert done.stderr.count("exitcode  : 2 ") == 2
+
+
+def test_ranks_that_compute_otherwise_are_refused(tmp_path: Path) -> None:
+    """The second one without the instructions that this machine has."""
+    line = f"{sys.executable} -m glmquant calibrate {MODEL} --out {tmp_path / 'out'}"
+    mixed = f"[ $RANK = 0 ] || export ATEN_CPU_CAPABILITY=default; exec {line}"
+    done = torchrun(2, "--no-python", "bash", "-c", mixed)
+    assert done.stderr.count("glmquant: the ranks differ in processor\n  where: rank 0: ") == 1
+    assert "; rank 1: " in done.stderr
+    assert done.stderr.count("exitcode  : 2 ") == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_ranks_of_different_commands_are_refused(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m glmquant calibrate {MODEL} --out {tmp_path / 'out'}"
+    done = torchrun(2, "--no-python", "bash", "-c", f"exec {line} --set calibration.num_samples=$((RANK + 2))")
+    assert "glmquant: the ranks differ in the command" in done.stderr
+
+
+def started(bundle: Path, out: Path) -> "subprocess.Popen[str]":
+    """A long check on two ranks, as it passes its first block."""
+    values = CHECK | {"check.num_tokens": 24000}
+    given = ["check", bundle, "--baseline", MODEL, "--report", out, *settings(values)]
+    line = command(2, "-m", "glmquant", *given)
+    process = subprocess.Popen(line, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for told in process.stderr:
+        if told.startswith("baseline, block by block"):
+            break
+    return process
+
+
+def rank_of(process: "subprocess.Popen[str]", rank: int) -> psutil.Process:
+    (found,) = [each for each in psutil.Process(process.pid).children() if each.environ().get("RANK") == str(rank)]
+    return found
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_rank_ends_the_others(rank: int, bundle: Path, tmp_path: Path) -> None:
+    process = started(bundle, tmp_path / "report")
+    others = psutil.Process(process.pid).children()
+    killed = time.monotonic()
+    rank_of(process, rank).kill()
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - killed < 40
+    assert process.returncode != 0
+    assert f"rank {rank}" in "".join(line for line in stderr.splitlines() if "word" in line), stderr
+    assert not any(each.is_running() for each in others)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_who_stops_torchrun_stops_all(number: int, word: str, bundle: Path, tmp_path: Path) -> None:
+    process = started(bundle, tmp_path / "report")
+    others = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode != 0
+    assert [line for line in stderr.splitlines() if line.startswith(word)] == [word], stderr
+    assert not any(each.is_running() for each in others)
+
+
+@pytest.mark.parametrize(
+    ("endings", "expected"),
+    [
+        ({0: Ending("error", 2, "glmquant: no"), 1: Ending("error", 2, "glmquant: no")}, (2, "glmquant: no")),
+        ({0: Ending("error", 2, "glmquant: no"), 1: Ending("lost", 2, "x")}, (2, "glmquant: no")),
+        ({0: Ending("lost", 2, "x"), 1: Ending("error", 70, "glmquant: no")}, (70, "glmquant: rank 1 stopped: no")),
+        ({0: Ending("stopped", 143, "terminated"), 1: Ending("lost", 2, "x")}, (143, "terminated")),
+        ({0: Ending("stopped", 143, "terminated")}, (143, "terminated; no word of rank 1")),
+        ({0: Ending("lost", 2, "x"), 1: Ending("lost", 2, "y")}, (2, "glmquant: the ranks lost each other: x")),
+    ],
+)
+def test_how_all_end_together(endings: dict[int, Ending], expected: tuple[int, str]) -> None:
+    assert outcome(endings, 2) == expected
+
+
+def test_a_rank_that_says_nothing_is_named() -> None:
+    code, message = outcome({0: Ending("lost", 2, "x"), 2: Ending("stopped", 143, "terminated")}, 3)
+    assert (code, KILLED in message, "rank 1" in message) == (2, True, True)
