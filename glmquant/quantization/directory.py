@@ -18,7 +18,7 @@ from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.work import quantize_rate
 from glmquant.recipe.plan import Plan
-from glmquant.store.artifact import renew_manifest
+from glmquant.store.artifact import renew_manifest, seal
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_directory
 from glmquant.streaming.resources import Resources
@@ -50,6 +50,7 @@ def quantize_directory(
         done = quantize(checkpoint, plan, samples, partial, progress, store=store, dtype=dtype)
         log.info(quantize_rate(checkpoint, plan, samples, done, time.monotonic() - started))
         checkpoint.tokenizer.save(partial)
+        seal(partial)
     return open_checkpoint(out)
 
 

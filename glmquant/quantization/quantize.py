@@ -78,7 +78,7 @@ def quantize(
         writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plan, samples)
     run = _Run(checkpoint, plan, writer, states, store)
-    streams = [] if needed is None else run.start(needed, dtype)
+    streams = [] if needed is None or writer.has_all else run.start(needed, dtype)
     done = run.blocks(streams, progress)
     run.head(streams)
     recipe = plan.recipe

@@ -6,6 +6,7 @@ name only when it is on the disk. What quantizing a piece cost travels in its he
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,6 +33,7 @@ from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
 from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
 from glmquant.store.hashes import WrittenHashes
+from glmquant.store.inventory import inventory
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -91,8 +93,7 @@ class ArtifactWriter:
         Raises:
             CheckpointError: it is an earlier block's, whose inputs are gone.
         """
-        if (self._directory / MANIFEST).exists():  # all was finished, and its hashes are gone
-            return
+        self._take_over_hashes()
         pieces = {self._shard(piece).name: piece for piece in range(self._pieces)}
         for name in self._hashes.damaged(pieces):
             if 1 <= pieces[name] <= first:
@@ -103,6 +104,16 @@ class ArtifactWriter:
                 )
             log.warning("%s is no longer what the unfinished run wrote: it is written again", name)
             (self._directory / name).unlink()
+
+    def _take_over_hashes(self) -> None:
+        """Of an artifact that was sealed, and its run killed before it got its name, they stand in the manifest."""
+        with suppress(CheckpointError):  # no manifest, or a damaged one, which is written anew
+            files = read_manifest(self._directory / MANIFEST).files
+            self._hashes.take_over({name: record.sha256 for name, record in files.items()})
+
+    @property
+    def has_all(self) -> bool:
+        return all(self._shard(piece).exists() for piece in range(self._pieces))
 
     @property
     def has_embedding(self) -> bool:
@@ -151,7 +162,8 @@ class ArtifactWriter:
         trained_on: Sequence[str] = (),
         arithmetic: Mapping[str, str] | None = None,
     ) -> Manifest:
-        """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
+        """Writes what is neither weights nor tokenizer; every piece must be there. Doing it again gives the same bytes.
+        :func:`seal` comes last, once all files are there.
 
         Args:
             source: what was quantized; license and generation settings are copied from it.
@@ -180,7 +192,6 @@ class ArtifactWriter:
         write_json(self._directory / INDEX, _index(shards))
         copy_side_files(source.path, self._directory)
         (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
-        self._hashes.forget()
         return manifest
 
     @property
@@ -262,6 +273,23 @@ def manifest_of(
         arithmetic=dict(arithmetic or {}),
         training_texts=(*trained_on, *(source.manifest.training_texts if source.manifest else ())),
     )
+
+
+def seal(directory: Path) -> None:
+    """Adds to the manifest of a finished artifact what each of its files is, weights as they were hashed when they were
+    written; nothing else may be written there after it. Doing it again gives the same bytes.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+    """
+    path, hashes = directory / MANIFEST, WrittenHashes(directory)
+    manifest = read_manifest(path)
+    if manifest.files:
+        return
+    files = inventory(directory, hashes.noted(), but=(MANIFEST,))
+    with write_atomically(path) as unfinished:
+        unfinished.write_bytes(manifest_bytes(replace(manifest, files=files)))
+    hashes.forget()
 
 
 def renew_manifest(

@@ -10,10 +10,10 @@ import pytest
 from glmquant.core.untrusted import read_bytes
 from glmquant.errors import CheckpointError, OutputError
 from glmquant.glm.block import Block
-from glmquant.store.artifact import ArtifactWriter
+from glmquant.store.artifact import ArtifactWriter, seal
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.hashes import HASHES, WrittenHashes
-from glmquant.store.manifest import read_manifest
+from glmquant.store.manifest import MANIFEST, read_manifest
 from glmquant.store.output import MARKER, output_directory
 from tests.store.test_artifact import INT4, plan_of, records_of, source_of, write_all
 from tests.support.checkpoints import random_block, random_float, tiny_config
@@ -46,7 +46,7 @@ def shard(directory: Path, piece: int) -> Path:
 
 
 def test_what_was_written_is_known(unfinished: Path) -> None:
-    noted = WrittenHashes(unfinished)._noted()
+    noted = WrittenHashes(unfinished).noted()
     assert noted == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in unfinished.glob("*.safetensors")}
     ArtifactWriter(unfinished, CONFIG, PLAN).drop_damaged(2)
     assert len(list(unfinished.glob("*.safetensors"))) == 3
@@ -81,9 +81,26 @@ def test_a_finished_artifact_holds_no_notes_and_is_taken_as_it_is(tmp_path: Path
     source = source_of(tmp_path, CONFIG)
     (tmp_path / "out").mkdir()
     write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
     assert not (tmp_path / "out" / HASHES).exists()
-    ArtifactWriter(tmp_path / "out", CONFIG, PLAN).drop_damaged(2)
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
+    sealed = (tmp_path / "out" / MANIFEST).read_bytes()
+    writer = ArtifactWriter(tmp_path / "out", CONFIG, PLAN)
+    writer.drop_damaged(0)
+    assert writer.has_all
+    write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == sealed
+
+
+def test_what_changed_in_a_finished_artifact_before_it_got_its_name_is_found(tmp_path: Path) -> None:
+    """Its hashes are in its manifest by then."""
+    source = source_of(tmp_path, CONFIG)
+    (tmp_path / "out").mkdir()
+    write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
+    flip(shard(tmp_path / "out", 1), -1)
+    ArtifactWriter(tmp_path / "out", CONFIG, PLAN).drop_damaged(0)
+    assert not shard(tmp_path / "out", 1).exists()
 
 
 def test_an_input_that_goes_away_leaves_the_work(tmp_path: Path) -> None:

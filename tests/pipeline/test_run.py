@@ -284,7 +284,7 @@ def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
 def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     values = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert values.keys() == {"format", "inputs", "check", "files"}
+    assert values.keys() == {"sha256", "format", "inputs", "check", "files", "written"}
 
 
 def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "e
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers", "transformers")
 NOT_BYTES = ("training.json", "training.md", "run.json")
 CHANGED_SINCE = ("recipe", "format_version", "limits", "calibration_texts", "training_texts", "arithmetic")
+HASHES = ("files", "sha256")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")
 
 
@@ -96,8 +97,8 @@ def _content(path: Path) -> bytes:
 
 
 def _manifest(values: dict[str, Any]) -> dict[str, Any]:
-    """All but the recipe, whose keys have been renamed since, and what format version 3 added."""
-    return {name: value for name, value in values.items() if name not in CHANGED_SINCE}
+    """All but the recipe, whose keys have been renamed since, what format version 3 added, and hashes of files."""
+    return {name: value for name, value in values.items() if name not in (*CHANGED_SINCE, *HASHES)}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
