@@ -99,7 +99,7 @@ def require_no_others(directory: Path, files: Mapping[str, FileRecord], manifest
             )
 
 
-def require_hashes(directory: Path, files: Mapping[str, FileRecord], tell: Tell) -> None:
+def require_hashes(directory: Path, files: Mapping[str, FileRecord], tell: Tell | None = None) -> None:
     """That every file holds what was written; ``tell`` is given how many bytes more are read.
 
     Raises:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from glmquant.core.files import write_atomically
 from glmquant.core.untrusted import MAX_INDEX_BYTES
 from glmquant.errors import CheckpointError
-from glmquant.store.inventory import FileRecord, files_of, inventory
+from glmquant.store.inventory import FileRecord, files_of, inventory, require_hashes
 from glmquant.store.manifest import MANIFEST
 from glmquant.store.sealed_json import read_sealed, sealed
 
@@ -59,6 +59,17 @@ def read_run_record(directory: Path) -> RunRecord | None:
         return require_run_record(directory)[0]
     except CheckpointError:
         return None
+
+
+def require_recorded(stage: Path) -> None:
+    """That the files of a directory of the run's are what its record says.
+
+    Raises:
+        CheckpointError: names the first that is not; or there is no record yet.
+    """
+    record, _ = require_run_record(stage.parent)
+    files = {name: known for name, known in record.written.items() if name.startswith(f"{stage.name}/")}
+    require_hashes(stage.parent, files)
 
 
 def require_run_record(directory: Path) -> tuple[RunRecord, bool]:
