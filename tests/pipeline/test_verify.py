@@ -10,6 +10,7 @@ import pytest
 
 import glmquant as gq
 from glmquant.store.manifest import MANIFEST
+from tests.hints.follow import follows
 from tests.support.paths import GOLDEN
 from tests.test_cli import glmquant
 
@@ -21,6 +22,7 @@ SETTINGS = {
     "check.text": ["glmquant:held-out-en.txt"],
     "export.kv_cache": "int8",
 }
+AGAIN = "copy or download the directory again, completely, or make it anew"
 FLIPS = 8
 """Of each file."""
 
@@ -83,6 +85,25 @@ def grow(path: Path) -> None:
         file.write(b"\0")
 
 
+@follows(AGAIN, "require_sizes")
+@follows(AGAIN, "require_hashes")
+@follows(AGAIN, "_inside")
+def test_a_second_copy_is_verified(finished: Path, run: Path) -> None:
+    data = run / "onnx" / "model.onnx.data"
+    for spoil in (cut, flip, Path.unlink):
+        spoil(data)
+        with pytest.raises(gq.CheckpointError):
+            gq.verify(run)
+        shutil.copy(finished / "onnx" / "model.onnx.data", data)
+        assert gq.verify(run).is_complete
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("name", ["onnx/model.onnx.data", "quantized/model.safetensors.index.json"])
 @pytest.mark.parametrize(
     ("spoil", "what"), [(cut, "is cut short: it has"), (grow, "was changed: it has"), (Path.unlink, "is missing")]
@@ -99,12 +120,15 @@ def test_a_file_of_another_length_or_none_is_told_before_any_is_read(
 
 
 @pytest.mark.parametrize("name", ["quantized/model.safetensors", "onnx/tokenizer.model", "onnx/lib/x.onnx"])
+@follows("move it away", "require_no_others")
 def test_a_file_that_would_be_read_and_nobody_wrote_is_told(run: Path, name: str) -> None:
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_bytes(b"x")
     with pytest.raises(gq.CheckpointError, match="is none of the files that were written") as caught:
         gq.verify(run)
     assert Path(name).name in str(caught.value)
+    (run / name).rename(run.parent / "away")
+    assert gq.verify(run).is_complete
 
 
 @pytest.mark.parametrize("name", ["README.md", ".gitattributes", "log.txt", ".cache/huggingface/model.json"])
@@ -136,6 +160,7 @@ def test_what_has_no_hashes_is_told_with_a_code_of_its_own(run: Path, capsys: py
     assert "glmquant.json has no hashes" in captured.err
 
 
+@follows("copy the directory again; if the change is yours, remove that line")
 def test_a_manifest_that_somebody_edited_is_an_error_and_its_hint_works(run: Path) -> None:
     path = run / "onnx" / MANIFEST
     path.write_text(path.read_text().replace('"chatglm2-tiny"', '"chatglm2-tidy"', 1))

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save
+
 Hashes = dict[str, str]
 
 CALIBRATED = ("int4-g128-gptq", "int4-g128-gptq-fast", "int4-auto-4.25", "demo")
@@ -93,7 +95,11 @@ def _hashes(out: Path) -> Iterator[tuple[str, str]]:
 
 
 def _content(path: Path) -> bytes:
-    return path.read_bytes()
+    """A calibration's as formats without hashes have it."""
+    if path.name == "calibration.json":
+        described = json.loads(path.read_text(encoding="utf-8")) | {"format": 2}
+        return (json.dumps(described, ensure_ascii=False, indent=1) + "\n").encode()
+    return save(load_file(path)) if path.name == "calibration.safetensors" else path.read_bytes()
 
 
 def _manifest(values: dict[str, Any]) -> dict[str, Any]:
