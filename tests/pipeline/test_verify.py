@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import glmquant as gq
+from glmquant.runtime.model import OnnxModel
 from glmquant.store.manifest import MANIFEST
 from tests.hints.follow import follows
 from tests.support.paths import GOLDEN
@@ -190,3 +191,17 @@ def test_the_command_line_tells_both_ends(run: Path, capsys: pytest.CaptureFixtu
 def test_a_bundle_of_a_checkpoint_that_glmquant_did_not_write_has_hashes_too(tmp_path: Path) -> None:
     bundle = gq.export(GOLDEN["chatglm2-tiny"], out=tmp_path / "onnx")
     assert gq.verify(bundle).files == len(files_in(bundle.path))
+
+
+@follows("copy or download the bundle again, completely, or export the model again")
+def test_opening_a_bundle_compares_lengths_and_hashes_no_weights(finished: Path, run: Path) -> None:
+    data = run / "onnx" / "model.onnx.data"
+    grow(data)
+    with pytest.raises(gq.ExportError, match=r"model\.onnx\.data is not as long as it was written"):
+        OnnxModel.open(run / "onnx")
+    shutil.copy(finished / "onnx" / "model.onnx.data", data)
+    assert OnnxModel.open(run / "onnx").info
+    flip(data)
+    assert OnnxModel.open(run / "onnx").info
+    with pytest.raises(gq.CheckpointError, match="holds other bytes"):
+        gq.verify(run / "onnx")
