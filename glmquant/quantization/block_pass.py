@@ -4,7 +4,7 @@ Each linear layer sees the inputs it will meet: those that the layers before it,
 is cut where a linear layer's input appears, and what is there is kept, so each product is computed once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -28,20 +28,24 @@ def quantize_block(
     plan: Plan,
     activations: Activations | None,
     reference: Activations | None = None,
+    finished: Block | None = None,
 ) -> tuple[Block, list[GroupOutcome]]:
     """The block with its linear layers quantized; ``activations`` (if any) move on to the next block's inputs.
 
     Args:
         block: float.
         reference: the residual stream of the float model, where errors are propagated; it moves on, too.
+        finished: the same block as it was quantized before: the streams move on as they did then, bit for bit, and
+            only routed experts are fitted again.
     """
     outcomes: list[GroupOutcome] = []
     parts = []
-    for part in block.parts:
+    for part, done in zip(block.parts, (None, None) if finished is None else finished.parts, strict=True):
         if activations is None:
             quantized, of_part = _rounded(part, layer, plan)
         else:
-            quantized, of_part = _PartPass(part, layer, plan, activations, reference).quantize()
+            linears = None if done is None else done.linears
+            quantized, of_part = _PartPass(part, layer, plan, activations, reference, linears).quantize()
         parts.append(quantized)
         outcomes += of_part
     return Block(*parts), outcomes
@@ -62,15 +66,24 @@ def _rounded(part: Part, layer: int, plan: Plan) -> tuple[Part, list[GroupOutcom
 class _PartPass:
     """A part of a block, quantized linear layer by linear layer while the samples pass through it.
 
-    ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did.
+    ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did. ``finished`` are linear
+    layers that were quantized before.
     """
 
-    def __init__(self, part: Part, layer: int, plan: Plan, stream: Activations, reference: Activations | None) -> None:
+    def __init__(
+        self,
+        part: Part,
+        layer: int,
+        plan: Plan,
+        stream: Activations,
+        reference: Activations | None,
+        finished: Mapping[str, Linear] | None = None,
+    ) -> None:
         self._part, self._layer, self._plan = part, layer, plan
         self._prefix = f"layers.{layer}.{part.kind.scope}."
         self._stream, self._reference = stream, reference
         self._fit, self._dtype = plan.recipe.fit, stream.dtype
-        self._names = list(part.linears)
+        self._names, self._finished = list(part.linears), finished
 
     def quantize(self) -> tuple[Part, list[GroupOutcome]]:
         """All linear layers, routed experts first; the samples move on to after the part."""
@@ -89,10 +102,8 @@ class _PartPass:
             if seen is not None:
                 self._show_first(seen, found, wanted)
             for step, name in enumerate(self._names):
-                done[name], outcome = quantize_linear(
-                    self._prefix + name, self._part.linears[name], self._plan[self._prefix + name], seen, self._dtype
-                )
-                outcomes.append(outcome)
+                done[name], of_linear = self._quantized(name, seen)
+                outcomes += of_linear
                 if step + 1 < len(self._names):
                     width = self._part.kind.width(step + 1, self._stream.config, self._layer)
                     came_from, was_wanted = found, wanted
@@ -105,6 +116,13 @@ class _PartPass:
                 self._finish(self._reference, self._part.linears[self._names[-1]], wanted)
         return part.with_linears(done), outcomes + of_experts
 
+    def _quantized(self, name: str, seen: LinearFit | None) -> tuple[Linear, list[GroupOutcome]]:
+        if self._finished is not None:
+            return self._finished[name], []
+        unit = self._prefix + name
+        done, outcome = quantize_linear(unit, self._part.linears[name], self._plan[unit], seen, self._dtype)
+        return done, [outcome]
+
     def _routed(self, stack: ExitStack) -> tuple[RoutedStream, RoutedStream | None]:
         """Both streams, by what the quantized one's router chooses."""
         here = stack.enter_context(routed(self._part, self._stream))
@@ -115,7 +133,7 @@ class _PartPass:
     def _fit_to(self, step: int) -> LinearFit | None:
         """What gathers the inputs of a linear layer, where its method needs them."""
         name = self._names[step]
-        if not self._plan[self._prefix + name].needs_hessian:
+        if self._finished is not None or not self._plan[self._prefix + name].needs_hessian:
             return None
         return LinearFit(self._part.linears[name], self._fit.error_propagation, by_inputs=not self._writes(step))
 

@@ -12,7 +12,7 @@ from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
 from glmquant.core.parallel import lone_workers
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import CalibrationError, QuantizationError
+from glmquant.errors import CalibrationError, CheckpointError, QuantizationError
 from glmquant.glm.block import Block
 from glmquant.glm.groups import head_group
 from glmquant.glm.rotary import rms_norm
@@ -73,12 +73,12 @@ def quantize(
     plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
     writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
     states = SavedStates(directory)
-    writer.drop_damaged(states.furthest or 0)
+    damaged = writer.drop_damaged(states.furthest or 0)
     if not writer.has_embedding:
         writer.write_embedding(checkpoint.embedding())
     needed = _samples_needed(plan, samples)
     run = _Run(checkpoint, plan, writer, states, store)
-    streams = [] if needed is None or writer.has_all else run.start(needed, dtype)
+    streams = [] if needed is None or writer.has_all else run.start(needed, dtype, damaged, progress)
     done = run.blocks(streams, progress)
     run.head(streams)
     recipe = plan.recipe
@@ -106,6 +106,21 @@ def _tell_of_experts(manifest: Manifest, checkpoint: Checkpoint) -> None:
             SHARED_TOKENS,
             len(few),
         )
+
+
+class _Replay:
+    """A visitor that lets the samples pass through finished blocks, and quantizes damaged ones again."""
+
+    def __init__(self, plan: Plan, writer: ArtifactWriter, device: torch.device, damaged: Sequence[int]) -> None:
+        self._plan, self._writer, self._device, self._damaged = plan, writer, device, damaged
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        activations, reference = (*streams, None, None)[:2]
+        is_damaged = layer in self._damaged
+        finished = None if is_damaged else self._writer.read_block(layer).to(self._device)
+        done, outcomes = quantize_block(block, layer, self._plan, activations, reference, finished)
+        if is_damaged:
+            self._writer.rewrite_block(layer, done.to(CPU), [outcome.record for outcome in outcomes])
 
 
 def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSet | None:
@@ -137,17 +152,51 @@ class _Run:
         self._background: ThreadPoolExecutor | None = None
         self._written: Future[None] | None = None
 
-    def start(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
-        """The samples before the first block, or before the one that an unfinished run would have come to."""
-        found, count = self.states.furthest, self._plan.num_streams
-        if found is not None:
-            self._first = found
-            batches = sample_batches(*samples.tokens_SL.shape)
-            streams = [unfilled(batches, self._config, self._store, dtype) for _ in range(count)]
+    def start(
+        self, samples: CalibrationSet, dtype: torch.dtype, damaged: Sequence[int], progress: Progress
+    ) -> list[Activations]:
+        """The samples before the first block, or before the one that an unfinished run would have come to.
+
+        Of what that left, blocks that are ``damaged`` are quantized again, and activations computed again: the samples
+        pass through the blocks before as these were quantized then.
+
+        Raises:
+            CheckpointError: a block comes out differently now.
+        """
+        found = self.states.furthest
+        if found is None:
+            return self._embedded(samples, dtype)
+        self._first = found
+        if damaged:
+            self._replay(self._embedded(samples, dtype), max(damaged) + 1, damaged, progress)
+        batches = sample_batches(*samples.tokens_SL.shape)
+        streams = [unfilled(batches, self._config, self._store, dtype) for _ in range(self._plan.num_streams)]
+        try:
             self.states.load(streams, found)
-            return streams
-        embedding_VD = self._checkpoint.embedding()
-        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype) for _ in range(count)]
+        except CheckpointError as error:
+            log.warning("%s: they are computed again", error.what)
+            del streams
+            streams = self._embedded(samples, dtype)
+            self._replay(streams, found, (), progress)
+            self.states.save(streams, found)
+        return streams
+
+    def _embedded(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
+        embedding_VD, streams = self._checkpoint.embedding(), range(self._plan.num_streams)
+        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype) for _ in streams]
+
+    def _replay(self, streams: Sequence[Activations], stop: int, damaged: Sequence[int], progress: Progress) -> None:
+        """Moves the samples through the first blocks up to ``stop``, of which the ``damaged`` are written again."""
+        walk(
+            lambda layer: float_block(self._checkpoint, layer, self._plan),
+            range(stop),
+            streams,
+            _Replay(self._plan, self._writer, self._store.device, damaged),
+            device=self._store.device,
+            progress=progress,
+            stage="finished blocks again",
+            total=stop,
+        )
 
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers

@@ -16,7 +16,7 @@ from glmquant.store.hashes import HASHES, WrittenHashes
 from glmquant.store.manifest import MANIFEST, read_manifest
 from glmquant.store.output import MARKER, output_directory
 from tests.store.test_artifact import INT4, plan_of, records_of, source_of, write_all
-from tests.support.checkpoints import random_block, random_float, tiny_config
+from tests.support.checkpoints import assert_same_block, random_block, random_float, tiny_config
 
 CONFIG = tiny_config(layers=2)
 PLAN = plan_of(CONFIG, INT4)
@@ -53,10 +53,31 @@ def test_what_was_written_is_known(unfinished: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 9, -1])
-def test_a_bit_that_flipped_behind_the_run_is_an_error_that_names_the_file(unfinished: Path, at: int) -> None:
+def test_a_block_that_changed_behind_the_run_is_told_and_stays_until_it_is_written_again(
+    unfinished: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = shard(unfinished, 1).read_bytes()
     flip(shard(unfinished, 1), at)
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00004\.safetensors is no longer what it wrote"):
-        ArtifactWriter(unfinished, CONFIG, PLAN).drop_damaged(1)
+    writer = ArtifactWriter(unfinished, CONFIG, PLAN)
+    assert writer.drop_damaged(1) == (0,)
+    assert "model-00002-of-00004.safetensors is no longer what the unfinished run wrote" in caplog.text
+    other = random_block(CONFIG, 1, PLAN)
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00004\.safetensors .* comes out differently now"):
+        writer.rewrite_block(0, other, records_of(CONFIG, 0, PLAN))
+    assert writer.drop_damaged(1) == (0,)
+    writer.rewrite_block(0, block(0), records_of(CONFIG, 0, PLAN))
+    assert shard(unfinished, 1).read_bytes() == whole
+    assert writer.drop_damaged(1) == ()
+
+
+def test_a_block_is_read_back_from_an_unfinished_run(unfinished: Path) -> None:
+    for layer in range(2):
+        assert_same_block(ArtifactWriter(unfinished, CONFIG, PLAN).read_block(layer), block(layer))
+
+
+def test_notes_that_changed_know_nothing(unfinished: Path) -> None:
+    flip(unfinished / HASHES, 100)
+    assert WrittenHashes(unfinished).noted() == {}
 
 
 @pytest.mark.parametrize(("piece", "first"), [(0, 2), (1, 0), (2, 1)])
