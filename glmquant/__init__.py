@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         report,
         run,
         train_classifier,
+        verify,
     )
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.errors import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.sampling import GenerationOptions
     from glmquant.store.checkpoint import Checkpoint
+    from glmquant.store.verify import Verification
     from glmquant.train.report import TrainingReport
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "RecipeError",
     "TrainingError",
     "TrainingReport",
+    "Verification",
     "calibrate",
     "check",
     "classify",
@@ -93,6 +96,7 @@ __all__ = [
     "report",
     "run",
     "train_classifier",
+    "verify",
 ]
 
 _HOMES = {
@@ -122,6 +126,7 @@ _HOMES = {
     "RecipeError": "glmquant.errors",
     "TrainingError": "glmquant.errors",
     "TrainingReport": "glmquant.train.report",
+    "Verification": "glmquant.store.verify",
     "calibrate": "glmquant.api",
     "check": "glmquant.api",
     "classify": "glmquant.api",
@@ -137,6 +142,7 @@ _HOMES = {
     "read_report": "glmquant.api",
     "run": "glmquant.api",
     "train_classifier": "glmquant.api",
+    "verify": "glmquant.api",
 }
 """Where each public name is at home. It is imported on first use, so that nobody waits for what they do not use."""
 

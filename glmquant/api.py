@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.session import Provider
     from glmquant.store.checkpoint import Checkpoint
+    from glmquant.store.verify import Verification
     from glmquant.train.report import TrainingReport
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "report",
     "run",
     "train_classifier",
+    "verify",
 ]
 
 Files = Sequence[str | Path] | str | Path | None
@@ -408,6 +410,26 @@ def classify(
 
     path, texts = _path(bundle), [texts] if isinstance(texts, str) else texts
     return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
+
+
+def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progress = silent) -> "Verification":
+    """Read every file of a quantized checkpoint, a bundle or a run's directory, and compare it with its hash.
+
+    What an earlier release wrote has no hashes: ``without_hashes`` of what comes back names it, and ``is_complete`` is
+    false then.
+
+    Args:
+        progress: is told how many bytes have been read.
+
+    Raises:
+        CheckpointError: the first file that is missing, cut short, other bytes than were written, or none of those
+            written where it would be read.
+    """
+    from glmquant.core.hub_cache import snapshot
+    from glmquant.store.verify import verify as verified
+
+    path = directory if isinstance(directory, str | Path) else directory.path
+    return verified(snapshot(Path(path)), progress)
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":

@@ -1,8 +1,8 @@
 """The command line's frame: options of every command, errors, exit codes, and the entry point.
 
 Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, or a disk, memory, device or network that failed,
-3 the check was inconclusive, 4 it judged nothing, 70 a fault of glmquant itself, 130 interrupted, 143 terminated. A
-reader of stdout that wants no more (``| head``) changes none of them.
+3 the check was inconclusive, 4 it judged nothing, or there were no hashes to verify by, 70 a fault of glmquant itself,
+130 interrupted, 143 terminated. A reader of stdout that wants no more (``| head``) changes none of them.
 """
 
 import gc
@@ -26,8 +26,8 @@ a million objects and no garbage. To delete when torch is imported faster than t
 
 EXIT_CODES_HELP: Final = (
     "Exit codes: 0 passed, 1 an accuracy limit was missed, 2 bad input, or a disk, memory, device or network that "
-    "failed, 3 the check was inconclusive, 4 it judged nothing, 70 a fault of glmquant itself, 130 interrupted, "
-    "143 terminated."
+    "failed, 3 the check was inconclusive, 4 it judged nothing, or there were no hashes to verify by, 70 a fault of "
+    "glmquant itself, 130 interrupted, 143 terminated."
 )
 
 

@@ -371,6 +371,27 @@ def classify(
         show(f"truncated {truncated} of {len(results)} texts to the classifier's max_length", to=sys.stderr)
 
 
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(help="Read what quantize, export or run wrote here; or the cache's models--ORG--NAME.")
+    ],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare every file of a quantized checkpoint, a bundle or a run with the hash it was written with; exit with 0
+    if all are the same, 2 if one is not, 4 if there are no hashes for some."""
+    with _progress(quiet) as progress:
+        found = gq.verify(directory, progress=progress)
+    without = ", ".join(map(inert_line, found.without_hashes))
+    if as_json:
+        show(_json(found.to_dict()))
+    elif found.files:
+        show(f"{found.files} files of {found.size:,} bytes are what was written")
+    if not found.is_complete:
+        show(f"not verified: {without} has no hashes; an earlier release wrote it", to=sys.stderr)
+        raise typer.Exit(EXIT_CODES["not judged"])
+
+
 def recipes() -> None:
     """List the packaged recipes."""
     from glmquant.recipe.packaged import description
@@ -392,6 +413,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     chat,
     train_classifier,
     classify,
+    verify,
     recipes,
 )
 """In the order of the help."""

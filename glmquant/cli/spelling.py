@@ -46,6 +46,7 @@ VERBS: Final = (
     "report",
     "run",
     "train_classifier",
+    "verify",
 )
 """Public functions that are commands of the same name, with ``-`` for ``_``."""
 

@@ -17,17 +17,21 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from glmquant.core.device import CPU
 from glmquant.core.files import why_not_writable, write_atomically
-from glmquant.errors import CheckError, OutputError, Parameter
+from glmquant.errors import CheckError, CheckpointError, OutputError, Parameter
 from glmquant.evaluation.routing import Routes
 from glmquant.evaluation.source import Query, update_with_queries
 from glmquant.glm.config import GlmConfig
+from glmquant.store.sealed_tensors import require_seal, write_sealed
 
 ROWS, EXPERTS = "hidden", "experts"
+FORMAT = 2
+"""Part of the files' names. Those of format 1 carry no hash of themselves, and are not looked at."""
+
 MEASURED_WITH = ("glmquant", "torch")
 
 
@@ -93,7 +97,7 @@ class BaselineCache:
         self._directory, self._fingerprint, self._config, self._device = directory, fingerprint, config, device
 
     def path(self, queries: Sequence[Query]) -> Path:
-        digest = hashlib.sha256(self._fingerprint.encode())
+        digest = hashlib.sha256(f"{FORMAT}\0{self._fingerprint}".encode())
         if self._device != CPU:
             digest.update(f"{self._device.type}\0".encode())
         for name in MEASURED_WITH:
@@ -113,10 +117,12 @@ class BaselineCache:
         if not path.is_file():
             raise CheckError("a cached baseline is no file", where=path, hint="remove it")
         try:
+            require_seal(path)
             kept = load_file(path)
             return unpacked_answers(kept[ROWS], kept.get(EXPERTS), queries, self._config)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckError(f"a cached baseline is damaged: {error}", where=path, hint="remove the file") from error
+            why = error.what if isinstance(error, CheckpointError) else error
+            raise CheckError(f"a cached baseline is damaged: {why}", where=path, hint="remove the file") from error
 
     def write(self, queries: Sequence[Query], answers: Answers) -> None:
         """Raises:
@@ -129,8 +135,8 @@ class BaselineCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path, shared=True) as unfinished:
-                save_file(kept, unfinished)
-        except (OSError, SafetensorError) as error:
+                write_sealed(unfinished, kept, {})
+        except OSError as error:
             raise OutputError(
                 f"cannot keep the baseline: {error}",
                 where=self._directory,

@@ -30,7 +30,7 @@ from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import GRAPH_FILE, is_classifier
 from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.hashes import sha256_of
+from glmquant.store.inventory import sha256_of
 from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
 

@@ -56,7 +56,9 @@ def require_same_model(bundle: Path, baseline: Checkpoint | StoredBaseline) -> G
 def origin_notes(baseline: Checkpoint | StoredBaseline, manifest: Manifest | None) -> tuple[str, ...]:
     """A sentence for the report, and a warning now, where the bundle was made from other weights than the baseline's:
     another model's, or the same without its adapter."""
-    if manifest is None or manifest.source_fingerprint == baseline.fingerprint:
+    if manifest is None or not manifest.recipe:  # nobody says what it was quantized from
+        return ()
+    if manifest.source_fingerprint == baseline.fingerprint:
         return ()
     note = (
         f"the bundle was not made from these files: it names {manifest.origin}, and the baseline is {baseline.name}; "

@@ -8,8 +8,8 @@ A safetensors file with
     head_bias [V]             where there is one
     experts   int16 [L, M, k] experts that tokens met, in ascending order, of a language model that has routed ones
 
-and the rest in its metadata: configuration, tokenizer, fingerprint, and a digest of the queries. With the head, logits
-are the very same as the checkpoint's; hidden states take much less than logits.
+and the rest in its metadata: configuration, tokenizer, fingerprint, a digest of the queries, and a hash of the file.
+With the head, logits are the very same as the checkpoint's; hidden states take much less than logits.
 
 Shape suffixes: N rows of all queries, D hidden size, V vocabulary or labels, L layers with routed experts, M tokens of
 the queries whose routing is measured, k experts of a token.
@@ -36,10 +36,11 @@ from glmquant.glm.layouts.hf_config import parse_bundle_config
 from glmquant.glm.linear import Linear
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.recognize import CONFIG
-from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from glmquant.store.safetensors_file import read_metadata, read_safetensors
+from glmquant.store.sealed_tensors import require_seal, write_sealed
 from glmquant.store.tensors import StoredTensor
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 ABOUT: Final = "glmquant.baseline"
 TENSORS: Final = frozenset(("rows", "norm", "head", "head_bias", "experts"))
 AGAIN: Final = "make it again: check with the float checkpoint and `save_baseline`"
@@ -126,7 +127,7 @@ class StoredBaseline:
 
 
 def open_stored_baseline(path: Path) -> StoredBaseline:
-    """Opens what a :class:`BaselineWriter` wrote; everything about it is checked, no row is read yet.
+    """Opens what a :class:`BaselineWriter` wrote; everything about it is checked, its hash included.
 
     Raises:
         CheckError: a file that is none, is damaged, or does not fit its own configuration.
@@ -144,6 +145,7 @@ def open_stored_baseline(path: Path) -> StoredBaseline:
             )
         description = _description(parse_json(about.encode(), path), path)
         config = parse_bundle_config(description.config, path)
+        require_seal(path)
     except CheckpointError as error:
         raise CheckError(
             f"no stored baseline, or a damaged one: {error.what}", where=error.where, hint=AGAIN
@@ -222,7 +224,7 @@ class BaselineWriter:
             tensors["experts"] = answers.routes.packed()
         try:
             with write_atomically(self.path) as unfinished:
-                write_safetensors(unfinished, tensors, {ABOUT: json.dumps({"format": FORMAT, **self._about(queries)})})
+                write_sealed(unfinished, tensors, {ABOUT: json.dumps({"format": FORMAT, **self._about(queries)})})
         except OSError as error:
             raise OutputError(
                 f"cannot write the baseline: {error.strerror}", where=self.path, hint="choose another file"

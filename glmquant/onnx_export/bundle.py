@@ -27,6 +27,7 @@ class OnnxBundle:
         outputs: the graph's outputs, in order.
         size: bytes of the graph and its weights.
         sha256: of ``model.onnx``, which itself names the digest of its weights.
+        weights_sha256: of ``model.onnx.data``, hashed as it was written.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class OnnxBundle:
     outputs: tuple[TensorInfo, ...]
     size: int
     sha256: str
+    weights_sha256: str
 
     def __repr__(self) -> str:
         return f"<OnnxBundle {self.path}: {len(self.inputs)} inputs, {self.size:,} bytes>"

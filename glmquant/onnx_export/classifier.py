@@ -69,7 +69,14 @@ def export_classifier(
     if tokenizer is not None:
         tokenizer.save(out)
     digest = hashlib.sha256(data).hexdigest()
-    return OnnxBundle(path=out, inputs=graph.inputs, outputs=graph.outputs, size=len(data) + file.size, sha256=digest)
+    return OnnxBundle(
+        path=out,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        size=len(data) + file.size,
+        sha256=digest,
+        weights_sha256=file.sha256,
+    )
 
 
 def build_classifier(config: GlmConfig, weights: StoredModel, operators: Operators, *, dtype: ir.DataType) -> Decoder:

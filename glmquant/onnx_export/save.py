@@ -201,4 +201,5 @@ def _write_graphs(
         outputs=decoder.outputs,
         size=len(data) + file.size,
         sha256=hashlib.sha256(data).hexdigest(),
+        weights_sha256=file.sha256,
     )

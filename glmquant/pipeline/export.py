@@ -7,7 +7,7 @@ from pathlib import Path
 
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.data.calibration import KeyValueRange
-from glmquant.onnx_export.bundle import OnnxBundle
+from glmquant.onnx_export.bundle import WEIGHTS_FILE, OnnxBundle
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import export_bundle
@@ -17,6 +17,7 @@ from glmquant.recipe.check_options import Limits
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import copy_side_files, manifest_of
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.inventory import inventory
 from glmquant.store.manifest import MANIFEST, Manifest, manifest_bytes
 from glmquant.store.output import output_directory
 
@@ -46,8 +47,9 @@ def export_directory(
         else:
             bundle = export_bundle(source, options, partial, key_values=key_values, tokenizer=tokenizer, progress=tell)
         manifest = _as_it_is(checkpoint) if on_the_fly is None else on_the_fly.manifest()
-        if manifest is not None:
-            (partial / MANIFEST).write_bytes(manifest_bytes(_judged_by(manifest, plan.recipe.check.limits)))
+        files = inventory(partial, {WEIGHTS_FILE: bundle.weights_sha256}, but=(MANIFEST,))
+        manifest = replace(_judged_by(manifest, plan.recipe.check.limits), files=files)
+        (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
     return replace(bundle, path=out)
 
 
@@ -87,10 +89,13 @@ def _groups(spec: QuantSpec) -> str:
     return "whole rows" if spec.group_size == WHOLE_ROW else f"groups of {spec.group_size}"
 
 
-def _as_it_is(checkpoint: Checkpoint) -> Manifest | None:
-    """A float checkpoint that glmquant wrote, a trained classifier's say, is itself what the bundle was made from."""
+def _as_it_is(checkpoint: Checkpoint) -> Manifest:
+    """A float checkpoint that glmquant wrote, a trained classifier's say, is itself what the bundle was made from; so
+    is what glmquant did not write, of whose quantization nothing is known."""
     manifest = checkpoint.manifest
-    if manifest is None or checkpoint.is_quantized:
+    if manifest is None:
+        return manifest_of(checkpoint, recipe={}, calibration=None, groups=(), limits=Limits())
+    if checkpoint.is_quantized:
         return manifest
     return manifest_of(
         checkpoint,

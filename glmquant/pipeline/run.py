@@ -1,7 +1,8 @@
 """All stages in one directory, each kept as it is finished."""
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ import torch
 from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
-from glmquant.errors import CheckError, OutputError
+from glmquant.errors import CheckError, GlmQuantError, OutputError
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
@@ -35,7 +36,8 @@ from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.output import is_finished, output_directory, require_free, require_room
-from glmquant.store.run_record import RUN, RunRecord, read_run_record, write_run_record
+from glmquant.store.run_record import RUN, RunRecord, read_run_record, require_recorded, write_run_record
+from glmquant.store.verify import verify
 from glmquant.streaming.memory import forward_bytes
 from glmquant.streaming.resources import Resources
 from glmquant.train.directory import TEST_FILE, examples_to_train_on, train_for_run
@@ -76,13 +78,14 @@ def run_directory(
     require_room(out, 2 * stored_bytes(summarize(checkpoint, plan), plan))  # quantized, and in the bundle
     with output_directory(out, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
         if labeled is not None:
+            _is_kept(partial / "classifier", verify)
             checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
         ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
-        if not is_finished(partial / "onnx"):
+        if not _is_kept(partial / "onnx", verify):
             export_directory(quantized, plan, ranges, partial / "onnx", progress)
         report = partial / "report"
-        if is_finished(report):
+        if _is_kept(report, require_recorded):
             checked = read_report(report)
         else:
             checked = check_directory(
@@ -98,6 +101,20 @@ def run_directory(
             )
         write_run_record(record, partial, "onnx")
     return checked
+
+
+def _is_kept(stage: Path, require: Callable[[Path], object]) -> bool:
+    """Whether an unfinished run finished a stage whose files are still what it wrote; else it is to be done again, and
+    nothing of it is left."""
+    if not is_finished(stage):
+        return False
+    try:
+        require(stage)
+    except GlmQuantError as error:
+        log.warning("%s is no longer what the unfinished run wrote, and is made again: %s", stage.name, error.what)
+        shutil.rmtree(stage)
+        return False
+    return True
 
 
 def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
@@ -229,7 +246,7 @@ def _quantized(
     resources: Resources,
     progress: Progress,
 ) -> Checkpoint:
-    if is_finished(out):
+    if _is_kept(out, verify):
         return take_up(out, plan, samples)
     return quantize_directory(checkpoint, plan, samples, out, resources, progress)
 
@@ -244,7 +261,7 @@ def _ranges(
 ) -> Sequence[KeyValueRange] | None:
     if samples is None or not plan.needs_ranges:
         return None
-    if is_finished(out):
+    if _is_kept(out, read_calibration):
         return read_calibration(out).key_values
     with output_directory(out) as partial:
         calibration = calibrate(checkpoint, plan, samples, resources, partial.parent, progress)

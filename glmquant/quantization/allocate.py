@@ -1,5 +1,7 @@
 """Mixed precision under a budget: a multiple-choice knapsack over what groups cost at each precision."""
 
+import logging
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -8,19 +10,22 @@ import numpy as np
 import torch
 
 from glmquant.core.device import CPU
-from glmquant.core.files import write_atomically, write_text
+from glmquant.core.files import write_atomically
 from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import require_regular
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import CalibrationError, RecipeError
+from glmquant.errors import CalibrationError, CheckpointError, RecipeError
 from glmquant.glm.groups import Unit
 from glmquant.progress import Progress, silent
 from glmquant.quantization.sensitivity import MEASURED_TOKENS, Sensitivities, measure_sensitivities
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Allocation, Recipe, Rule
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.sealed_json import read_sealed, sealed
 
 FOUND: Final = "allocation.state"
+
+log = logging.getLogger("glmquant")
 
 
 def allocate(
@@ -78,13 +83,27 @@ def allocated(
             hint="`calibrate` first, and give what it gives as `calibration`",
         )
     found = directory / FOUND
-    if not found.exists():
-        resolved = allocate(checkpoint, plan, samples, progress, device=device)
+    kept = _kept(found)
+    if kept is None:
+        kept = allocate(checkpoint, plan, samples, progress, device=device).recipe
         with write_atomically(found) as unfinished:
-            write_text(unfinished, resolved.recipe.model_dump_json())
-    require_regular(found)
-    rules = Recipe.model_validate_json(found.read_text(encoding="utf-8")).rules
+            unfinished.write_bytes(sealed((kept.model_dump_json(indent=1) + "\n").encode()))
+        kept = Recipe.model_validate(read_sealed(found)[0])
+    rules = kept.rules
     return make_plan(plan.recipe.model_copy(update={"allocate": None, "rules": rules}), plan.config)
+
+
+def _kept(found: Path) -> Recipe | None:
+    """What an unfinished run resolved; None where it did not, or that changed since."""
+    if not os.path.lexists(found):
+        return None
+    require_regular(found)
+    try:
+        values, is_sealed = read_sealed(found)
+    except CheckpointError as error:
+        log.warning("the bits are allocated again: %s", error.what)
+        return None
+    return Recipe.model_validate(values) if is_sealed else None
 
 
 def require_budget(most_bytes: float, units: Sequence[Unit], choices: Mapping[str, Collection[QuantSpec]]) -> None:

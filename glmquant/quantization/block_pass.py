@@ -4,6 +4,7 @@ Each linear layer sees the inputs it will meet: those that the layers before it,
 is cut where a linear layer's input appears, and what is there is kept, so each product is computed once.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ def quantize_block(
     activations: Activations | None,
     reference: Activations | None = None,
     ranks: Ranks = ALONE,
+    finished: Block | None = None,
 ) -> tuple[Block, list[GroupOutcome]]:
     """The block with its linear layers quantized; ``activations`` (if any) move on to the next block's inputs.
 
@@ -36,14 +38,17 @@ def quantize_block(
         block: float.
         reference: the residual stream of the float model, where errors are propagated; it moves on, too.
         ranks: who shares the work, each with samples of its own. Routed experts are the first one's alone afterwards.
+        finished: the same block as it was quantized before: the streams move on as they did then, bit for bit, and
+            only routed experts are fitted again.
     """
     outcomes: list[GroupOutcome] = []
     parts = []
-    for part in block.parts:
+    for part, done in zip(block.parts, (None, None) if finished is None else finished.parts, strict=True):
         if activations is None:
             quantized, of_part = _rounded(part, layer, plan)
         else:
-            quantized, of_part = _PartPass(part, layer, plan, activations, reference, ranks).quantize()
+            linears = None if done is None else done.linears
+            quantized, of_part = _PartPass(part, layer, plan, activations, reference, ranks, linears).quantize()
         parts.append(quantized)
         outcomes += of_part
     return Block(*parts), outcomes
@@ -64,7 +69,8 @@ def _rounded(part: Part, layer: int, plan: Plan) -> tuple[Part, list[GroupOutcom
 class _PartPass:
     """A part of a block, quantized linear layer by linear layer while the samples pass through it.
 
-    ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did.
+    ``stream`` holds the samples as quantized layers made them, ``reference`` as float ones did. ``finished`` are linear
+    layers that were quantized before.
     """
 
     def __init__(
@@ -75,13 +81,14 @@ class _PartPass:
         stream: Activations,
         reference: Activations | None,
         ranks: Ranks,
+        finished: Mapping[str, Linear] | None = None,
     ) -> None:
         self._ranks = ranks
         self._part, self._layer, self._plan = part, layer, plan
         self._prefix = f"layers.{layer}.{part.kind.scope}."
         self._stream, self._reference = stream, reference
         self._fit, self._dtype = plan.recipe.fit, stream.dtype
-        self._names = list(part.linears)
+        self._names, self._finished = list(part.linears), finished
 
     def quantize(self) -> tuple[Part, list[GroupOutcome]]:
         """All linear layers, routed experts first; the samples move on to after the part."""
@@ -106,19 +113,20 @@ class _PartPass:
                     if self._reference is not None and wanted is not None:
                         float_linear = self._part.linears[self._names[step - 1]]
                         self._advance(step - 1, self._reference, float_linear, was_wanted, wanted)
-                done[name], outcome = quantize_linear(
-                    self._prefix + name,
-                    self._part.linears[name],
-                    self._plan[self._prefix + name],
-                    self._fit_to(step, found, wanted),
-                    self._dtype,
-                    self._ranks,
-                )
-                outcomes.append(outcome)
+                done[name], of_linear = self._quantized(name, self._fit_to(step, found, wanted))
+                outcomes += of_linear
             self._finish(self._stream, done[self._names[-1]], found)
             if self._reference is not None:
                 self._finish(self._reference, self._part.linears[self._names[-1]], wanted)
         return part.with_linears(done), outcomes + of_experts
+
+    def _quantized(self, name: str, seen: LinearFit | None) -> tuple[Linear, list[GroupOutcome]]:
+        if self._finished is not None:
+            return self._finished[name], []
+        unit = self._prefix + name
+        linear, plan = self._part.linears[name], self._plan[unit]
+        done, outcome = quantize_linear(unit, linear, plan, seen, self._dtype, self._ranks)
+        return done, [outcome]
 
     def _routed(self, stack: ExitStack) -> tuple[RoutedStream, RoutedStream | None]:
         """Both streams, by what the quantized one's router chooses."""
@@ -130,7 +138,7 @@ class _PartPass:
     def _fit_to(self, step: int, found: ActivationTensor | None, wanted: ActivationTensor | None) -> LinearFit | None:
         """What gathered the inputs of a linear layer, where its method needs them."""
         name = self._names[step]
-        if not self._plan[self._prefix + name].needs_hessian:
+        if self._finished is not None or not self._plan[self._prefix + name].needs_hessian:
             return None
         by_inputs = not self._writes(step)
         fit = LinearFit(

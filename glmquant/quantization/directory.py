@@ -18,7 +18,7 @@ from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.quantize import quantize
 from glmquant.quantization.work import quantize_rate
 from glmquant.recipe.plan import Plan
-from glmquant.store.artifact import renew_manifest
+from glmquant.store.artifact import renew_manifest, seal
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_of_first, partial_of
 from glmquant.streaming.resources import Resources
@@ -54,6 +54,7 @@ def quantize_directory(
         log.info(quantize_rate(checkpoint, plan, samples, done, time.monotonic() - started))
         if partial is not None:
             checkpoint.tokenizer.save(partial)
+            seal(partial)
     ranks.barrier()
     return open_checkpoint(out)
 

@@ -13,7 +13,7 @@ from glmquant.core.device import CPU
 from glmquant.core.parallel import lone_workers
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import CalibrationError, QuantizationError
+from glmquant.errors import CalibrationError, CheckpointError, QuantizationError
 from glmquant.glm.block import Block
 from glmquant.glm.groups import head_group
 from glmquant.glm.rotary import rms_norm
@@ -90,7 +90,7 @@ def quantize(
     writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
     needed = _samples_needed(plan, samples)
     run = _Run(checkpoint, plan, writer, SavedStates(directory), store, ranks)
-    streams = run.start(needed, dtype)
+    streams = run.start(needed, dtype, progress)
     done = run.blocks(streams, progress)
     run.head(streams)
     ranks.barrier()
@@ -133,6 +133,24 @@ def _tell_of_experts(manifest: Manifest, checkpoint: Checkpoint) -> None:
         )
 
 
+class _Replay:
+    """A visitor that lets the samples pass through finished blocks, and quantizes damaged ones again."""
+
+    def __init__(
+        self, plan: Plan, writer: ArtifactWriter, device: torch.device, damaged: Sequence[int], ranks: Ranks
+    ) -> None:
+        self._plan, self._writer, self._device = plan, writer, device
+        self._damaged, self._ranks = damaged, ranks
+
+    def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
+        activations, reference = (*streams, None, None)[:2]
+        is_damaged = layer in self._damaged
+        finished = None if is_damaged else self._writer.read_block(layer).to(self._device)
+        done, outcomes = quantize_block(block, layer, self._plan, activations, reference, self._ranks, finished)
+        if is_damaged and self._ranks.is_first:
+            self._writer.rewrite_block(layer, done.to(CPU), [outcome.record for outcome in outcomes])
+
+
 def _samples_needed(plan: Plan, samples: CalibrationSet | None) -> CalibrationSet | None:
     if plan.first_fitted is None:
         return None
@@ -164,39 +182,83 @@ class _Run:
     ) -> None:
         self._checkpoint, self._plan, self._writer, self._ranks = checkpoint, plan, writer, ranks
         self._states, self._store, self._config = states, store, checkpoint.config
-        self._first = 0
+        self._first, self._keeps_states = 0, False
         self._background: ThreadPoolExecutor | None = None
         self._written: Future[int] | None = None
 
-    def start(self, samples: CalibrationSet | None, dtype: torch.dtype) -> list[Activations]:
+    def start(self, samples: CalibrationSet | None, dtype: torch.dtype, progress: Progress) -> list[Activations]:
         """The samples before the first block, or before the one that an unfinished run would have come to; this rank's,
-        and none where none are needed."""
-        count, length = (0, 1) if samples is None else samples.tokens_SL.shape
-        found = self._ranks.from_first(lambda: self._take_up(leaf_starts(count, length)))
-        if samples is None:
-            return []
-        self._first, streams = found or 0, range(self._plan.num_streams)
-        if found is not None:
-            batches = own_batches(count, length, self._ranks)
-            resumed = [unfilled(batches, self._config, self._store, dtype) for _ in streams]
-            self._states.load(resumed, found)
-            return resumed
-        embedding_VD = self._checkpoint.embedding()
-        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype, self._ranks) for _ in streams]
+        and none where none are needed.
 
-    def _take_up(self, leaves: Sequence[int]) -> int | None:
-        """The block that an unfinished run would have come to, what it left being whole."""
+        Of what that left, blocks that are damaged are quantized again, and activations computed again: the samples pass
+        through the blocks before as these were quantized then.
+
+        Raises:
+            CheckpointError: a block comes out differently now.
+        """
+        count, length = (0, 1) if samples is None else samples.tokens_SL.shape
+        found, damaged, is_done = self._ranks.from_first(lambda: self._left(leaf_starts(count, length)))
+        if samples is None or is_done:
+            return []
+        if found is None:
+            return self._embedded(samples, dtype)
+        self._first = found
+        if damaged:
+            self._replay(self._embedded(samples, dtype), max(damaged) + 1, damaged, progress)
+        batches = own_batches(count, length, self._ranks)
+        streams = [unfilled(batches, self._config, self._store, dtype) for _ in range(self._plan.num_streams)]
+        if self._loaded(streams, found):
+            return streams
+        del streams
+        streams = self._embedded(samples, dtype)
+        self._replay(streams, found, (), progress)
+        self._states.save(streams, found)
+        return streams
+
+    def _left(self, leaves: Sequence[int]) -> tuple[int | None, Sequence[int], bool]:
+        """What an unfinished run left: the block that it would have come to, those before it that are damaged, and
+        whether all are there."""
         found = self._states.furthest(leaves) if leaves else None
-        self._writer.drop_damaged(found or 0)
+        damaged = self._writer.drop_damaged(found or 0)
         if not self._writer.has_embedding:
             self._writer.write_embedding(self._checkpoint.embedding())
-        return found
+        return found, damaged, self._writer.has_all
+
+    def _loaded(self, streams: Sequence[Activations], layer: int) -> bool:
+        """Whether every rank's saved activations are what was saved."""
+        damage = None
+        try:
+            self._states.load(streams, layer)
+        except CheckpointError as error:
+            damage = error.what
+        told = [each for each in self._ranks.gather(damage) if each is not None]
+        if told and self._ranks.is_first:
+            log.warning("%s: they are computed again", told[0])
+        return not told
+
+    def _embedded(self, samples: CalibrationSet, dtype: torch.dtype) -> list[Activations]:
+        embedding_VD, streams = self._checkpoint.embedding(), range(self._plan.num_streams)
+        return [embed(samples.tokens_SL, embedding_VD, self._config, self._store, dtype, self._ranks) for _ in streams]
+
+    def _replay(self, streams: Sequence[Activations], stop: int, damaged: Sequence[int], progress: Progress) -> None:
+        """Moves the samples through the first blocks up to ``stop``, of which the ``damaged`` are written again."""
+        walk(
+            lambda layer: float_block(self._checkpoint, layer, self._plan),
+            range(stop),
+            streams,
+            _Replay(self._plan, self._writer, self._store.device, damaged, self._ranks),
+            device=self._store.device,
+            progress=progress,
+            stage="finished blocks again",
+            total=stop,
+        )
 
     def blocks(self, streams: Sequence[Activations], progress: Progress) -> Sequence[int]:
         layers = self._config.num_hidden_layers
         todo = [k for k in range(self._first, layers) if streams or not self._writer.has_block(k)]
         if not (streams or self._ranks.is_first):
             return todo
+        self._keeps_states = bool(streams)
         with lone_workers("writer") as self._background:
             walk(
                 lambda layer: float_block(self._checkpoint, layer, self._plan),
@@ -228,9 +290,10 @@ class _Run:
             return
         layer = self._written.result()
         self._written = None
-        self._ranks.barrier()
-        if self._ranks.is_first:
-            self._states.drop_before(layer)
+        if self._keeps_states:
+            self._ranks.barrier()
+            if self._ranks.is_first:
+                self._states.drop_before(layer)
 
     @torch.inference_mode()  # which is a thread's own
     def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> int:

@@ -10,12 +10,13 @@ from typing import Literal
 import onnxruntime as ort
 
 from glmquant.core.placeholders import refuse_placeholder_at
-from glmquant.core.untrusted import file_inside, read_json, shown
+from glmquant.core.untrusted import MAX_INDEX_BYTES, file_inside, read_json, shown
 from glmquant.errors import CheckpointError, ExportError, Parameter
 from glmquant.glm.layouts.fields import LARGEST_SIZE, Fields
 from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.runtime.external_data import require_data_inside
 from glmquant.store.recognize import without_graph
+from glmquant.store.sealed_json import read_sealed
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
@@ -132,10 +133,11 @@ def require_provider(provider: Provider) -> None:
 
 def require_bundle(directory: Path) -> None:
     """Check that ``directory`` holds a bundle, of files that lie in it or in the hub's cache it is a snapshot of;
-    those that its graph names too.
+    those that its graph names too. Nothing is hashed but the manifest.
 
     Raises:
-        ExportError: it has no ``model.onnx``, or one that names files elsewhere, or something else in place of a file.
+        ExportError: it has no ``model.onnx``, or one that names files elsewhere, or something else in place of a file;
+            or graph or weights of other sizes than its manifest has.
     """
     if not os.path.lexists(directory / GRAPH_FILE):
         raise without_graph(directory)
@@ -144,8 +146,30 @@ def require_bundle(directory: Path) -> None:
             if os.path.lexists(directory / name):
                 refuse_placeholder_at(file_inside(directory, name, where=directory))
         require_data_inside(directory, GRAPH_FILE)
+        if (directory / MANIFEST_FILE).is_file():
+            _require_sizes(directory)
     except CheckpointError as error:
         raise ExportError(error.what, where=error.where, expected=error.expected, hint=error.hint) from error
+
+
+def _require_sizes(directory: Path) -> None:
+    """That graph and weights are as long as the manifest says, which `verify` would tell by their hashes.
+
+    Raises:
+        CheckpointError: names the first that is not.
+    """
+    values, _ = read_sealed(directory / MANIFEST_FILE, MAX_INDEX_BYTES)
+    files = values.get("files")
+    for name in (GRAPH_FILE, WEIGHTS_FILE):
+        record = files.get(name) if isinstance(files, dict) else None
+        size = record.get("size") if isinstance(record, dict) else None
+        if size is not None and file_inside(directory, name, where=directory).stat().st_size != size:
+            raise CheckpointError(
+                f"{name} is not as long as it was written",
+                where=directory / name,
+                expected=f"{shown(size)} bytes, as {MANIFEST_FILE} has it",
+                hint="copy or download the bundle again, completely, or export the model again",
+            )
 
 
 def is_classifier(directory: Path) -> bool:

@@ -6,6 +6,7 @@ name only when it is on the disk. What quantizing a piece cost travels in its he
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,15 +24,26 @@ from glmquant.glm.classifier import ClassificationHead
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.groups import head_group, linear_groups
 from glmquant.glm.hf_config import to_hf_config
+from glmquant.glm.layouts.lineage import Traces
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import EMBEDDING, FINAL_NORM, layer_prefix
 from glmquant.glm.parts import SparseKind
 from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts
 from glmquant.recipe.check_options import Limits
+from glmquant.store.canonical import TensorTable
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.store.gptq import encode, require_whole_words
-from glmquant.store.gptq_config import HEAD, QUANTIZE_CONFIG, SECTION, Specs, quantize_config, version_for
+from glmquant.store.gptq_config import (
+    HEAD,
+    QUANTIZE_CONFIG,
+    SECTION,
+    Specs,
+    quantize_config,
+    read_gptq_format,
+    version_for,
+)
 from glmquant.store.hashes import WrittenHashes
+from glmquant.store.inventory import inventory
 from glmquant.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -47,6 +59,7 @@ from glmquant.store.manifest import (
 from glmquant.store.recognize import CONFIG
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
+from glmquant.store.weighed import PublishedConfig
 
 log = logging.getLogger("glmquant.store")
 
@@ -82,27 +95,35 @@ class ArtifactWriter:
                 if spec is not None:
                     require_whole_words(module, stop - start, group.columns, spec.bits)
 
-    def drop_damaged(self, first: int) -> None:
-        """Removes pieces that an earlier run wrote and that are other bytes now, where they can be written again.
+    def drop_damaged(self, first: int) -> tuple[int, ...]:
+        """Removes pieces that an earlier run wrote and that are other bytes now, where they will be written again.
 
         Args:
             first: block that the run goes on with.
 
-        Raises:
-            CheckpointError: it is an earlier block's, whose inputs are gone.
+        Returns:
+            earlier blocks that are damaged, which are left there: their inputs have to be computed again.
         """
-        if (self._directory / MANIFEST).exists():  # all was finished, and its hashes are gone
-            return
+        self._take_over_hashes()
         pieces = {self._shard(piece).name: piece for piece in range(self._pieces)}
+        earlier = []
         for name in self._hashes.damaged(pieces):
-            if 1 <= pieces[name] <= first:
-                raise CheckpointError(
-                    f"the unfinished run's file {name} is no longer what it wrote",
-                    where=self._directory / name,
-                    expected="the same bytes; what they were made from is gone, and so the run starts anew",
-                )
             log.warning("%s is no longer what the unfinished run wrote: it is written again", name)
-            (self._directory / name).unlink()
+            if 1 <= pieces[name] <= first:
+                earlier.append(pieces[name] - 1)
+            else:
+                (self._directory / name).unlink()
+        return (*earlier, *(layer for layer in range(first) if not self.has_block(layer)))
+
+    def _take_over_hashes(self) -> None:
+        """Of an artifact that was sealed, and its run killed before it got its name, they stand in the manifest."""
+        with suppress(CheckpointError):  # no manifest, or a damaged one, which is written anew
+            files = read_manifest(self._directory / MANIFEST).files
+            self._hashes.take_over({name: record.sha256 for name, record in files.items()})
+
+    @property
+    def has_all(self) -> bool:
+        return all(self._shard(piece).exists() for piece in range(self._pieces))
 
     @property
     def has_embedding(self) -> bool:
@@ -120,6 +141,9 @@ class ArtifactWriter:
 
     def write_block(self, layer: int, block: Block, records: Sequence[GroupRecord] = ()) -> None:
         """``block``'s linear layers are quantized as planned; ``records`` say what that cost."""
+        self._write_block(layer, block, records, None)
+
+    def _write_block(self, layer: int, block: Block, records: Sequence[GroupRecord], wanted: str | None) -> None:
         at = layer_prefix(layer)
         gains = {name: gain for part in block.parts for name, gain in part.gains.items()}
         tensors = {f"{at}{name}.weight": gain for name, gain in gains.items()}
@@ -128,7 +152,24 @@ class ArtifactWriter:
                 tensors |= self._linear(group, part.linears[group.within(part.kind.scope)])
             if part.experts is not None and isinstance(part.kind, SparseKind):
                 tensors |= self._experts(layer, part.kind, part.experts)
-        self._write(self._shard(1 + layer), tensors, records)
+        self._write(self._shard(1 + layer), tensors, records, wanted)
+
+    def rewrite_block(self, layer: int, block: Block, records: Sequence[GroupRecord]) -> None:
+        """Writes a damaged block in its place.
+
+        Raises:
+            CheckpointError: it is another than the one that was written there first.
+        """
+        self._write_block(layer, block, records, self._hashes.noted().get(self._shard(1 + layer).name))
+
+    def read_block(self, layer: int) -> Block:
+        """A block that was written; its routed experts are read when they are asked for."""
+        shards = (self._shard(0), self._shard(1 + layer))
+        stored = {name: tensor for shard in shards for name, tensor in read_safetensors(shard).items()}
+        values = to_hf_config(self._config) | self._quantization()
+        config = PublishedConfig(values, self._directory / CONFIG, self._config.family, Traces())
+        layout, stored = config.weighed(stored, config.layout().sources[EMBEDDING])
+        return TensorTable(layout, stored, read_gptq_format(self._directory, values)).block(layer)
 
     def write_head(
         self, final_norm: Tensor, head: Linear | ClassificationHead, records: Sequence[GroupRecord] = ()
@@ -151,7 +192,8 @@ class ArtifactWriter:
         trained_on: Sequence[str] = (),
         arithmetic: Mapping[str, str] | None = None,
     ) -> Manifest:
-        """Writes all that is not weights; every piece must be there. Doing it again gives the same bytes.
+        """Writes what is neither weights nor tokenizer; every piece must be there. Doing it again gives the same bytes.
+        :func:`seal` comes last, once all files are there.
 
         Args:
             source: what was quantized; license and generation settings are copied from it.
@@ -172,16 +214,19 @@ class ArtifactWriter:
             trained_on=trained_on,
             arithmetic=arithmetic,
         )
-        quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
-        section = {SECTION: quantization} if quantization else {}
+        section = self._quantization()
         write_json(self._directory / CONFIG, to_hf_config(self._config) | section)
-        if quantization:
-            write_json(self._directory / QUANTIZE_CONFIG, quantization)
+        if section:
+            write_json(self._directory / QUANTIZE_CONFIG, section[SECTION])
         write_json(self._directory / INDEX, _index(shards))
         copy_side_files(source.path, self._directory)
         (self._directory / MANIFEST).write_bytes(manifest_bytes(manifest))
-        self._hashes.forget()
         return manifest
+
+    def _quantization(self) -> dict[str, Any]:
+        """What ``config.json`` says of it; nothing where all is float."""
+        quantization = quantize_config(linear_groups(self._config), self._specs, f"glmquant:{__version__}")
+        return {SECTION: quantization} if quantization else {}
 
     @property
     def _pieces(self) -> int:
@@ -227,10 +272,24 @@ class ArtifactWriter:
             tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in parts.items()}
         return tensors
 
-    def _write(self, shard: Path, tensors: Mapping[str, Tensor], records: Sequence[GroupRecord] = ()) -> None:
+    def _write(
+        self,
+        shard: Path,
+        tensors: Mapping[str, Tensor],
+        records: Sequence[GroupRecord] = (),
+        wanted: str | None = None,
+    ) -> None:
+        """``wanted``: sha256 that the file has to have."""
         with write_atomically(shard) as unfinished:
             metadata = {"format": "pt", RECORDS: records_to_json(records)}
-            self._hashes.note(shard.name, write_safetensors(unfinished, tensors, metadata))
+            sha256 = write_safetensors(unfinished, tensors, metadata)
+            if wanted not in (None, sha256):
+                raise CheckpointError(
+                    f"the unfinished run's file {shard.name} is no longer what it wrote, and comes out differently now",
+                    where=shard,
+                    expected=f"sha256 {wanted}; and so the run starts anew",
+                )
+            self._hashes.note(shard.name, sha256)
 
 
 def manifest_of(
@@ -262,6 +321,23 @@ def manifest_of(
         arithmetic=dict(arithmetic or {}),
         training_texts=(*trained_on, *(source.manifest.training_texts if source.manifest else ())),
     )
+
+
+def seal(directory: Path) -> None:
+    """Adds to the manifest of a finished artifact what each of its files is, weights as they were hashed when they were
+    written; nothing else may be written there after it. Doing it again gives the same bytes.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+    """
+    path, hashes = directory / MANIFEST, WrittenHashes(directory)
+    manifest = read_manifest(path)
+    if manifest.files:
+        return
+    files = inventory(directory, hashes.noted(), but=(MANIFEST,))
+    with write_atomically(path) as unfinished:
+        unfinished.write_bytes(manifest_bytes(replace(manifest, files=files)))
+    hashes.forget()
 
 
 def renew_manifest(

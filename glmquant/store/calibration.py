@@ -1,12 +1,12 @@
 """A calibration on disk: two files in a directory.
 
     calibration.json          format, tokens' sha256, tokenizer, sources, seed, sampling, layers (with ranges, or 0)
-    calibration.safetensors   tokens                         int64   [S, L]
+    calibration.safetensors   tokens                         int64   [S, L]; a hash of itself and of the other file
                               key_values.{layer}.key_absmax  float32 [C, E]
                               key_values.{layer}.value_absmax
 
-Format 1, of release 0.1, also held the ranges of every linear layer's inputs, which nothing read; it is read without
-them.
+Format 2 has no hash of ranges and description. Format 1, of release 0.1, also held the ranges of every linear layer's
+inputs, which nothing read; it is read without them.
 
 Shape suffixes: S samples, L tokens of a sample, C key/value heads, E head size.
 """
@@ -18,17 +18,22 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from glmquant.core.files import write_json
 from glmquant.core.near import did_you_mean
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, Sampling, TextSource
-from glmquant.errors import CalibrationError
+from glmquant.errors import CalibrationError, CheckpointError
+from glmquant.store.inventory import sha256_of
+from glmquant.store.safetensors_file import read_metadata
+from glmquant.store.sealed_tensors import require_seal, write_sealed
 
 DESCRIPTION, TENSORS = "calibration.json", "calibration.safetensors"
-FORMAT = 2
-READ_FORMATS = (1, FORMAT)
+FORMAT = 3
+READ_FORMATS = (1, 2, FORMAT)
+ABOUT = "description"
+"""Of the tensors' metadata: sha256 of the description."""
 LARGEST_DESCRIPTION_BYTES = 1 << 24
 
 
@@ -55,8 +60,8 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
         sampling=samples.sampling,
         layers=len(calibration.key_values),
     )
-    save_file({name: tensor.contiguous() for name, tensor in _tensors(calibration).items()}, directory / TENSORS)
     write_json(directory / DESCRIPTION, asdict(description), indent=1)
+    write_sealed(directory / TENSORS, _tensors(calibration), {ABOUT: sha256_of(directory / DESCRIPTION)})
 
 
 def read_calibration(directory: Path) -> Calibration:
@@ -66,6 +71,7 @@ def read_calibration(directory: Path) -> Calibration:
         CalibrationError: a file is missing, damaged, or does not fit the other.
     """
     description = _read_description(directory / DESCRIPTION)
+    _require_what_was_written(directory, description.format)
     tensors = _read_tensors(directory / TENSORS)
     key_values = tuple(
         KeyValueRange(
@@ -106,9 +112,28 @@ def _read_description(path: Path) -> _Description:
         raise CalibrationError(
             f"calibration format {description.format} is not known",
             where=path,
-            expected="1 or 2",
+            expected=f"1 to {FORMAT}",
         )
     return description
+
+
+def _require_what_was_written(directory: Path, format_: int) -> None:
+    """Both files; whatever format the description claims, tensors that carry a hash are held to it."""
+    path = directory / TENSORS
+    try:
+        about = read_metadata(path).get(ABOUT)
+        if about is None and format_ < FORMAT:
+            return
+        require_seal(path)
+    except CheckpointError as error:
+        raise CalibrationError(f"cannot read {TENSORS}: {error.what}", where=path, hint="calibrate again") from error
+    if about != sha256_of(directory / DESCRIPTION):
+        raise CalibrationError(
+            f"{DESCRIPTION} was changed since it was written",
+            where=directory / DESCRIPTION,
+            expected=f"sha256 {about}",
+            hint="calibrate again",
+        )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

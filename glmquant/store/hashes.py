@@ -1,15 +1,19 @@
 """Hashes of the files of an unfinished artifact, so that what a killed run left is known to be what it wrote."""
 
-import hashlib
-from collections.abc import Iterable
+import json
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.files import write_atomically, write_json
-from glmquant.core.untrusted import read_json
-from glmquant.store.tensors import CHUNK_BYTES
+from glmquant.core.files import write_atomically
+from glmquant.errors import CheckpointError
+from glmquant.store.inventory import sha256_of
+from glmquant.store.sealed_json import read_sealed, sealed
 
 HASHES: Final = ".glmquant-hashes.json"
+
+log = logging.getLogger("glmquant.store")
 
 
 class WrittenHashes:
@@ -18,32 +22,35 @@ class WrittenHashes:
     def __init__(self, directory: Path) -> None:
         self._directory, self._path = directory, directory / HASHES
 
+    def take_over(self, sha256: Mapping[str, str]) -> None:
+        """Notes what another file says, where nothing was noted or the notes are gone."""
+        if sha256 and not self._path.exists():
+            self._write(sha256)
+
     def note(self, name: str, sha256: str) -> None:
         """To be called before a file gets its name: killed between the two, there is a hash too many."""
-        with write_atomically(self._path) as unfinished:
-            write_json(unfinished, {**self._noted(), name: sha256})
+        self._write({**self.noted(), name: sha256})
 
     def damaged(self, names: Iterable[str]) -> list[str]:
-        """Those of the files there that are not what was written, or of which nothing was noted.
-
-        Raises:
-            CheckpointError: what was noted is damaged itself.
-        """
-        noted = self._noted()
+        """Those of the files there that are not what was written, or of which nothing was noted."""
+        noted = self.noted()
         there = [name for name in names if (self._directory / name).exists()]
         return [name for name in there if sha256_of(self._directory / name) != noted.get(name)]
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def _noted(self) -> dict[str, str]:
-        return read_json(self._path) if self._path.exists() else {}
+    def noted(self) -> dict[str, str]:
+        """sha256 by name; none where what was noted is damaged itself."""
+        if not self._path.exists():
+            return {}
+        try:
+            noted, is_sealed = read_sealed(self._path)
+        except CheckpointError as error:
+            log.warning("nothing is known of the files that the unfinished run left: %s", error.what)
+            return {}
+        return noted if is_sealed else {}
 
-
-def sha256_of(path: Path) -> str:
-    """As ``sha256sum`` gives it."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while part := file.read(CHUNK_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
+    def _write(self, noted: Mapping[str, str]) -> None:
+        with write_atomically(self._path) as unfinished:
+            unfinished.write_bytes(sealed((json.dumps(noted, indent=1) + "\n").encode()))

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from glmquant.core.spec import QuantSpec
-from glmquant.core.untrusted import MAX_INDEX_BYTES, read_json, shown
+from glmquant.core.untrusted import MAX_INDEX_BYTES, shown
 from glmquant.errors import CheckpointError, RecipeError
 from glmquant.glm.config import Family
 from glmquant.recipe.check_options import Limits
 from glmquant.recipe.load import use_current_names
+from glmquant.store.inventory import FileRecord
+from glmquant.store.sealed_json import read_sealed, sealed
 
 MANIFEST: Final = "glmquant.json"
 FORMAT_VERSION: Final = 3
@@ -24,9 +26,9 @@ FORMAT_VERSION: Final = 3
 LIBRARIES: Final = ("torch",)
 """Those whose arithmetic the weights went through."""
 
-_OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_texts", "arithmetic")
-"""Fields of a source on the hub, of one with an adapter, of a trained and of a quantized one: left out of the file
-elsewhere."""
+_OPTIONAL: Final = ("source_revision", "source_files", "adapter", "training_texts", "arithmetic", "files")
+"""Fields of a source on the hub, of one with an adapter, of a trained and of a quantized one, and of a finished
+artifact: left out of the file elsewhere."""
 
 GroupName = Annotated[str, Field(pattern=r"^(lm_head|layers\.\d{1,4}(\.\w+)+)$")]
 RelativeError = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -97,6 +99,7 @@ class Manifest:
         arithmetic: in which the weights were quantized (:func:`glmquant.core.arithmetic.arithmetic`): the same command
             gives the same bytes wherever it is the same; left out of the file by earlier releases.
         source_files: its files with their hashes there, as in :class:`glmquant.core.origin.Origin`.
+        files: of the artifact, all but the manifest, by name; left out of the file by earlier releases.
     """
 
     __pydantic_config__ = _STRICT
@@ -117,6 +120,7 @@ class Manifest:
     source_files: dict[str, str] = field(default_factory=dict)
     training_texts: tuple[str, ...] = ()
     arithmetic: dict[str, str] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -139,10 +143,11 @@ def library_versions() -> dict[str, str]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Equal manifests give equal bytes."""
+    """Equal manifests give equal bytes; one with ``files`` carries a hash of itself."""
     unknown = {name for name in _OPTIONAL if not getattr(manifest, name)}
     left_out: dict[str, Any] = dict.fromkeys(unknown, True) | {"groups": _without_few(manifest.groups)}
-    return _MANIFEST.dump_json(manifest, indent=1, exclude=left_out) + b"\n"
+    text = _MANIFEST.dump_json(manifest, indent=1, exclude=left_out) + b"\n"
+    return sealed(text) if manifest.files else text
 
 
 def _without_few(records: Sequence[GroupRecord]) -> dict[int, Any]:
@@ -154,9 +159,10 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest at ``path``, of this format version or an earlier one.
 
     Raises:
-        CheckpointError: another format version, or a field that is wrong, which it names.
+        CheckpointError: another format version, a field that is wrong, which it names, or a hash of itself that is
+            another file's.
     """
-    values = read_json(path, MAX_INDEX_BYTES)
+    values, _ = read_sealed(path, MAX_INDEX_BYTES)
     version = values.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(

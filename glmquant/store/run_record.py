@@ -1,15 +1,22 @@
 """``run.json``: which inputs a run's directory came from, so that the same run given again is known to be done."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from glmquant.core.files import write_json
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from glmquant.core.files import write_atomically
+from glmquant.core.untrusted import MAX_INDEX_BYTES
+from glmquant.errors import CheckpointError
+from glmquant.store.inventory import FileRecord, files_of, inventory, require_hashes
+from glmquant.store.manifest import MANIFEST
+from glmquant.store.sealed_json import read_sealed, sealed
 
 RUN: Final = "run.json"
-FORMAT: Final = 1
-LARGEST: Final = 1 << 16
+FORMAT: Final = 2
+"""Format 1 has the sizes of the bundle's files in place of ``written``; it is read as well."""
 
 
 @dataclass(frozen=True)
@@ -19,31 +26,64 @@ class RunRecord:
         inputs: hash of all that decides the bundle.
         check: hash of all that decides the report beside it.
         files: bytes of each file of the bundle, by its path within the run's directory; no part of what is compared.
+        written: the files of the run's directory that no artifact's own manifest names, manifests included; no part of
+            what is compared; a record of format 1 has none.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     inputs: str
     check: str
     files: dict[str, int] = field(default_factory=dict, compare=False)
+    written: dict[str, FileRecord] = field(default_factory=dict, compare=False)
+
+
+_RECORD: Final = TypeAdapter(RunRecord)
 
 
 def write_run_record(record: RunRecord, directory: Path, bundle: str) -> None:
-    """Beside what the run made; the sizes of the files in its directory ``bundle`` are noted."""
-    written = {f"{bundle}/{path.name}": path.stat().st_size for path in sorted((directory / bundle).iterdir())}
-    write_json(directory / RUN, {"format": FORMAT, **asdict(replace(record, files=written))})
+    """Beside what the run made; the sizes of the files in its directory ``bundle`` are noted, and the hash of every
+    file that has none in an artifact's manifest."""
+    sizes = {f"{bundle}/{path.name}": path.stat().st_size for path in sorted((directory / bundle).iterdir())}
+    artifacts = tuple(f"{path.parent.name}/" for path in directory.glob(f"*/{MANIFEST}"))
+    named = [n for n in files_of(directory) if n.startswith(artifacts) and not n.endswith(f"/{MANIFEST}")]
+    whole = replace(record, files=sizes, written=inventory(directory, but={RUN, *named}))
+    text = json.dumps({"format": FORMAT, **_RECORD.dump_python(whole)}, ensure_ascii=False, indent=1) + "\n"
+    with write_atomically(directory / RUN) as unfinished:
+        unfinished.write_bytes(sealed(text.encode()))
 
 
 def read_run_record(directory: Path) -> RunRecord | None:
-    """What a directory's ``run.json`` says; None without one that this release wrote."""
-    path = directory / RUN
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        return None
+    """What a directory's ``run.json`` says; None without one that this release or an earlier one wrote."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return require_run_record(directory)[0]
+    except CheckpointError:
         return None
-    known = {"inputs", "check", "files"}
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != known:
-        return None
-    if not isinstance(values["files"], dict):
-        return None
-    return RunRecord(str(values["inputs"]), str(values["check"]), values["files"])
+
+
+def require_recorded(stage: Path) -> None:
+    """That the files of a directory of the run's are what its record says.
+
+    Raises:
+        CheckpointError: names the first that is not; or there is no record yet.
+    """
+    record, _ = require_run_record(stage.parent)
+    files = {name: known for name, known in record.written.items() if name.startswith(f"{stage.name}/")}
+    require_hashes(stage.parent, files)
+
+
+def require_run_record(directory: Path) -> tuple[RunRecord, bool]:
+    """The same, and whether the file carries a hash of itself.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = directory / RUN
+    values, is_sealed = read_sealed(path, MAX_INDEX_BYTES)
+    found = values.pop("format", None)
+    try:
+        if found in (1, FORMAT):
+            return _RECORD.validate_python(values), is_sealed
+    except ValidationError as error:
+        raise CheckpointError(f"{RUN} is damaged: {error.errors()[0]['msg']}"[:300], where=path) from error
+    raise CheckpointError(f"{RUN} has another format", where=path, expected=f"1 or {FORMAT}")

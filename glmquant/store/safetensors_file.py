@@ -62,8 +62,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the data begins."""
+def read_head(path: Path) -> bytes:
+    """All of the file before its tensors. Raises CheckpointError for lengths that lie."""
     require_regular(path)
     try:
         with path.open("rb") as file:
@@ -72,7 +72,13 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
 
 
-def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    head = read_head(path)
+    return parse_json(head[LENGTH.size :], f"{path}, header"), len(head)
+
+
+def _header_of(file: BinaryIO, path: Path) -> bytes:
     prefix = file.read(LENGTH.size)
     refuse_placeholder(prefix + file.read(HEAD), path)
     size = file_size(path)
@@ -84,8 +90,8 @@ def _header_of(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
             expected=f"a safetensors file, with a header of at most {MAX_HEADER_BYTES} bytes",
             hint="download the file again, completely",
         )
-    file.seek(LENGTH.size)
-    return parse_json(file.read(length), f"{path}, header"), LENGTH.size + length
+    file.seek(0)
+    return file.read(LENGTH.size + length)
 
 
 def _unknown_dtype(dtype: Any, where: str) -> CheckpointError:

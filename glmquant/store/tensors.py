@@ -4,10 +4,11 @@ process holds is what it asked for."""
 import hashlib
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.budget import product
+from glmquant.core.crc32 import combined
 from glmquant.core.direct_io import DirectReader
 from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
@@ -38,14 +40,28 @@ SAMPLE_BYTES: Final = 4 << 10
 
 
 @dataclass(frozen=True)
+class Checksum:
+    """CRC-32 that a file has of ``size`` bytes of it from ``start`` on."""
+
+    start: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's bytes lie: contiguous, little-endian, row-major, at ``offset`` of ``path``."""
+    """Where a tensor's bytes lie: contiguous, little-endian, row-major, at ``offset`` of ``path``.
+
+    Attributes:
+        checksum: of bytes that the tensor's are among, where its file has one.
+    """
 
     path: Path
     name: str
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+    checksum: Checksum | None = None
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +71,7 @@ class StoredTensor:
         """The tensor, or its rows ``[start, stop)``, in its stored dtype.
 
         Raises:
-            CheckpointError: the file ends too early, or a value is NaN or Inf.
+            CheckpointError: the file ends too early, a value is NaN or Inf, or the checksum is of other bytes.
         """
         shape = self.shape if rows is None else (rows[1] - rows[0], *self.shape[1:])
         out = torch.empty(shape, dtype=self.dtype)
@@ -70,18 +86,28 @@ class StoredTensor:
         start = self.offset + (rows[0] * row_bytes if rows is not None else 0)
         values = out.view(-1)
         step = CHUNK_BYTES // self.dtype.itemsize
+        sums: dict[int, tuple[int, int]] | None = None
+        if self.checksum is not None:
+            if (start, out.nbytes) == (self.checksum.start, self.checksum.size):
+                sums = {}
+            else:
+                _require_sum(self.path, self.name, self.checksum)
         with self._open() as file:
 
             def read_chunk(first: int) -> None:
                 chunk = values[first : first + step]
                 self._fill(file, chunk, start + first * self.dtype.itemsize)
+                if sums is not None:
+                    sums[first] = (zlib.crc32(byte_view(chunk)), chunk.nbytes)
                 self._check_finite(chunk)
 
             firsts = range(0, values.numel(), step)
             if len(firsts) <= 1:
                 list(map(read_chunk, firsts))
-                return
-            _in_readers(read_chunk, firsts)
+            else:
+                _in_readers(read_chunk, firsts)
+        if self.checksum is not None and sums is not None:
+            _compare(combined(sums[first] for first in firsts), self.path, self.name, self.checksum)
 
     def _open(self) -> DirectReader:
         try:
@@ -109,6 +135,30 @@ class StoredTensor:
                 expected="finite weights",
                 hint="download the file again; if it is the same, the checkpoint itself is broken",
             )
+
+
+@lru_cache(maxsize=4096)
+def _require_sum(path: Path, name: str, checksum: Checksum) -> None:
+    """Reads all that the checksum is of, once: for a tensor of which a part is read, or that is a part itself."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(checksum.start)
+            left, found = checksum.size, 0
+            while left and (part := file.read(min(left, CHUNK_BYTES))):
+                left, found = left - len(part), zlib.crc32(part, found)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
+    _compare(found, path, name, checksum)
+
+
+def _compare(found: int, path: Path, name: str, checksum: Checksum) -> None:
+    if found != checksum.crc32:
+        raise CheckpointError(
+            f"the bytes of the tensor {shown(name)} are not those whose checksum the file has",
+            where=path,
+            expected=f"CRC-32 {checksum.crc32:08x}, and they have {found:08x}",
+            hint="download the file again, completely",
+        )
 
 
 def _in_readers(read: Callable[[int], None], firsts: Iterable[int]) -> None:

@@ -15,7 +15,7 @@ from glmquant.core.untrusted import require_regular, shown
 from glmquant.errors import CheckpointError
 from glmquant.store.inert_pickle import MAX_PICKLE_BYTES, DamagedPickleError, PickledTensor, Storage, unpickle
 from glmquant.store.state_dict import find_state_dict
-from glmquant.store.tensors import StoredTensor, file_size, reject_beyond_file, reject_dimensions
+from glmquant.store.tensors import Checksum, StoredTensor, file_size, reject_beyond_file, reject_dimensions
 
 MAX_DIRECTORY_BYTES: Final = 4 << 20
 """zipfile reads a file's list of members at once; 4 MiB is room for about 50,000 of them."""
@@ -142,8 +142,8 @@ class _Members:
     def __contains__(self, name: str) -> bool:
         return name in self._infos
 
-    def location(self, name: str) -> tuple[int, int]:
-        """Where a member's bytes begin and how many they are."""
+    def checksum(self, name: str) -> Checksum:
+        """Where a member's bytes begin, how many they are, and their CRC-32."""
         info = self._info(name)
         reader = self._archive.fp
         assert reader is not None
@@ -156,7 +156,7 @@ class _Members:
             raise _damaged(self.path, f"no member {shown(name)} where the list says")
         if start + info.file_size > self.size:
             raise _damaged(self.path, f"{shown(name)} lies beyond the end of the file")
-        return start, info.file_size
+        return Checksum(start, info.file_size, info.CRC)
 
     def _info(self, name: str) -> zipfile.ZipInfo:
         if name not in self._infos:
@@ -194,10 +194,10 @@ def _locate(members: _Members, root: str, name: str, pickled: PickledTensor) -> 
             expected="contiguous tensors",
             hint="save the checkpoint again with every tensor made .contiguous()",
         )
-    start, size = members.location(f"{root}data/{storage.key}")
-    offset = start + pickled.offset * storage.dtype.itemsize
-    tensor = StoredTensor(members.path, name, offset, storage.dtype, tuple(pickled.shape))
-    reject_beyond_file(tensor, start + min(size, storage.count * storage.dtype.itemsize))
+    checksum = members.checksum(f"{root}data/{storage.key}")
+    offset = checksum.start + pickled.offset * storage.dtype.itemsize
+    tensor = StoredTensor(members.path, name, offset, storage.dtype, tuple(pickled.shape), checksum)
+    reject_beyond_file(tensor, checksum.start + min(checksum.size, storage.count * storage.dtype.itemsize))
     return tensor
 
 

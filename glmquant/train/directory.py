@@ -16,6 +16,7 @@ from glmquant.errors import RecipeError
 from glmquant.progress import Progress, silent
 from glmquant.recipe.check_options import CheckOptions, Task
 from glmquant.recipe.schema import Recipe, TrainOptions
+from glmquant.store.artifact import seal
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from glmquant.store.output import output_directory
 from glmquant.streaming.memory import forward_bytes
@@ -53,6 +54,7 @@ def train_directory(
     with output_directory(out, resume_key=key) as partial, resources.in_use():
         report = train_classifier(checkpoint, labeled, tokenizer, options, partial, progress, store)
         tokenizer.save(partial)
+        seal(partial)
     return report
 
 

@@ -1,6 +1,7 @@
 """A check against what the float side said, where the checkpoint is not at hand."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.evaluation.stored_baseline import open_stored_baseline
+from glmquant.store.sealed_tensors import write_sealed
 from tests.support.classifiers import golden_classifier
 from tests.support.paths import GOLDEN
 
@@ -82,12 +85,12 @@ def changed(path: Path, to: Path, edit: Callable[[dict[str, torch.Tensor], dict[
         about = json.loads(file.metadata()["glmquant.baseline"])
     tensors = load_file(path)
     edit(tensors, about)
-    save_file(tensors, to, {"glmquant.baseline": json.dumps(about)})
+    write_sealed(to, tensors, {"glmquant.baseline": json.dumps(about)})
     return to
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, torch.Tensor], dict[str, Any]], None], str]] = {
-    "another format": (lambda _, about: about.update(format="2"), "format '2'"),
+    "another format": (lambda _, about: about.update(format="1"), "format '1'"),
     "a missing field": (lambda _, about: about.pop("vocabulary"), "description is damaged"),
     "another field": (lambda _, about: about.update(extra=1), "description is damaged"),
     "a configuration of nothing": (lambda _, about: about.update(config={}), "damaged one"),
@@ -105,6 +108,31 @@ def test_a_damaged_file_is_one_clear_error(
 ) -> None:
     with pytest.raises(gq.CheckError, match=message):
         checked(bundle, changed(stored, tmp_path / "float.safetensors", edit))
+
+
+def test_a_bit_that_flipped_anywhere_is_found_before_the_file_is_used(stored: Path, tmp_path: Path) -> None:
+    whole, chance = stored.read_bytes(), random.Random(21)
+    for at in [*range(0, 9), *(chance.randrange(len(whole)) for _ in range(60))]:
+        path = tmp_path / "float.safetensors"
+        path.write_bytes(flipped(whole, at, 1 << chance.randrange(8)))
+        with pytest.raises(gq.CheckError):
+            open_stored_baseline(path)
+
+
+def flipped(content: bytes, at: int, bit: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+
+
+def test_a_bit_that_flipped_in_a_cache_is_found_before_it_is_used(bundle: gq.OnnxBundle, tmp_path: Path) -> None:
+    report = checked(bundle, MODEL, cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for at in (0, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(flipped(whole, at, 4))
+        with pytest.raises(gq.CheckError, match=r"a cached baseline is damaged: [\s\S]*remove the file"):
+            checked(bundle, MODEL, cache=tmp_path)
+    path.unlink()
+    assert checked(bundle, MODEL, cache=tmp_path) == report
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 64, b"{}", b"version https://git-lfs.github.com/spec/v1\n"])

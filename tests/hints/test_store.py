@@ -31,7 +31,7 @@ from glmquant.store.safetensors_file import read_safetensors, write_safetensors
 from tests.hints.follow import follows, met_errors, named, refused
 from tests.hints.places import Hint
 from tests.store.test_adapter import BOTH, DOWN, UP, Q
-from tests.store.test_calibration import calibration, describe, truncate
+from tests.store.test_calibration import calibration, describe, truncate, unsealed
 from tests.store.test_diagnosis import LORA, PREFIX, lora_inside
 from tests.store.test_manifest import written
 from tests.store.test_quantized_checkpoints import published, row_quantized
@@ -64,6 +64,17 @@ def whole(directory: Path) -> Checkpoint:
 
 def cut(name: str, size: int) -> Spoil:
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:size])
+
+
+def flipped(name: str) -> Spoil:
+    """A bit of a tensor."""
+
+    def spoil(directory: Path) -> None:
+        content = bytearray((directory / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (directory / name).write_bytes(content)
+
+    return spoil
 
 
 def lost(*names: str) -> Spoil:
@@ -110,6 +121,7 @@ SPOILED: dict[str, tuple[Hint, Spoil]] = {
     "a value that is none": (
         named("download the file again; if it is the same, the checkpoint itself is broken"), broken_value,
     ),
+    "a bit flipped": (named(DOWNLOAD_FILE, "_compare"), flipped(SHARD)),
     "a pickle cut": (named(DOWNLOAD_FILE, "_damaged"), cut(SHARD, 1000)),
     "an empty file": (named(DOWNLOAD_FILE, "_refuse_other_formats"), cut(SHARD, 0)),
     "a tensor beyond the end": (named(DOWNLOAD_FILE, "reject_beyond_file"), beyond),
@@ -517,10 +529,17 @@ def test_an_adapter_fits_the_model_it_was_trained_on(tmp_path: Path) -> None:
     assert adapted.block(0)
 
 
+def cut_without_hashes(directory: Path) -> None:
+    describe(format=2)(directory)
+    unsealed(directory)
+    truncate(directory)
+
+
 CALIBRATIONS: dict[str, tuple[Hint, Spoil]] = {
     "no description": (named("calibrate first", "store"), lost("calibration.json")),
     "a damaged description": (named("calibrate again", "_read_description"), describe(seed="x")),
-    "damaged tensors": (named("calibrate again", "_read_tensors"), truncate),
+    "damaged tensors": (named("calibrate again", "_require_what_was_written"), truncate),
+    "damaged tensors of an earlier release": (named("calibrate again", "_read_tensors"), cut_without_hashes),
     "other tokens": (named("calibrate again", "_samples"), describe(sha256="0" * 64)),
 }
 

@@ -10,13 +10,13 @@ import pytest
 from glmquant.core.untrusted import read_bytes
 from glmquant.errors import CheckpointError, OutputError
 from glmquant.glm.block import Block
-from glmquant.store.artifact import ArtifactWriter
+from glmquant.store.artifact import ArtifactWriter, seal
 from glmquant.store.checkpoint import open_checkpoint
 from glmquant.store.hashes import HASHES, WrittenHashes
-from glmquant.store.manifest import read_manifest
+from glmquant.store.manifest import MANIFEST, read_manifest
 from glmquant.store.output import MARKER, output_directory
 from tests.store.test_artifact import INT4, plan_of, records_of, source_of, write_all
-from tests.support.checkpoints import random_block, random_float, tiny_config
+from tests.support.checkpoints import assert_same_block, random_block, random_float, tiny_config
 
 CONFIG = tiny_config(layers=2)
 PLAN = plan_of(CONFIG, INT4)
@@ -46,17 +46,38 @@ def shard(directory: Path, piece: int) -> Path:
 
 
 def test_what_was_written_is_known(unfinished: Path) -> None:
-    noted = WrittenHashes(unfinished)._noted()
+    noted = WrittenHashes(unfinished).noted()
     assert noted == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in unfinished.glob("*.safetensors")}
     ArtifactWriter(unfinished, CONFIG, PLAN).drop_damaged(2)
     assert len(list(unfinished.glob("*.safetensors"))) == 3
 
 
 @pytest.mark.parametrize("at", [0, 9, -1])
-def test_a_bit_that_flipped_behind_the_run_is_an_error_that_names_the_file(unfinished: Path, at: int) -> None:
+def test_a_block_that_changed_behind_the_run_is_told_and_stays_until_it_is_written_again(
+    unfinished: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = shard(unfinished, 1).read_bytes()
     flip(shard(unfinished, 1), at)
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00004\.safetensors is no longer what it wrote"):
-        ArtifactWriter(unfinished, CONFIG, PLAN).drop_damaged(1)
+    writer = ArtifactWriter(unfinished, CONFIG, PLAN)
+    assert writer.drop_damaged(1) == (0,)
+    assert "model-00002-of-00004.safetensors is no longer what the unfinished run wrote" in caplog.text
+    other = random_block(CONFIG, 1, PLAN)
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00004\.safetensors .* comes out differently now"):
+        writer.rewrite_block(0, other, records_of(CONFIG, 0, PLAN))
+    assert writer.drop_damaged(1) == (0,)
+    writer.rewrite_block(0, block(0), records_of(CONFIG, 0, PLAN))
+    assert shard(unfinished, 1).read_bytes() == whole
+    assert writer.drop_damaged(1) == ()
+
+
+def test_a_block_is_read_back_from_an_unfinished_run(unfinished: Path) -> None:
+    for layer in range(2):
+        assert_same_block(ArtifactWriter(unfinished, CONFIG, PLAN).read_block(layer), block(layer))
+
+
+def test_notes_that_changed_know_nothing(unfinished: Path) -> None:
+    flip(unfinished / HASHES, 100)
+    assert WrittenHashes(unfinished).noted() == {}
 
 
 @pytest.mark.parametrize(("piece", "first"), [(0, 2), (1, 0), (2, 1)])
@@ -81,9 +102,26 @@ def test_a_finished_artifact_holds_no_notes_and_is_taken_as_it_is(tmp_path: Path
     source = source_of(tmp_path, CONFIG)
     (tmp_path / "out").mkdir()
     write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
     assert not (tmp_path / "out" / HASHES).exists()
-    ArtifactWriter(tmp_path / "out", CONFIG, PLAN).drop_damaged(2)
-    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
+    sealed = (tmp_path / "out" / MANIFEST).read_bytes()
+    writer = ArtifactWriter(tmp_path / "out", CONFIG, PLAN)
+    writer.drop_damaged(0)
+    assert writer.has_all
+    write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == sealed
+
+
+def test_what_changed_in_a_finished_artifact_before_it_got_its_name_is_found(tmp_path: Path) -> None:
+    """Its hashes are in its manifest by then."""
+    source = source_of(tmp_path, CONFIG)
+    (tmp_path / "out").mkdir()
+    write_all(tmp_path / "out", source, PLAN)
+    seal(tmp_path / "out")
+    flip(shard(tmp_path / "out", 1), -1)
+    ArtifactWriter(tmp_path / "out", CONFIG, PLAN).drop_damaged(0)
+    assert not shard(tmp_path / "out", 1).exists()
 
 
 def test_an_input_that_goes_away_leaves_the_work(tmp_path: Path) -> None:

@@ -138,6 +138,31 @@ def test_a_later_stages_error_keeps_the_finished_ones(tmp_path: Path) -> None:
     assert gq.read_report(tmp_path / "out" / "report") == whole
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("quantized/model-00002-of-*", {"quantizing"}),
+        ("quantized/tokenizer.json", {"quantizing"}),
+        ("onnx/model.onnx.data", {"exporting"}),
+        ("onnx/glmquant.json", {"exporting"}),
+    ],
+)
+def test_a_finished_stage_that_changed_behind_the_run_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, again: set[str]
+) -> None:
+    stopped_before_the_report(tmp_path / "out", monkeypatch)
+    (path,) = (tmp_path / "out.partial").glob(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    seen = Stages()
+    gq.run(MODEL, recipe(), out=tmp_path / "out", progress=seen)
+    assert seen.seen == {*again, "baseline, block by block", "comparing, tokens"}
+    assert f"{name.partition('/')[0]} is no longer what the unfinished run wrote" in caplog.text
+    gq.run(MODEL, recipe(), out=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_other_texts_to_check_by_cost_no_second_quantization(tmp_path: Path) -> None:
     text = tmp_path / "held_out.txt"
     shutil.copy(Path(assets.resolve("glmquant:held-out-en.txt")), text)
@@ -284,7 +309,7 @@ def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
 def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
     gq.run(MODEL, recipe(), out=tmp_path / "out")
     values = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert values.keys() == {"format", "inputs", "check", "files"}
+    assert values.keys() == {"sha256", "format", "inputs", "check", "files", "written"}
 
 
 def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:

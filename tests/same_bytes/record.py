@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save
+
 Hashes = dict[str, str]
 
 CALIBRATED = ("int4-g128-gptq", "int4-g128-gptq-fast", "int4-auto-4.25", "demo")
@@ -29,6 +31,7 @@ CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "e
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers", "transformers")
 NOT_BYTES = ("training.json", "training.md", "run.json")
 CHANGED_SINCE = ("recipe", "format_version", "limits", "calibration_texts", "training_texts", "arithmetic")
+HASHES = ("files", "sha256")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")
 
 
@@ -92,12 +95,16 @@ def _hashes(out: Path) -> Iterator[tuple[str, str]]:
 
 
 def _content(path: Path) -> bytes:
-    return path.read_bytes()
+    """A calibration's as formats without hashes have it."""
+    if path.name == "calibration.json":
+        described = json.loads(path.read_text(encoding="utf-8")) | {"format": 2}
+        return (json.dumps(described, ensure_ascii=False, indent=1) + "\n").encode()
+    return save(load_file(path)) if path.name == "calibration.safetensors" else path.read_bytes()
 
 
 def _manifest(values: dict[str, Any]) -> dict[str, Any]:
-    """All but the recipe, whose keys have been renamed since, and what format version 3 added."""
-    return {name: value for name, value in values.items() if name not in CHANGED_SINCE}
+    """All but the recipe, whose keys have been renamed since, what format version 3 added, and hashes of files."""
+    return {name: value for name, value in values.items() if name not in (*CHANGED_SINCE, *HASHES)}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, TextSource
 from glmquant.errors import CalibrationError
 from glmquant.store.calibration import read_calibration, write_calibration
+from glmquant.store.inventory import sha256_of
+from glmquant.store.sealed_tensors import write_sealed
 
 
 def calibration() -> Calibration:
@@ -46,6 +48,40 @@ def test_the_format_of_the_first_release_is_read_without_what_nothing_read(tmp_p
     assert torch.equal(read_calibration(tmp_path).samples.tokens_SL, calibration().samples.tokens_SL)
 
 
+def test_a_bit_that_flipped_anywhere_is_found(tmp_path: Path) -> None:
+    write_calibration(calibration(), tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for at in range(len(whole)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+            with pytest.raises(CalibrationError):
+                read_calibration(tmp_path)
+        path.write_bytes(whole)
+    assert torch.equal(read_calibration(tmp_path).samples.tokens_SL, calibration().samples.tokens_SL)
+
+
+def test_a_seed_that_was_edited_is_told(tmp_path: Path) -> None:
+    write_calibration(calibration(), tmp_path)
+    path = tmp_path / "calibration.json"
+    path.write_text(path.read_text().replace('"seed": ', '"seed": 9'))
+    with pytest.raises(CalibrationError, match=r"calibration\.json was changed since it was written"):
+        read_calibration(tmp_path)
+
+
+@pytest.mark.parametrize("format_", [1, 2])
+def test_formats_without_a_hash_are_read(tmp_path: Path, format_: int) -> None:
+    write_calibration(calibration(), tmp_path)
+    describe(format=format_)(tmp_path)
+    unsealed(tmp_path)
+    assert torch.equal(read_calibration(tmp_path).samples.tokens_SL, calibration().samples.tokens_SL)
+
+
+def unsealed(directory: Path) -> None:
+    """The tensors as earlier releases wrote them."""
+    path = directory / "calibration.safetensors"
+    save_file({name: tensor.clone() for name, tensor in load_file(path).items()}, path)
+
+
 def drop(name: str) -> Callable[[Path], None]:
     return lambda directory: (directory / name).unlink()
 
@@ -59,14 +95,22 @@ def describe(**changes: object) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
         path = directory / "calibration.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        seal(directory, load_file(directory / "calibration.safetensors"))
 
     return change
+
+
+def seal(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """As a calibration of such a content would be written."""
+    about = {"description": sha256_of(directory / "calibration.json")}
+    own = {name: tensor.clone() for name, tensor in tensors.items()}  # not mapped from the file that is written
+    write_sealed(directory / "calibration.safetensors", own, about)
 
 
 def store(name: str, tensor: torch.Tensor) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
         path = directory / "calibration.safetensors"
-        save_file(load_file(path) | {name: tensor}, path)
+        seal(directory, load_file(path) | {name: tensor})
 
     return change
 

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import random
 import struct
 import time
 import zipfile
@@ -30,6 +31,24 @@ def test_golden_shards_read_as_torch_reads_them(path: Path) -> None:
     for name, tensor in expected.items():
         assert stored[name].dtype == tensor.dtype
         assert torch.equal(stored[name].read(), tensor)
+
+
+def test_a_bit_that_flipped_in_a_tensor_is_found_as_it_is_read(tmp_path: Path) -> None:
+    """Whole, in rows, or as a part of a storage that several share; larger than is read at once, and smaller."""
+    shared = torch.randint(-100, 100, (20, 64), dtype=torch.int16)
+    large = torch.randint(-100, 100, (1200, 4096), dtype=torch.int16)
+    path, chance = tmp_path / "x.bin", random.Random(21)
+    torch.save({"small": shared.clone(), "first": shared[:10], "second": shared[10:], "large": large}, path)
+    whole, stored = path.read_bytes(), read_torch_bin(path)
+    assert torch.equal(stored["second"].read((2, 5)), shared[12:15])
+    for name in ("small", "first", "second", "large"):
+        for rows in (None, (0, 10), (3, 4)):
+            damaged = tmp_path / f"{name}-{rows}.bin"
+            at = stored[name].offset + chance.randrange(stored[name].nbytes)
+            damaged.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :])
+            with pytest.raises(CheckpointError, match=rf"bytes of the tensor '{name}' are not those whose checksum"):
+                read_torch_bin(damaged)[name].read(rows)
+            damaged.unlink()
 
 
 def test_what_torch_can_save(tmp_path: Path) -> None:
