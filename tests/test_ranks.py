@@ -13,9 +13,13 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
-from glmquant.cli.several import Ending, outcome
+from glmquant.cli.several import Ending, outcome, require_ranked
+from glmquant.store.checkpoint import open_checkpoint
+from tests.hints.follow import follows, refused
+from tests.support.moe import write_moe
 from tests.support.paths import contents
 from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
+from tests.test_sparse_document import SHAPES
 
 MODEL = assets.DEMO_MODEL
 SEVERAL = [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
@@ -96,6 +100,38 @@ def test_a_check_is_the_same_bytes(count: int, bundle: Path, task: Path, checked
     assert done.stderr.count("comparing, tokens: ") <= 3
 
 
+def test_a_check_of_routed_experts_is_the_same_bytes(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    write_moe(model, "glm4_moe_lite", **SHAPES)
+    open_checkpoint(MODEL).tokenizer.save(model)
+    gq.export(model, gq.load_recipe("moe-int4-g128", {"export.kv_cache": "float"}), out=tmp_path / "onnx")
+    given = ["check", tmp_path / "onnx", "--baseline", model, *settings(CHECK | {"check.limits.routing_change": 1})]
+    assert alone(*given, "--report", tmp_path / "alone").returncode == 0
+    done = torchrun(2, "-m", "glmquant", *given, "--report", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "report") == contents(tmp_path / "alone")
+    assert gq.read_report(tmp_path / "report").routing is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_check_of_a_classifier_is_the_same_bytes(count: int, task: Path, tmp_path: Path) -> None:
+    model, recipe = tmp_path / "model", gq.load_recipe("classifier-int8", {"train.mode": "head"})
+    gq.train_classifier(MODEL, task, recipe, out=model)
+    gq.export(model, recipe, out=tmp_path / "onnx")
+    common = ["check", tmp_path / "onnx", "--task", task, "--baseline"]
+    for directory in ("alone", "ranks"):
+        (tmp_path / directory).mkdir()
+        kept = ["--save-baseline", tmp_path / directory / "saved", "--report", tmp_path / directory / "report"]
+        given = [*common, model, *kept]
+        done = alone(*given) if directory == "alone" else torchrun(count, "-m", "glmquant", *given)
+        assert "Accuracy check" in done.stdout, done.stderr
+    assert contents(tmp_path / "ranks") == contents(tmp_path / "alone")
+    again = [*common, tmp_path / "ranks" / "saved", "--report", tmp_path / "again"]
+    assert "Accuracy check" in torchrun(count, "-m", "glmquant", *again).stdout
+    assert (tmp_path / "again" / "report.json").read_bytes() == (tmp_path / "alone/report/report.json").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_what_was_kept_of_the_baseline_serves_any_number_of_ranks(
@@ -128,6 +164,7 @@ def test_a_mistyped_option_is_told_once(bundle: Path) -> None:
     assert done.stderr.count("exitcode  : 2 ") == 2
 
 
+@pytest.mark.slow
 def test_ranks_that_compute_otherwise_are_refused(tmp_path: Path) -> None:
     """The second one without the instructions that this machine has."""
     line = f"{sys.executable} -m glmquant calibrate {MODEL} --out {tmp_path / 'out'}"
@@ -208,3 +245,12 @@ def test_how_all_end_together(endings: dict[int, Ending], expected: tuple[int, s
 def test_a_rank_that_says_nothing_is_named() -> None:
     code, message = outcome({0: Ending("lost", 2, "x"), 2: Ending("stopped", 143, "terminated")}, 3)
     assert (code, KILLED in message, "rank 1" in message) == (2, True, True)
+
+
+@follows("start it without torchrun: glmquant {} …")
+def test_a_command_that_cannot_share_its_work_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(lambda: require_ranked("quantize"), "glmquant quantize")
+    require_ranked("check")
+    monkeypatch.delenv("WORLD_SIZE")
+    require_ranked("quantize")

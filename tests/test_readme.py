@@ -18,10 +18,11 @@ from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = "mixture-of-experts.md"
-"""Run by tests/test_sparse_document.py, on a model of its kind."""
+ELSEWHERE = ("mixture-of-experts.md", "scale-out.md")
+"""Run by tests/test_sparse_document.py, on a model of its kind, and by tests/test_scale_out_document.py."""
 
-HOW_TOS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")) if path.name != ELSEWHERE]
+DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
+HOW_TOS = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join([README, *HOW_TOS]), flags=re.MULTILINE | re.DOTALL)
 SET_UP = [body for kind, body in BLOCKS if kind == "bash" and "glmquant " not in body.replace(".venv/bin/glmquant", "")]
 

@@ -12,7 +12,6 @@ from glmquant import assets
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids
-from glmquant.errors import CheckError
 from glmquant.evaluation.baseline_cache import AnswerStore, BaselineCache, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
@@ -66,13 +65,6 @@ def check_bundle(
             another model.
     """
     classifies = is_classifier(path)
-    if classifies and ranks.count > 1:
-        raise CheckError(
-            "the check of a classifier does not run on several ranks",
-            where=path,
-            expected="a language model's bundle, or one process",
-            hint="start it without torchrun",
-        )
     ranks.require_same(
         lambda: {
             "the bundle": f"{sha256_of(path / GRAPH_FILE)}, {_bundle_bytes(path)} bytes",
@@ -88,7 +80,7 @@ def check_bundle(
         _kept(baseline, None if classifies else cache, save_baseline, store, ranks),
     )
     if classifies:
-        classifier = OnnxClassifier.open(path)
+        classifier = OnnxClassifier.open(path, num_threads=_threads(ranks))
         setting = _setting(path, baseline, classifier.accuracy_level, recipe, manifest)
         report = evaluate_classifier(
             classifier,
@@ -101,6 +93,7 @@ def check_bundle(
             against,
             kept,
             trained_on=() if manifest is None else manifest.training_texts,
+            ranks=ranks,
         )
         return replace(report, notes=(*notes, *report.notes))
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.labeled import read_labeled
 from glmquant.data.reading import Reading
 from glmquant.data.sequences import EncodedTexts, encode_texts
@@ -21,7 +22,7 @@ from glmquant.evaluation.baseline_cache import Answers, AnswerStore
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.regression import require_pairable
 from glmquant.evaluation.results import SCHEMA, AccuracyReport, Setting
-from glmquant.evaluation.source import Query
+from glmquant.evaluation.source import Query, digest_of
 from glmquant.evaluation.tasks import TaskResult, Truth, compare
 from glmquant.glm.linear import Linear
 from glmquant.glm.model import ModelSource
@@ -73,6 +74,7 @@ def evaluate_classifier(
     against: AccuracyReport | None = None,
     kept: AnswerStore | None = None,
     trained_on: Collection[str] = (),
+    ranks: Ranks = ALONE,
 ) -> AccuracyReport:
     """Measures the candidate against the baseline, computed in float32, on the tasks of ``options``.
 
@@ -82,6 +84,7 @@ def evaluate_classifier(
         kept: has, or takes, what the baseline pools of all texts.
         against: an earlier report that this one is to be compared with.
         trained_on: sha256 of the labeled texts that the classifier was trained on.
+        ranks: who share the texts; all make the same report.
 
     Raises:
         DataError, CheckError: see :func:`read_classifier_tasks`; CheckError also for two classifiers of different
@@ -97,9 +100,11 @@ def evaluate_classifier(
     if against is not None:
         require_pairable(against, [], [], [task.truth for task in material])
     notes = _notes(material, trained_on)
-    pooled, head = _pooled(baseline, material, kept, progress, store), baseline.head()
+    ranks.require_same(lambda: {"the tasks": digest_of(_queries(material))})
+    pooled, head = _pooled(baseline, material, kept, progress, store, ranks), baseline.head()
     tasks = tuple(
-        _measure(candidate, head, task, pooled_ED, progress) for task, pooled_ED in zip(material, pooled, strict=True)
+        _measure(candidate, head, task, pooled_ED, progress, ranks)
+        for task, pooled_ED in zip(material, pooled, strict=True)
     )
     limits = judge(options.limits, None, tasks)
     return AccuracyReport(
@@ -145,22 +150,33 @@ def _pooled(
     kept: AnswerStore | None,
     progress: Progress,
     store: ActivationStore | None,
+    ranks: Ranks,
 ) -> Sequence[Tensor]:
     """What the baseline pools of each task's texts: float32 ``[E, D]``."""
-    queries = [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
-    answers = None if kept is None else kept.read(queries)
-    if answers is not None:
-        counts = [len(task.encoded.ids) for task in tasks]
-        return list(torch.split(torch.cat(list(answers.rows)), counts))
-    pooled = [pooled_features(baseline, task.encoded.ids, store=store, progress=progress) for task in tasks]
-    if kept is not None:
+    queries = _queries(tasks)
+
+    def read() -> Tensor | None:
+        answers = None if kept is None else kept.read(queries)
+        return None if answers is None else torch.cat(list(answers.rows))
+
+    found_ED = ranks.from_first(read)
+    if found_ED is not None:
+        return list(torch.split(found_ED, [len(task.encoded.ids) for task in tasks]))
+    pooled = [
+        pooled_features(baseline, task.encoded.ids, store=store, progress=progress, ranks=ranks) for task in tasks
+    ]
+    if kept is not None and ranks.is_first:
         kept.write(queries, Answers(torch.cat(pooled).split(1)))
     return pooled
 
 
+def _queries(tasks: Sequence[ClassifierTask]) -> list[Query]:
+    return [Query(ids, 1) for task in tasks for ids in task.encoded.ids]
+
+
 def _measure(
-    candidate: OnnxClassifier, head: Linear, task: ClassifierTask, pooled_ED: Tensor, progress: Progress
+    candidate: OnnxClassifier, head: Linear, task: ClassifierTask, pooled_ED: Tensor, progress: Progress, ranks: Ranks
 ) -> TaskResult:
     baseline_EL = head(pooled_ED).numpy()
-    candidate_EL = candidate.logits(task.encoded.ids, progress)
+    candidate_EL = candidate.logits(task.encoded.ids, progress, ranks)
     return compare(task.truth, baseline_EL.astype(np.float64), candidate_EL.astype(np.float64))

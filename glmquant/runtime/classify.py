@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from glmquant.core.protocols import Tokenizer
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.softmax import softmax
 from glmquant.core.untrusted import shown
 from glmquant.data.sequences import Ids, encode_texts, length_batches, padded
@@ -94,8 +95,11 @@ class OnnxClassifier:
         session = open_session(directory, settings, num_threads, provider)
         return cls(session, config, metadata["glmquant.max_length"], level)
 
-    def logits(self, ids: Sequence[Ids], progress: Progress = silent) -> Logits:
+    def logits(self, ids: Sequence[Ids], progress: Progress = silent, ranks: Ranks = ALONE) -> Logits:
         """Logits of token sequences, float32 ``[I, L]``; sequences of similar lengths form a batch.
+
+        Args:
+            ranks: who share the batches; each gets all logits.
 
         Raises:
             GenerationError: a sequence that is empty, too long, or has ids outside the vocabulary.
@@ -103,12 +107,16 @@ class OnnxClassifier:
         """
         self._check(ids)
         logits_IL = np.empty((len(ids), len(self.labels)), np.float32)
-        done = 0
-        for batch in length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE):
+        done, batches = 0, length_batches([len(sequence) for sequence in ids], TOKENS_AT_ONCE)
+        own = ranks.dealt(batches)
+        for batch in own:
             ids_BT, mask_BT = padded([ids[index] for index in batch], self._config.pad_token_id)
             logits_IL[batch] = self._run(ids_BT, mask_BT)
             done += len(batch)
-            progress("classifying", done, len(ids))
+            progress("classifying", done, sum(map(len, own)))
+        for rank, rows_IL in enumerate(ranks.gather(logits_IL)):
+            theirs = [index for batch in batches[rank :: ranks.count] for index in batch]
+            logits_IL[theirs] = rows_IL[theirs]
         if not np.isfinite(logits_IL).all():
             raise ExportError(
                 "the classifier's logits are not finite",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glmquant.core.files import write_atomically
 from glmquant.core.matmul import float32_products
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids, length_batches
 from glmquant.glm.model import ModelSource
 from glmquant.glm.rotary import rms_norm
@@ -31,6 +32,7 @@ def pooled_features(
     cache: Path | None = None,
     store: ActivationStore | None = None,
     progress: Progress = silent,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """The last token's final hidden state of each sequence, behind the last norm: float32 ``[I, D]``.
 
@@ -41,6 +43,7 @@ def pooled_features(
         cache: an existing directory. Turns that an unfinished run with the same sequences left there are not computed
             again.
         store: where activations may lie, and the device that computes.
+        ranks: who share the batches; each gets all features.
 
     Raises:
         CalibrationError: token ids outside the vocabulary.
@@ -56,7 +59,7 @@ def pooled_features(
             features_ID[members] = read_safetensors(path)["features"].read()
             continue
         told = _Told(progress, number * layers, len(turns) * layers)
-        features_ID[members] = _one_turn(source, [ids[member] for member in members], store, told)
+        features_ID[members] = _one_turn(source, [ids[member] for member in members], store, told, ranks)
         if path is not None:
             with write_atomically(path) as unfinished:
                 write_safetensors(unfinished, {"features": features_ID[members]})
@@ -90,13 +93,18 @@ def _turns(lengths: Sequence[int], hidden_size: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _one_turn(source: ModelSource, ids: Sequence[Ids], store: ActivationStore | None, told: Progress) -> Tensor:
+def _one_turn(
+    source: ModelSource, ids: Sequence[Ids], store: ActivationStore | None, told: Progress, ranks: Ranks
+) -> Tensor:
     config, store = source.config, store or ActivationStore()
     lengths = [len(sequence) for sequence in ids]
     with float32_products(store.device, exact=True):
-        activations = embed_sequences(ids, source.embedding(), config, store)
+        activations = embed_sequences(ids, source.embedding(), config, store, ranks)
         layers = config.num_hidden_layers
         walk(source.block, range(layers), [activations], Forward(), device=store.device, progress=told, total=layers)
-    last_ID = torch.cat(last_rows(activations, [1] * len(ids), lengths))
+    last = last_rows(activations, [1] * len(ids), lengths)
     activations.hidden.close()
+    parts = ranks.gather({member: last[member] for batch in activations.batches for member in batch.members})
+    rows = {member: row_1D for part in parts for member, row_1D in part.items()}
+    last_ID = torch.cat([rows[member] for member in range(len(ids))])
     return rms_norm(last_ID, source.final_norm(), config.rms_norm_eps)

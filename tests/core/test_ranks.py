@@ -68,6 +68,7 @@ def test_what_ranks_exchange(tmp_path: Path) -> None:
         assert "the ranks differ in shapes\n  where: rank 0: 0; rank 1: 1" in each["refusal"]
 
 
+@pytest.mark.slow
 def test_a_restart_meets_no_addresses_of_the_dead(tmp_path: Path) -> None:
     done = torchrun(2, script(tmp_path, RESTARTED), max_restarts=1)
     assert (done.returncode, done.stdout.split()) == (0, ["3", "3"]), done.stderr
