@@ -19,13 +19,13 @@ from glmquant.quantization.quantize import quantize
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import make_plan
 from glmquant.store.checkpoint import open_checkpoint
-from tests.quantization.test_threads import dense, scaled, sparse
-from tests.support.checkpoints import write_checkpoint
+from tests.quantization.test_threads import scaled
+from tests.support.checkpoints import tiny_config, tiny_sparse_config, write_checkpoint
 from tests.support.paths import contents
 from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
-SAMPLES, LENGTH = 21, 1024
+SAMPLES, LENGTH = 17, 1024
 """A leaf is eight batches of two samples: two leaves, the second one short."""
 
 
@@ -33,8 +33,8 @@ SAMPLES, LENGTH = 21, 1024
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both kinds, with rows for several slices."""
     directory = tmp_path_factory.mktemp("models")
-    for name, config in (("dense", dense()), ("sparse", sparse())):
-        wide = replace(config, intermediate_size=2064, max_position_embeddings=LENGTH)
+    for name, config in (("dense", tiny_config()), ("sparse", tiny_sparse_config())):
+        wide = replace(config, intermediate_size=1056, max_position_embeddings=LENGTH)
         write_checkpoint(directory / name, wide, scaled(wide))
     return directory
 
@@ -84,7 +84,7 @@ def test_ranks_write_what_one_process_writes(model: Path, tmp_path: Path, kind: 
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the packaged model: two leaves."""
     out = tmp_path_factory.mktemp("calibration") / "samples"
-    options = ["calibration.num_samples=40", "calibration.seq_len=512"]
+    options = ["calibration.num_samples=33", "calibration.seq_len=512"]
     api.calibrate(assets.DEMO_MODEL, load_recipe("int4-g128-gptq", overrides(options)), out=out)
     return out
 
