@@ -250,7 +250,15 @@ def test_a_rank_that_says_nothing_is_named() -> None:
 @follows("start it without torchrun: glmquant {} …")
 def test_a_command_that_cannot_share_its_work_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(lambda: require_ranked("quantize"), "glmquant quantize")
+    refused(lambda: require_ranked("export"), "glmquant export")
     require_ranked("check")
     monkeypatch.delenv("WORLD_SIZE")
-    require_ranked("quantize")
+    require_ranked("export")
+
+
+@follows("give an --out that every machine has under the same path")
+def test_a_machine_that_does_not_see_the_output_says_so(tmp_path: Path) -> None:
+    error = refused(lambda: require_seen(tmp_path / "out.partial", Ranks(1, 2)))
+    assert "rank 1" in str(error)
+    (tmp_path / "out.partial").mkdir()
+    require_seen(tmp_path / "out.partial", Ranks(1, 2))

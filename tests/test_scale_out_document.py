@@ -59,9 +59,11 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def test_one_machine(desk: Path) -> None:
     finish(start(little(ONE, 2), desk))
     alone = little(ONE, 1).replace("torchrun --nproc-per-node 1", "python").replace("--out calibration", "--out alone")
-    finish(start(alone.replace("--report report", "--report reported"), desk))
+    alone = alone.replace("--report report", "--report reported").replace("--out int4", "--out int4-alone")
+    finish(start(alone, desk))
     assert contents(desk / "calibration") == contents(desk / "alone")
     assert contents(desk / "report") == contents(desk / "reported")
+    assert contents(desk / "int4") == contents(desk / "int4-alone")
 
 
 def test_two_machines_that_share_no_files(desk: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.matmul import dtype_for
+from glmquant.core.ranks import Ranks
 from glmquant.data.calibration import CalibrationSet
+from glmquant.errors import OutputError
 from glmquant.progress import Progress, silent
 from glmquant.quantization.calibrate import require_own_tokens
 from glmquant.quantization.memory import quantize_bytes
@@ -50,6 +52,7 @@ def quantize_directory(
         started = time.monotonic()
         ranks.barrier()
         directory = partial_of(out) if partial is None else partial
+        require_seen(directory, ranks)
         done = quantize(checkpoint, plan, samples, directory, progress, store=store, dtype=dtype, ranks=ranks)
         log.info(quantize_rate(checkpoint, plan, samples, done, time.monotonic() - started))
         if partial is not None:
@@ -57,6 +60,17 @@ def quantize_directory(
             seal(partial)
     ranks.barrier()
     return open_checkpoint(out)
+
+
+def require_seen(directory: Path, ranks: Ranks) -> None:
+    """Raises OutputError on a rank that is on a machine without the directory."""
+    if not directory.is_dir():
+        raise OutputError(
+            f"rank {ranks.rank} does not see the directory that the first rank writes to",
+            where=directory,
+            expected="one file system for all ranks of `quantize`",
+            hint="give an --out that every machine has under the same path",
+        )
 
 
 def resume_key(
