@@ -7,7 +7,9 @@ import torch
 
 from glmquant.core.device import CPU
 from glmquant.core.machine import peak_memory
+from glmquant.core.ranks import Ranks
 from glmquant.errors import DeviceError, OutputError
+from glmquant.streaming import resources
 from glmquant.streaming.activations import ActivationStore, Batch
 from glmquant.streaming.resources import Resources
 from tests.streaming.test_activations import on_disk
@@ -37,6 +39,22 @@ def test_without_a_limit_a_share_of_the_machine_is_used() -> None:
     store = Resources().store(0, held=0)
     assert not spills_to_disk(store)
     assert store.device == CPU
+
+
+def test_ranks_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "physical_memory", lambda: 2 * BYTES / resources.SHARE_OF_MACHINE)
+    spills = [spills_to_disk(Resources(ranks=Ranks(0, 3, 0, count)).store(0, held=0)) for count in (1, 2, 3)]
+    assert spills == [False, False, True]
+
+
+def test_a_gpu_is_each_ranks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Resources.named("cuda", None).device == torch.device("cuda")
+    monkeypatch.setattr(resources, "current", lambda: Ranks(3, 4, 1, 2))
+    assert Resources.named("cuda", None) == Resources(torch.device("cuda:1"), None, Ranks(3, 4, 1, 2))
+    assert Resources.named("cuda:0", None).device == torch.device("cuda:0")
+    assert Resources.named("cpu", None).device == CPU
 
 
 def test_a_pass_beyond_the_limit_is_refused_with_what_it_needs() -> None:
