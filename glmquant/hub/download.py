@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from glmquant.core.files import sync_directory
 from glmquant.core.units import size
 from glmquant.errors import HubError
 from glmquant.hub.cache import publish, repository, write_ref
@@ -81,6 +82,7 @@ def _fetch_blob(repo: RepoId, commit: str, file: RemoteFile, root: Path, told: C
         if not is_whole(blob, file):
             fetch(repo, f"{endpoint()}/{repo.name}/resolve/{commit}/{quote(file.name)}", file, begun, told)
             os.replace(begun, blob)
+            sync_directory(blob.parent)
     told(file.size)
 
 

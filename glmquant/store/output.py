@@ -205,7 +205,8 @@ def _prepare(partial: Path, resume_key: str | None, stages: Mapping[str, str], a
         log.warning("removed %s, which an unfinished run%s had left", partial, "" if anew else " with other inputs")
         _remove(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    write_text(marker, _mark(resume_key, stages))
+    _write_mark(partial, resume_key, stages)
+    sync_directory(partial.parent)
 
 
 def _earlier_stages(marker: Path, resume_key: str | None) -> dict[str, str] | None:
@@ -258,10 +259,11 @@ def _mark(resume_key: str | None, stages: Mapping[str, str]) -> str:
 
 
 def _publish(partial: Path, out: Path, replace: bool) -> None:
-    for path in partial.rglob("*"):
-        if path.is_file():
+    for path in (*partial.rglob("*"), partial):
+        if path.is_dir():
+            sync_directory(path)
+        elif path.is_file():
             sync_file(path)
-    sync_directory(partial)
     replaced = out.with_name(out.name + ".replaced")
     if replace and out.exists():
         os.rename(out, replaced)

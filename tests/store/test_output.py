@@ -1,6 +1,7 @@
 """Output directories appear whole or not at all."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,46 @@ def test_two_that_write_to_one_output_do_not_meet(tmp_path: Path) -> None:
     with output_directory(out, replace=True) as partial:
         (partial / "a").write_text("second")
     assert files(out) == {"a": "second"}
+
+
+def test_all_that_is_written_is_on_the_disk_before_the_output_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, and the names in every directory; the name of the output itself afterwards."""
+    synced: list[int] = []
+    before: set[int] = set()
+    fsync, rename = os.fsync, os.rename
+
+    def noting_fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def noting_rename(old: Path, new: Path) -> None:
+        before.update(synced)
+        synced.clear()
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "rename", noting_rename)
+    with output_directory(tmp_path / "out") as partial:
+        (partial / "a" / "b").mkdir(parents=True)
+        for name in ("x", "a/y", "a/b/z"):
+            (partial / name).write_text(name)
+        written = {path.stat().st_ino for path in (partial, *partial.rglob("*"))}
+    assert written <= before
+    assert synced == [tmp_path.stat().st_ino]
+
+
+def test_the_marker_of_an_unfinished_run_is_on_the_disk_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noting_fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    with output_directory(tmp_path / "out", resume_key="k") as partial:
+        assert {path.stat().st_ino for path in (tmp_path, partial, partial / MARKER)} <= synced
