@@ -1,5 +1,6 @@
 """The check as a pipeline uses it: verdicts as exit codes, reports, comparison with earlier ones, bad quantizations."""
 
+import json
 import weakref
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     lines = captured.out.splitlines()
     assert code == 0
     assert lines[0].startswith("✅ pass: onnx, ")
-    assert any(line.startswith("✅ pass: perplexity_ratio of text: ") for line in lines)
-    assert lines[-1] == f"report: {tmp_path / 'out/report'}"
+    assert any(line.split()[:5] == ["✅", "pass", "perplexity_ratio", "of", "text"] for line in lines)
+    assert [line.split() for line in lines[-3:]] == [
+        ["bundle", str(tmp_path / "out/onnx")],
+        ["report", str(tmp_path / "out/report/report.html")],
+        ["next", "glmquant", "chat", str(tmp_path / "out/onnx")],
+    ]
+    assert len(lines) <= 10
     assert "comparing, tokens: " in captured.err
     assert "\x1b" not in captured.err
     names = sorted(path.name for path in (tmp_path / "out/report").iterdir())
@@ -45,13 +51,31 @@ def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     assert "Error and bits of each layer" in (tmp_path / "out/report/report.html").read_text()
 
 
-def test_a_check_for_a_pipeline_prints_its_short_form_without_a_report_too(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert glmquant("check", out / "onnx", "--baseline", BASELINE, "--ci", "--quiet", *SETTINGS) == 0
+def test_the_end_of_a_check_says_that_no_report_was_written(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant("check", out / "onnx", "--baseline", BASELINE, "--quiet", *SETTINGS) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("✅ pass: onnx, ")
-    assert not any(line.startswith(("#", "report:")) for line in lines)
+    assert "report  not written" in "\n".join(lines)
+
+
+def test_the_tables_are_printed_before_the_end_where_asked_for(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(out, "--verbose") == 0
+    tables, end = capsys.readouterr().out.split("\n✅ pass: onnx, ")
+    assert "## Text" in tables
+    assert "next " in end
+    assert check(out, "--verbose", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
+
+
+def test_what_to_do_next_depends_on_the_verdict(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--set", "check.num_tokens=128", "--set", "check.limits.perplexity_ratio=1.0005")
+    verdicts = {
+        ("--set", "check.limits.perplexity_ratio=0.5"): "next    glmquant recipes",
+        few: "next    more text to check on: --set check.num_tokens=",
+    }
+    for settings, advice in verdicts.items():
+        assert check(out, *settings) in (1, 3)
+        assert advice in capsys.readouterr().out
 
 
 def test_bundle_and_baseline_blocks_are_not_in_memory_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +118,7 @@ def test_a_verdict_is_mapped_only_where_it_is_inconclusive(out: Path) -> None:
 
 def test_against_an_earlier_report(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(out, "--against", out / "report", "--report", tmp_path / "again", "--ci") == 0
-    assert "✅ pass: against.perplexity_ratio of text: 1 (1 to 1), at most 1.02" in capsys.readouterr().out
+    assert "against.perplexity_ratio of text  1 (1 to 1)  " in capsys.readouterr().out
     assert "## Against onnx" in (tmp_path / "again/report.md").read_text()
     strict = ("--set", "check.against.perplexity_ratio=0.9")
     assert check(out, "--against", out / "report/report.json", *strict) == 1

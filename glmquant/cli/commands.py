@@ -6,10 +6,10 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -45,13 +45,12 @@ from glmquant.cli.options import (
     TopK,
     TopP,
     TrainData,
+    Verbose,
 )
 from glmquant.cli.printing import show, show_pieces
-from glmquant.cli.streams import ReaderGoneError, as_typed
+from glmquant.cli.streams import as_typed
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
-
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -59,13 +58,17 @@ def demo(
     recipe: RecipeOption = "demo",
     overrides: Set = None,
     as_json: Json = False,
+    verbose: Verbose = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the whole pipeline on the packaged demo model: calibrate, quantize, export, check."""
     from glmquant import assets
 
-    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet, force=force)
+    with _progress(quiet) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
+    _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
 
 def run(
@@ -81,6 +84,7 @@ def run(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     force: Force = False,
@@ -89,7 +93,20 @@ def run(
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
+    with _progress(quiet, ci) as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.run(
+            model,
+            chosen,
+            adapter=adapter,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+    _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose, inconclusive=inconclusive)
 
 
 def inspect(
@@ -235,6 +252,7 @@ def check(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -258,7 +276,7 @@ def check(
             device=device,
             progress=progress,
         )
-    _print_report(result, as_json, inconclusive, ci, report)
+    _finish(result, bundle, report, as_json=as_json, verbose=verbose, inconclusive=inconclusive)
 
 
 def report(
@@ -396,39 +414,6 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 """In the order of the help."""
 
 
-def _run(
-    recipe: str,
-    model: str | Path,
-    out: Path,
-    overrides: list[str] | None,
-    as_json: bool,
-    quiet: bool,
-    ci: bool = False,
-    against: Path | None = None,
-    inconclusive: str | None = None,
-    memory_limit: int | None = None,
-    device: str = "cpu",
-    adapter: Path | None = None,
-    force: bool = False,
-) -> None:
-    with _progress(quiet, ci) as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
-        result = gq.run(
-            model,
-            chosen,
-            adapter=adapter,
-            against=against,
-            out=out,
-            memory_limit=memory_limit,
-            device=device,
-            force=force,
-            progress=progress,
-        )
-    if not quiet:
-        show(f"the bundle is {out / 'onnx'}", to=sys.stderr)
-    _print_report(result, as_json, inconclusive, ci, out / "report")
-
-
 def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
@@ -445,22 +430,16 @@ def _json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False, indent=1)
 
 
-def _print_report(
+def _finish(
     result: "gq.AccuracyReport",
+    bundle: Path,
+    written: Path | None,
+    *,
     as_json: bool,
+    verbose: bool,
     inconclusive: str | None = None,
-    ci: bool = False,
-    written: Path | None = None,
-) -> NoReturn:
-    """Prints the report, in short for a pipeline's log, and exits as its verdict says."""
-    from glmquant.cli.terminal import print_markdown
-    from glmquant.reports.markdown import in_short, to_markdown
+) -> None:
+    from glmquant.cli.verdict import exit_code, show_result
 
-    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
-        if as_json:
-            show(result.to_json(), end="")
-        elif ci:
-            show(in_short(result, written))
-        else:
-            print_markdown(to_markdown(result))
-    raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])
+    show_result(result, bundle, written, as_json=as_json, verbose=verbose)
+    raise typer.Exit(exit_code(result, inconclusive))

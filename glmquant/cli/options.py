@@ -60,6 +60,7 @@ MemoryLimit = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Compute on this device: cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the report's tables too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[
     list[Path] | None, typer.Option("--text", help="Measure perplexity on this file of text, records or conversations.")
@@ -83,7 +84,7 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),
 ]
-Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars; print a short summary.")]
+Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]

@@ -37,10 +37,12 @@ COMMAND_LINE_ONLY = {
     "--report": "`check`'s `out`",
     "--text-field": "what `classify` reads of its file",
     "--train-data": "the recipe's train.data",
+    "--verbose": "how it prints",
     "--version": "gq.__version__",
 }
-LITERAL = {"labels", "prompt", "classifier_head", "adapter"}
-"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be."""
+LITERAL = {"labels", "prompt", "classifier_head", "adapter", "tools"}
+"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be, a chat template's
+tools."""
 
 NAMED_AFTER_A_COMMAND = {
     "recipe/reference.py",  # writes a document for both readers

@@ -18,9 +18,10 @@ from glmquant.cli.rendering import summary_text
 from glmquant.cli.terminal import progress_on_stderr
 from glmquant.errors import CheckpointError, Parameter
 from glmquant.inert import InertStream, inert, inert_line, inert_markdown
+from glmquant.reports.ending import in_short
 from glmquant.reports.html import to_html
 from glmquant.reports.junit import to_junit
-from glmquant.reports.markdown import in_short, to_markdown
+from glmquant.reports.markdown import to_markdown
 from tests.support.models import GOLDEN
 from tests.support.paths import copied
 from tests.support.reports import report
