@@ -1,8 +1,10 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
 A model is given by its directory, by the id of its repository (``THUDM/chatglm2-6b``, or with ``@REVISION``), or opened
-already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. A verb imports what it
-alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
+already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. ``progress`` takes a
+callback (:class:`glmquant.progress.Progress`), or True to show progress and notes: in a notebook in the cell's output,
+else as lines on stderr. A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer
+to import than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmquant.errors import CheckError, CheckpointError, ExportError, GenerationError, Parameter
-from glmquant.progress import Progress, silent
+from glmquant.live import shown
+from glmquant.progress import Progress
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def inspect(
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "ModelSummary":
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
@@ -65,32 +68,34 @@ def inspect(
         adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
-        progress: is told how far the download of a repository is.
+        progress: a callback, which is told how far the download of a repository is; True shows it.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
     loaded = None if recipe is None else _loaded(recipe)
-    checkpoint = _opened(model, loaded, adapter, progress)
-    plan = None if loaded is None else make_plan(loaded, checkpoint.config)
-    summary = summarize(checkpoint, plan)
-    if plan is None or not predict:
-        return summary
-    from glmquant.quantization.forecast import forecast
-    from glmquant.streaming.resources import Resources
+    with shown(progress) as told:
+        checkpoint = _opened(model, loaded, adapter, told)
+        plan = None if loaded is None else make_plan(loaded, checkpoint.config)
+        summary = summarize(checkpoint, plan)
+        if plan is None or not predict:
+            return summary
+        from glmquant.quantization.forecast import forecast
+        from glmquant.streaming.resources import Resources
 
-    resources = Resources.named(device, memory_limit)
-    with resources.in_use():
-        return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
+        resources = Resources.named(device, memory_limit)
+        with resources.in_use():
+            return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
 
 
 def compare(
-    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress = silent
+    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress | bool = False
 ) -> "Comparison":
     """Compare two quantizations of one model, group by group, from their manifests: what costs the second one most."""
     from glmquant.quantization.diagnosis import compare_checkpoints
 
-    return compare_checkpoints(_opened(first, None, None, progress), _opened(second, None, None, progress))
+    with shown(progress) as told:
+        return compare_checkpoints(_opened(first, None, None, told), _opened(second, None, None, told))
 
 
 def calibrate(
@@ -102,7 +107,7 @@ def calibrate(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "Calibration":
     """Sample calibration tokens as the recipe says.
 
@@ -124,13 +129,14 @@ def calibrate(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    plan = make_plan(recipe, checkpoint.config)
-    samples = sample_texts(checkpoint, recipe.calibration, _names(data))
-    with output_directory(Path(out)) as partial:
-        calibration = calibrated(checkpoint, plan, samples, resources, partial.parent, progress)
-        write_calibration(calibration, partial)
-    return calibration
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        plan = make_plan(recipe, checkpoint.config)
+        samples = sample_texts(checkpoint, recipe.calibration, _names(data))
+        with output_directory(Path(out)) as partial:
+            calibration = calibrated(checkpoint, plan, samples, resources, partial.parent, told)
+            write_calibration(calibration, partial)
+        return calibration
 
 
 def quantize(
@@ -142,7 +148,7 @@ def quantize(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "Checkpoint":
     """Quantize a float checkpoint by the recipe's rules into a directory in GPTQ format.
 
@@ -158,12 +164,13 @@ def quantize(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    plan = make_plan(recipe, checkpoint.config)
-    if isinstance(calibration, str | Path):
-        calibration = read_calibration(Path(calibration))
-    samples = calibration.samples if isinstance(calibration, Calibration) else calibration
-    return quantize_directory(checkpoint, plan, samples, Path(out), resources, progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        plan = make_plan(recipe, checkpoint.config)
+        if isinstance(calibration, str | Path):
+            calibration = read_calibration(Path(calibration))
+        samples = calibration.samples if isinstance(calibration, Calibration) else calibration
+        return quantize_directory(checkpoint, plan, samples, Path(out), resources, told)
 
 
 def export(
@@ -173,7 +180,7 @@ def export(
     *,
     adapter: Directory = None,
     out: str | Path,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "OnnxBundle":
     """Write a checkpoint, float or quantized, as an ONNX bundle by the recipe's ``export`` section.
 
@@ -190,11 +197,12 @@ def export(
     from glmquant.store.calibration import read_calibration
 
     recipe = _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    if isinstance(calibration, str | Path):
-        calibration = read_calibration(Path(calibration))
-    ranges = None if calibration is None else calibration.key_values
-    return export_directory(checkpoint, make_plan(recipe, checkpoint.config), ranges, Path(out), progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        if isinstance(calibration, str | Path):
+            calibration = read_calibration(Path(calibration))
+        ranges = None if calibration is None else calibration.key_values
+        return export_directory(checkpoint, make_plan(recipe, checkpoint.config), ranges, Path(out), told)
 
 
 def check(
@@ -211,7 +219,7 @@ def check(
     out: str | Path | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "AccuracyReport":
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
@@ -234,18 +242,19 @@ def check(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
-    return check_directory(
-        _path(bundle),
-        _baseline(baseline, recipe, adapter, save_baseline, progress),
-        options,
-        description=recipe.description or None,
-        against=read_report(against) if isinstance(against, str | Path) else against,
-        cache=None if cache is None else Path(cache),
-        save_baseline=None if save_baseline is None else Path(save_baseline),
-        out=None if out is None else Path(out),
-        resources=resources,
-        progress=progress,
-    )
+    with shown(progress) as told:
+        return check_directory(
+            _path(bundle),
+            _baseline(baseline, recipe, adapter, save_baseline, told),
+            options,
+            description=recipe.description or None,
+            against=read_report(against) if isinstance(against, str | Path) else against,
+            cache=None if cache is None else Path(cache),
+            save_baseline=None if save_baseline is None else Path(save_baseline),
+            out=None if out is None else Path(out),
+            resources=resources,
+            progress=told,
+        )
 
 
 def read_report(path: str | Path) -> "AccuracyReport":
@@ -284,7 +293,7 @@ def run(
     memory_limit: int | None = None,
     device: str = "cpu",
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "AccuracyReport":
     """Calibrate, quantize, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
@@ -303,8 +312,9 @@ def run(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    checkpoint = _opened(model, recipe, adapter, progress)
-    return run_directory(checkpoint, recipe, Path(out), resources, earlier, progress, force)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force)
 
 
 def open_chat(
@@ -373,7 +383,7 @@ def train_classifier(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "TrainingReport":
     """Train a classifier on labeled texts by the recipe's ``train`` section; ``out`` gets its checkpoint.
 
@@ -390,12 +400,13 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     labeled = read_training_data(str(data), recipe.train)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, told)
 
 
 def classify(
-    bundle: "OnnxBundle | str | Path", texts: Sequence[str], *, progress: Progress = silent
+    bundle: "OnnxBundle | str | Path", texts: Sequence[str], *, progress: Progress | bool = False
 ) -> "list[Classification]":
     """Label each text, with the probabilities of all labels, by a classifier's bundle.
 
@@ -406,7 +417,8 @@ def classify(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     path, texts = _path(bundle), [texts] if isinstance(texts, str) else texts
-    return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
+    with shown(progress) as told:
+        return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), told)
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":
