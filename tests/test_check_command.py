@@ -32,7 +32,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = glmquant("run", "int8-rtn", "--model", BASELINE, "--out", tmp_path / "out", "--ci", *SETTINGS)
+    code = glmquant("run", BASELINE, "--recipe", "int8-rtn", "--out", tmp_path / "out", "--ci", *SETTINGS)
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert code == 0
@@ -117,7 +117,7 @@ def test_a_verdict_is_mapped_only_where_it_is_inconclusive(out: Path) -> None:
 
 
 def test_against_an_earlier_report(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(out, "--against", out / "report", "--report", tmp_path / "again", "--ci") == 0
+    assert check(out, "--against", out / "report", "--out", tmp_path / "again", "--ci") == 0
     assert "against.perplexity_ratio of text  1 (1 to 1)  " in capsys.readouterr().out
     assert "## Against onnx" in (tmp_path / "again/report.md").read_text()
     strict = ("--set", "check.against.perplexity_ratio=0.9")
@@ -150,7 +150,7 @@ def test_what_the_baseline_says_is_computed_once(out: Path, tmp_path: Path) -> N
 
 
 def test_several_reports_on_one_page(out: Path, tmp_path: Path) -> None:
-    assert check(out, "--report", tmp_path / "other") == 0
+    assert check(out, "--out", tmp_path / "other") == 0
     assert glmquant("report", out / "report", tmp_path / "other/report.json", "--out", tmp_path / "page.html") == 0
     page = (tmp_path / "page.html").read_text()
     assert "Quality against size" in page

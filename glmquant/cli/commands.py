@@ -5,7 +5,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 import glmquant as gq
+from glmquant.cli import anywhere, old
 from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
     AdapterOption,
@@ -33,7 +34,6 @@ from glmquant.cli.options import (
     OptionalRecipe,
     Out,
     ProviderOption,
-    Quiet,
     RecipeOption,
     RepetitionPenalty,
     Seed,
@@ -46,9 +46,11 @@ from glmquant.cli.options import (
     TopP,
     TrainData,
     Verbose,
+    recipe_names,
 )
 from glmquant.cli.printing import show, show_pieces
 from glmquant.cli.streams import as_typed
+from glmquant.cli.swapped import require_bundle_before_baseline, require_recipe_after_model
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
@@ -60,23 +62,21 @@ def demo(
     as_json: Json = False,
     verbose: Verbose = False,
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Run the whole pipeline on the packaged demo model: calibrate, quantize, export, check."""
     from glmquant import assets
 
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
     _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
-    ],
+    model: ModelArgument,
     out: Out,
+    recipe: OptionalRecipe = None,
+    old_model: old.Model = None,
     adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
@@ -88,12 +88,13 @@ def run(
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    with _progress(quiet, ci) as progress:
+    with _progress(lines=ci) as progress:
+        model, recipe = old.model_and_recipe(model, recipe, old_model)
+        require_recipe_after_model(model, recipe)
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.run(
             model,
@@ -132,12 +133,12 @@ def inspect(
         given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
-        with _progress(False, took=False) as progress:
+        with _progress(took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    with _progress(False, took=False) as progress:
+    with _progress(took=False) as progress:
         summary = gq.inspect(
             model,
             chosen,
@@ -162,10 +163,10 @@ def calibrate(
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         gq.calibrate(
             model,
@@ -177,7 +178,7 @@ def calibrate(
             device=device,
             progress=progress,
         )
-    show(out)
+    _show_written(out, as_json)
 
 
 def quantize(
@@ -189,10 +190,10 @@ def quantize(
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint into a directory in GPTQ format."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         gq.quantize(
             model,
@@ -204,7 +205,7 @@ def quantize(
             device=device,
             progress=progress,
         )
-    show(out)
+    _show_written(out, as_json)
 
 
 def export(
@@ -217,16 +218,16 @@ def export(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Export a checkpoint as an ONNX bundle with KV-cache inputs.
 
     A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
     """
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
-    show(bundle.path)
+    _show_written(bundle.path, as_json)
 
 
 def check(
@@ -235,7 +236,8 @@ def check(
     adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the report to this directory.")] = None,
+    old_report: old.Report = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     against: Against = None,
@@ -255,11 +257,12 @@ def check(
     verbose: Verbose = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
 ) -> None:
     """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
     decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
-    with _progress(quiet, ci) as progress:
+    with _progress(lines=ci) as progress:
+        out = old.report_directory(out, old_report)
+        require_bundle_before_baseline(bundle, baseline)
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
             bundle,
@@ -271,12 +274,12 @@ def check(
             against=against,
             cache=cache,
             save_baseline=save_baseline,
-            out=report,
+            out=out,
             memory_limit=memory_limit,
             device=device,
             progress=progress,
         )
-    _finish(result, bundle, report, as_json=as_json, verbose=verbose, inconclusive=inconclusive)
+    _finish(result, bundle, out, as_json=as_json, verbose=verbose, inconclusive=inconclusive)
 
 
 def report(
@@ -285,10 +288,11 @@ def report(
         typer.Argument(help="Read the report.json of a check, or its directory; the first is the page's subject."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the page to this HTML file.")],
+    as_json: Json = False,
 ) -> None:
     """Render a check as an HTML page, with other quantizations of the model beside it: quality against size."""
     gq.report(reports, out)
-    show(out)
+    _show_written(out, as_json)
 
 
 def generate(
@@ -303,11 +307,12 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     provider: ProviderOption = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     typed = as_typed(prompt)
-    show_pieces(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider))
+    _answer(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider), as_json)
 
 
 def chat(
@@ -320,6 +325,7 @@ def chat(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     provider: ProviderOption = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
     from glmquant.cli.terminal import turns
@@ -327,7 +333,7 @@ def chat(
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
     for text in turns():
-        show_pieces(conversation.say(text))
+        _answer(conversation.say(text), as_json)
 
 
 def train_classifier(
@@ -343,10 +349,9 @@ def train_classifier(
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     show(trained.to_json() if as_json else trained.to_markdown(), end="")
@@ -365,7 +370,6 @@ def classify(
         str | None, typer.Option("--encoding", help="Read the file in this encoding (default: UTF-8).")
     ] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
     from glmquant.data.reading import Reading
@@ -376,7 +380,7 @@ def classify(
     given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         results = gq.classify(bundle, given, progress=progress)
     if as_json:
         show(_json([asdict(result) for result in results]))
@@ -388,12 +392,24 @@ def classify(
         show(f"truncated {truncated} of {len(results)} texts to the classifier's max_length", to=sys.stderr)
 
 
-def recipes() -> None:
-    """List the packaged recipes."""
-    from glmquant.recipe.packaged import description
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=recipe_names, help="Show this one with all its keys, as YAML."),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the packaged recipes with size, quality and speed as measured; show one in full."""
+    from glmquant.cli import recipe_list
+    from glmquant.recipe.packaged import SCHEMA
 
-    for name, path in gq.packaged_recipes().items():
-        show(f"{name:24} {description(path)}")
+    if schema:
+        show(SCHEMA.read_text(encoding="utf-8"), end="")
+    elif name is not None:
+        show(recipe_list.in_full(name, as_json=as_json), end="")
+    else:
+        show(_json(recipe_list.as_values()) if as_json else recipe_list.as_text())
 
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
@@ -414,10 +430,22 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 """In the order of the help."""
 
 
-def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
+def _progress(*, lines: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet, lines=ci, took=took)
+    return progress_on_stderr(anywhere.is_quiet(), lines=lines, took=took)
+
+
+def _show_written(out: Path, as_json: bool) -> None:
+    show(_json({"out": str(out)}) if as_json else out)
+
+
+def _answer(pieces: Iterable[str], as_json: bool) -> None:
+    """As it comes; as JSON in a line, once it is whole."""
+    if as_json:
+        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
+    else:
+        show_pieces(pieces)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def show_result(result: "AccuracyReport", bundle: Path, written: Path | None, *,
 
 
 def _places(bundle: Path, written: Path | None) -> list[tuple[str, str]]:
-    page = "not written; --report DIR writes it" if written is None else str(written / "report.html")
+    page = "not written; --out DIR writes it" if written is None else str(written / "report.html")
     return [("bundle", str(bundle)), ("report", page)]
 
 
@@ -61,8 +61,8 @@ def _next(result: "AccuracyReport", bundle: Path) -> str:
 
 
 def _use(bundle: Path) -> list[str]:
-    from glmquant.glm.layouts.hf_config import read_bundle_config
+    from glmquant.runtime.session import is_classifier
 
-    if read_bundle_config(bundle / "config.json").num_labels:
+    if is_classifier(bundle):
         return ["classify", str(bundle), "TEXT"]
     return ["chat", str(bundle)]

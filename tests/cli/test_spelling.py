@@ -31,10 +31,11 @@ COMMAND_LINE_ONLY = {
     "--help": "Typer's own",
     "--inconclusive": "the exit code",
     "--json": "how it prints",
-    "--model": "`run`'s first argument",
+    "--model": "`run`'s first argument, in 0.1",
     "--quiet": "how it prints",
     "--raw": "`generate`'s `chat`, the other way round",
-    "--report": "`check`'s `out`",
+    "--report": "`check`'s `out`, in 0.1",
+    "--schema": "`recipes`' JSON Schema",
     "--text-field": "what `classify` reads of its file",
     "--train-data": "the recipe's train.data",
     "--verbose": "how it prints",
@@ -55,7 +56,11 @@ def options() -> Iterator[tuple[str, TyperOption]]:
         yield from ((name, option) for option in command.params if isinstance(option, TyperOption))
 
 
-FLAGS = {flag for _, option in options() for flag in option.opts if flag.startswith("--")} | {"--debug", "--version"}
+FLAGS = {flag for _, option in options() for flag in option.opts if flag.startswith("--")} | {
+    "--debug",
+    "--quiet",
+    "--version",
+}
 COMMAND = re.compile(rf"\bglmquant (?:{'|'.join(COMMANDS)})\b")
 FLAG = re.compile(rf"(?<![\w-])(?:{'|'.join(FLAGS)})(?![\w-])")
 
