@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         check,
         classify,
         compare,
+        compare_reports,
         export,
         generate,
         inspect,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from glmquant.recipe.load import load_recipe
     from glmquant.recipe.packaged import packaged_recipes
     from glmquant.recipe.schema import Recipe
+    from glmquant.reports.comparison import ReportComparison
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.sampling import GenerationOptions
@@ -76,12 +78,14 @@ __all__ = [
     "QuantizationError",
     "Recipe",
     "RecipeError",
+    "ReportComparison",
     "TrainingError",
     "TrainingReport",
     "calibrate",
     "check",
     "classify",
     "compare",
+    "compare_reports",
     "export",
     "generate",
     "inspect",
@@ -119,6 +123,7 @@ _HOMES = {
     "OutputError": "glmquant.errors",
     "QuantizationError": "glmquant.errors",
     "Recipe": "glmquant.recipe.schema",
+    "ReportComparison": "glmquant.reports.comparison",
     "RecipeError": "glmquant.errors",
     "TrainingError": "glmquant.errors",
     "TrainingReport": "glmquant.train.report",
@@ -126,6 +131,7 @@ _HOMES = {
     "check": "glmquant.api",
     "classify": "glmquant.api",
     "compare": "glmquant.api",
+    "compare_reports": "glmquant.api",
     "report": "glmquant.api",
     "export": "glmquant.api",
     "generate": "glmquant.api",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
     from glmquant.recipe.schema import Recipe
+    from glmquant.reports.comparison import ReportComparison
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.session import Provider
@@ -37,6 +38,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_reports",
     "export",
     "generate",
     "inspect",
@@ -281,6 +283,26 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     from glmquant.reports.write import named_apart, write_page
 
     write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
+
+
+def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
+    """Compare checks of several quantizations of one model with the first of them, paired by window and by example.
+
+    Args:
+        reports: a ``report.json`` each, or the directory that holds it.
+        out: HTML file to write, with the table and the first report in full.
+
+    Raises:
+        CheckError: fewer than two, one that cannot be read, or one that was measured on other data or another baseline.
+        OutputError: ``out`` cannot be written.
+    """
+    from glmquant.reports.comparison import compare_reports as compared
+    from glmquant.reports.write import write_page
+
+    comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
+    if out is not None:
+        write_page(comparison.reports, Path(out), comparison.table())
+    return comparison
 
 
 def run(

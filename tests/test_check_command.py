@@ -189,3 +189,23 @@ def test_a_checkpoint_given_as_the_bundle_is_said_to_be_none(capsys: pytest.Capt
     text = ("--text", assets.DIRECTORY / "held-out-en.txt")
     assert glmquant("check", assets.DEMO_MODEL, "--baseline", assets.DEMO_MODEL, *text) == 2
     assert "is not an ONNX bundle" in capsys.readouterr().err
+
+
+def test_checks_are_compared_and_mixed_texts_are_refused(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(out, "--out", tmp_path / "other") == 0
+    capsys.readouterr()
+    assert glmquant("compare", out / "report", tmp_path / "other", "--out", tmp_path / "page.html") == 0
+    head, first, second, page = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "candidate"
+    assert first.split()[1:3] == ["✅", "pass"]
+    assert second.startswith("other ")
+    assert "1 (1 to 1)" in second
+    assert page == f"page  {tmp_path / 'page.html'}"
+    assert "<h2>Compared</h2>" in (tmp_path / "page.html").read_text()
+    assert glmquant("compare", out / "report", tmp_path / "other", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][1]["against_first"]["perplexity_ratio"]["estimate"] == 1
+    assert check(out, "--set", "check.num_tokens=256", "--out", tmp_path / "less") == 0
+    assert glmquant("compare", out / "report", tmp_path / "less") == 2
+    assert f"where: {tmp_path / 'less'}" in capsys.readouterr().err

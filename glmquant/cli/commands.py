@@ -295,6 +295,23 @@ def report(
     _show_written(out, as_json)
 
 
+def compare(
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Compare these: the report.json of a check each, or its directory, with the first one."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the table, and the first check, to this HTML file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare checks of several quantizations on the same data: a table of paired differences from the first."""
+    comparison = gq.compare_reports(reports, out)
+    show(_json(comparison.to_dict()) if as_json else comparison)
+    if out is not None and not as_json:
+        show(f"page  {out}")
+
+
 def generate(
     bundle: BundleArgument,
     prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
@@ -421,6 +438,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     export,
     check,
     report,
+    compare,
     generate,
     chat,
     train_classifier,

@@ -26,6 +26,7 @@ EXAMPLES: Final = {
     ),
     "check": ("glmquant check ./onnx --baseline ./chatglm2-6b --text held_out.txt --out report",),
     "report": ("glmquant report out/report --out page.html",),
+    "compare": ("glmquant compare rtn/report gptq/report auto/report --out page.html",),
     "generate": ('glmquant generate out/onnx "你好" --max-new-tokens 32',),
     "chat": ("glmquant chat out/onnx --temperature 0.8",),
     "train-classifier": ("glmquant train-classifier ./chatglm2-6b --data train.jsonl --out classifier",),

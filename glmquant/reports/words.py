@@ -11,6 +11,8 @@ from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
 
+EXACT = 1e-9
+"""Half-width, as a share of the estimate, that is rounding of the arithmetic and no uncertainty."""
 WORDS = {
     Verdict.PASS: "passed",
     Verdict.FAIL: "failed",
@@ -38,9 +40,9 @@ def rounded(measured: Interval) -> str:
     Particle Physics, section 5.3, with 300 for 354).
     """
     low, high = measured.low, measured.high
-    if low is None or high is None or not high > low:
+    half = 0.0 if low is None or high is None else (high - low) / 2
+    if low is None or high is None or half <= EXACT * abs(measured.estimate):
         return str(measured)
-    half = (high - low) / 2
     leading = math.floor(math.log10(half))
     decimals = max(0, -leading + (half / 10.0**leading < 3))
     low, high = (_without_sign(bound, decimals) for bound in (low, high))
