@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         check,
         classify,
         compare,
+        compare_reports,
         export,
         generate,
         inspect,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from glmquant.recipe.load import load_recipe
     from glmquant.recipe.packaged import packaged_recipes
     from glmquant.recipe.schema import Recipe
+    from glmquant.reports.comparison import ReportComparison
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.sampling import GenerationOptions
@@ -78,6 +80,7 @@ __all__ = [
     "QuantizationError",
     "Recipe",
     "RecipeError",
+    "ReportComparison",
     "TrainingError",
     "TrainingReport",
     "Verification",
@@ -85,6 +88,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_reports",
     "export",
     "generate",
     "inspect",
@@ -123,6 +127,7 @@ _HOMES = {
     "OutputError": "glmquant.errors",
     "QuantizationError": "glmquant.errors",
     "Recipe": "glmquant.recipe.schema",
+    "ReportComparison": "glmquant.reports.comparison",
     "RecipeError": "glmquant.errors",
     "TrainingError": "glmquant.errors",
     "TrainingReport": "glmquant.train.report",
@@ -131,6 +136,7 @@ _HOMES = {
     "check": "glmquant.api",
     "classify": "glmquant.api",
     "compare": "glmquant.api",
+    "compare_reports": "glmquant.api",
     "report": "glmquant.api",
     "export": "glmquant.api",
     "generate": "glmquant.api",

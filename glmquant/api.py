@@ -1,8 +1,10 @@
 """The verbs: from a checkpoint to calibration, quantized checkpoint, ONNX bundle, report, text.
 
 A model is given by its directory, by the id of its repository (``THUDM/chatglm2-6b``, or with ``@REVISION``), or opened
-already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. A verb imports what it
-alone needs when it is called: ONNX Runtime, onnx and scipy take longer to import than a small model to quantize.
+already; a recipe by its name or path, or loaded: what a verb gives is what the next one takes. ``progress`` takes a
+callback (:class:`glmquant.progress.Progress`), or True to show progress and notes: in a notebook in the cell's output,
+else as lines on stderr. A verb imports what it alone needs when it is called: ONNX Runtime, onnx and scipy take longer
+to import than a small model to quantize.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmquant.errors import CheckError, CheckpointError, ExportError, GenerationError, Parameter
-from glmquant.progress import Progress, silent
+from glmquant.live import shown
+from glmquant.progress import Progress
 from glmquant.runtime.sampling import GenerationOptions
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
     from glmquant.recipe.schema import Recipe
+    from glmquant.reports.comparison import ReportComparison
     from glmquant.runtime.chat import Chat
     from glmquant.runtime.classify import Classification
     from glmquant.runtime.session import Provider
@@ -35,6 +39,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_reports",
     "export",
     "generate",
     "inspect",
@@ -59,7 +64,7 @@ def inspect(
     predict: bool = False,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "ModelSummary":
     """Describe a checkpoint, and what ``recipe`` would make of it; no weight is read.
 
@@ -67,32 +72,34 @@ def inspect(
         adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
-        progress: is told how far the download of a repository is.
+        progress: a callback, which is told how far the download of a repository is; True shows it.
     """
     from glmquant.quantization.summary import stored_bytes, summarize
     from glmquant.recipe.plan import make_plan
 
     loaded = None if recipe is None else _loaded(recipe)
-    checkpoint = _opened(model, loaded, adapter, progress)
-    plan = None if loaded is None else make_plan(loaded, checkpoint.config)
-    summary = summarize(checkpoint, plan)
-    if plan is None or not predict:
-        return summary
-    from glmquant.quantization.forecast import forecast
-    from glmquant.streaming.resources import Resources
+    with shown(progress) as told:
+        checkpoint = _opened(model, loaded, adapter, told)
+        plan = None if loaded is None else make_plan(loaded, checkpoint.config)
+        summary = summarize(checkpoint, plan)
+        if plan is None or not predict:
+            return summary
+        from glmquant.quantization.forecast import forecast
+        from glmquant.streaming.resources import Resources
 
-    resources = Resources.named(device, memory_limit)
-    with resources.in_use():
-        return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
+        resources = Resources.named(device, memory_limit)
+        with resources.in_use():
+            return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
 
 
 def compare(
-    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress = silent
+    first: "Checkpoint | str | Path", second: "Checkpoint | str | Path", *, progress: Progress | bool = False
 ) -> "Comparison":
     """Compare two quantizations of one model, group by group, from their manifests: what costs the second one most."""
     from glmquant.quantization.diagnosis import compare_checkpoints
 
-    return compare_checkpoints(_opened(first, None, None, progress), _opened(second, None, None, progress))
+    with shown(progress) as told:
+        return compare_checkpoints(_opened(first, None, None, told), _opened(second, None, None, told))
 
 
 def calibrate(
@@ -104,7 +111,7 @@ def calibrate(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "Calibration":
     """Sample calibration tokens as the recipe says.
 
@@ -126,14 +133,15 @@ def calibrate(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    plan = make_plan(recipe, checkpoint.config)
-    samples = sample_texts(checkpoint, recipe.calibration, _names(data))
-    with output_of_first(Path(out), resources.ranks) as partial:
-        calibration = calibrated(checkpoint, plan, samples, resources, existing(Path(out).parent), progress)
-        if partial is not None:
-            write_calibration(calibration, partial)
-    return calibration
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        plan = make_plan(recipe, checkpoint.config)
+        samples = sample_texts(checkpoint, recipe.calibration, _names(data))
+        with output_of_first(Path(out), resources.ranks) as partial:
+            calibration = calibrated(checkpoint, plan, samples, resources, existing(Path(out).parent), told)
+            if partial is not None:
+                write_calibration(calibration, partial)
+        return calibration
 
 
 def quantize(
@@ -145,7 +153,7 @@ def quantize(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "Checkpoint":
     """Quantize a float checkpoint by the recipe's rules into a directory in GPTQ format.
 
@@ -161,12 +169,13 @@ def quantize(
     from glmquant.streaming.resources import Resources
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    plan = make_plan(recipe, checkpoint.config)
-    if isinstance(calibration, str | Path):
-        calibration = read_calibration(Path(calibration))
-    samples = calibration.samples if isinstance(calibration, Calibration) else calibration
-    return quantize_directory(checkpoint, plan, samples, Path(out), resources, progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        plan = make_plan(recipe, checkpoint.config)
+        if isinstance(calibration, str | Path):
+            calibration = read_calibration(Path(calibration))
+        samples = calibration.samples if isinstance(calibration, Calibration) else calibration
+        return quantize_directory(checkpoint, plan, samples, Path(out), resources, told)
 
 
 def export(
@@ -176,7 +185,7 @@ def export(
     *,
     adapter: Directory = None,
     out: str | Path,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "OnnxBundle":
     """Write a checkpoint, float or quantized, as an ONNX bundle by the recipe's ``export`` section.
 
@@ -193,11 +202,12 @@ def export(
     from glmquant.store.calibration import read_calibration
 
     recipe = _loaded(recipe)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    if isinstance(calibration, str | Path):
-        calibration = read_calibration(Path(calibration))
-    ranges = None if calibration is None else calibration.key_values
-    return export_directory(checkpoint, make_plan(recipe, checkpoint.config), ranges, Path(out), progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        if isinstance(calibration, str | Path):
+            calibration = read_calibration(Path(calibration))
+        ranges = None if calibration is None else calibration.key_values
+        return export_directory(checkpoint, make_plan(recipe, checkpoint.config), ranges, Path(out), told)
 
 
 def check(
@@ -214,7 +224,7 @@ def check(
     out: str | Path | None = None,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "AccuracyReport":
     """Measure a bundle, as it ships, against the float checkpoint by the recipe's ``check`` section.
 
@@ -237,18 +247,19 @@ def check(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     options = with_files(recipe.check, _names(text), None if tasks is None else _names(tasks))
-    return check_directory(
-        _path(bundle),
-        _baseline(baseline, recipe, adapter, save_baseline, progress),
-        options,
-        description=recipe.description or None,
-        against=read_report(against) if isinstance(against, str | Path) else against,
-        cache=None if cache is None else Path(cache),
-        save_baseline=None if save_baseline is None else Path(save_baseline),
-        out=None if out is None else Path(out),
-        resources=resources,
-        progress=progress,
-    )
+    with shown(progress) as told:
+        return check_directory(
+            _path(bundle),
+            _baseline(baseline, recipe, adapter, save_baseline, told),
+            options,
+            description=recipe.description or None,
+            against=read_report(against) if isinstance(against, str | Path) else against,
+            cache=None if cache is None else Path(cache),
+            save_baseline=None if save_baseline is None else Path(save_baseline),
+            out=None if out is None else Path(out),
+            resources=resources,
+            progress=told,
+        )
 
 
 def read_report(path: str | Path) -> "AccuracyReport":
@@ -277,6 +288,26 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
 
 
+def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
+    """Compare checks of several quantizations of one model with the first of them, paired by window and by example.
+
+    Args:
+        reports: a ``report.json`` each, or the directory that holds it.
+        out: HTML file to write, with the table and the first report in full.
+
+    Raises:
+        CheckError: fewer than two, one that cannot be read, or one that was measured on other data or another baseline.
+        OutputError: ``out`` cannot be written.
+    """
+    from glmquant.reports.comparison import compare_reports as compared
+    from glmquant.reports.write import write_page
+
+    comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
+    if out is not None:
+        write_page(comparison.reports, Path(out), comparison.table())
+    return comparison
+
+
 def run(
     model: "Checkpoint | str | Path",
     recipe: "Recipe | str | Path",
@@ -287,7 +318,7 @@ def run(
     memory_limit: int | None = None,
     device: str = "cpu",
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "AccuracyReport":
     """Calibrate, quantize, export and check; ``out`` gets ``quantized/``, ``onnx/`` and ``report/``.
 
@@ -306,8 +337,9 @@ def run(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     earlier = read_report(against) if isinstance(against, str | Path) else against
-    checkpoint = _opened(model, recipe, adapter, progress)
-    return run_directory(checkpoint, recipe, Path(out), resources, earlier, progress, force)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force)
 
 
 def open_chat(
@@ -376,7 +408,7 @@ def train_classifier(
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = False,
 ) -> "TrainingReport":
     """Train a classifier on labeled texts by the recipe's ``train`` section; ``out`` gets its checkpoint.
 
@@ -393,12 +425,13 @@ def train_classifier(
 
     resources, recipe = Resources.named(device, memory_limit), _loaded(recipe)
     labeled = read_training_data(str(data), recipe.train)
-    checkpoint = _opened(model, recipe, adapter, progress)
-    return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, progress)
+    with shown(progress) as told:
+        checkpoint = _opened(model, recipe, adapter, told)
+        return train_directory(checkpoint, labeled, recipe.train, Path(out), resources, told)
 
 
 def classify(
-    bundle: "OnnxBundle | str | Path", texts: Sequence[str], *, progress: Progress = silent
+    bundle: "OnnxBundle | str | Path", texts: Sequence[str], *, progress: Progress | bool = False
 ) -> "list[Classification]":
     """Label each text, with the probabilities of all labels, by a classifier's bundle.
 
@@ -409,17 +442,18 @@ def classify(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     path, texts = _path(bundle), [texts] if isinstance(texts, str) else texts
-    return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), progress)
+    with shown(progress) as told:
+        return classify_texts(OnnxClassifier.open(path), texts, load_bundle_tokenizer(path), told)
 
 
-def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progress = silent) -> "Verification":
+def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progress | bool = False) -> "Verification":
     """Read every file of a quantized checkpoint, a bundle or a run's directory, and compare it with its hash.
 
     What an earlier release wrote has no hashes: ``without_hashes`` of what comes back names it, and ``is_complete`` is
     false then.
 
     Args:
-        progress: is told how many bytes have been read.
+        progress: is told how many bytes have been read; True shows it.
 
     Raises:
         CheckpointError: the first file that is missing, cut short, other bytes than were written, or none of those
@@ -429,7 +463,8 @@ def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progr
     from glmquant.store.verify import verify as verified
 
     path = directory if isinstance(directory, str | Path) else directory.path
-    return verified(snapshot(Path(path)), progress)
+    with shown(progress) as told:
+        return verified(snapshot(Path(path)), told)
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":

@@ -1,6 +1,8 @@
 """How long-running work tells how far it is. The command line draws it; the library is silent by default."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
@@ -8,5 +10,35 @@ class Progress(Protocol):
         """``done`` of ``total`` steps of ``stage`` (words a user can read) are finished."""
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """A progress that also shows which of a verb's steps the stages belong to, and what is expected of them."""
+
+    def begin_step(self, place: str, seconds: float | None) -> None:
+        """The stages from here on belong to the step at ``place`` (``2 of 4``), which takes about so long; None where
+        nobody knows."""
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of a verb's steps: what it does, and about how many seconds it takes where that is known."""
+
+    does: str
+    seconds: float | None = None
+
+
+class Steps:
+    """A verb's steps, one begun after the other."""
+
+    def __init__(self, steps: Sequence[Step], progress: Progress) -> None:
+        self._steps, self._progress = steps, progress
+
+    def begin(self, does: str) -> None:
+        """The step that does this begins, where it is still to do."""
+        number = next((number for number, step in enumerate(self._steps) if step.does == does), None)
+        if number is not None and isinstance(self._progress, Stepwise):
+            self._progress.begin_step(f"{number + 1} of {len(self._steps)}", self._steps[number].seconds)

@@ -148,7 +148,7 @@ def test_every_command_takes_an_adapter(adapter: Path, tmp_path: Path, capsys: p
     assert glmquant("quantize", DEMO, *lora, *calibration, "--out", out / "q", "-r", recipe, *SMALL) == 0
     assert glmquant("export", DEMO, *lora, "--out", out / "onnx", "-r", "int8-rtn") == 0
     assert glmquant("check", out / "onnx", "--baseline", DEMO, *lora, *check) != 2
-    assert glmquant("run", recipe, "--model", DEMO, *lora, "--out", out / "run", *SMALL, *check) != 2
+    assert glmquant("run", DEMO, "--recipe", recipe, *lora, "--out", out / "run", *SMALL, *check) != 2
     names = sorted(path.name for path in (out / "q").glob("*.safetensors"))
     assert all((out / "run" / "quantized" / n).read_bytes() == (out / "q" / n).read_bytes() for n in names)
     manifest = json.loads((out / "run" / "onnx" / "glmquant.json").read_text())

@@ -1,5 +1,6 @@
 """The check as a pipeline uses it: verdicts as exit codes, reports, comparison with earlier ones, bad quantizations."""
 
+import json
 import weakref
 from pathlib import Path
 
@@ -31,13 +32,18 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = glmquant("run", "int8-rtn", "--model", BASELINE, "--out", tmp_path / "out", "--ci", *SETTINGS)
+    code = glmquant("run", BASELINE, "--recipe", "int8-rtn", "--out", tmp_path / "out", "--ci", *SETTINGS)
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert code == 0
     assert lines[0].startswith("✅ pass: onnx, ")
-    assert any(line.startswith("✅ pass: perplexity_ratio of text: ") for line in lines)
-    assert lines[-1] == f"report: {tmp_path / 'out/report'}"
+    assert any(line.split()[:5] == ["✅", "pass", "perplexity_ratio", "of", "text"] for line in lines)
+    assert [line.split() for line in lines[-3:]] == [
+        ["bundle", str(tmp_path / "out/onnx")],
+        ["report", str(tmp_path / "out/report/report.html")],
+        ["next", "glmquant", "chat", str(tmp_path / "out/onnx")],
+    ]
+    assert len(lines) <= 10
     assert "comparing, tokens: " in captured.err
     assert "\x1b" not in captured.err
     names = sorted(path.name for path in (tmp_path / "out/report").iterdir())
@@ -45,13 +51,31 @@ def test_a_run_for_a_pipeline_prints_what_a_log_reader_needs(
     assert "Error and bits of each layer" in (tmp_path / "out/report/report.html").read_text()
 
 
-def test_a_check_for_a_pipeline_prints_its_short_form_without_a_report_too(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert glmquant("check", out / "onnx", "--baseline", BASELINE, "--ci", "--quiet", *SETTINGS) == 0
+def test_the_end_of_a_check_says_that_no_report_was_written(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert glmquant("check", out / "onnx", "--baseline", BASELINE, "--quiet", *SETTINGS) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("✅ pass: onnx, ")
-    assert not any(line.startswith(("#", "report:")) for line in lines)
+    assert "report  not written" in "\n".join(lines)
+
+
+def test_the_tables_are_printed_before_the_end_where_asked_for(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(out, "--verbose") == 0
+    tables, end = capsys.readouterr().out.split("\n✅ pass: onnx, ")
+    assert "## Text" in tables
+    assert "next " in end
+    assert check(out, "--verbose", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
+
+
+def test_what_to_do_next_depends_on_the_verdict(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--set", "check.num_tokens=128", "--set", "check.limits.perplexity_ratio=1.0005")
+    verdicts = {
+        ("--set", "check.limits.perplexity_ratio=0.5"): "next    glmquant recipes",
+        few: "next    more text to check on: --set check.num_tokens=",
+    }
+    for settings, advice in verdicts.items():
+        assert check(out, *settings) in (1, 3)
+        assert advice in capsys.readouterr().out
 
 
 def test_bundle_and_baseline_blocks_are_not_in_memory_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +117,8 @@ def test_a_verdict_is_mapped_only_where_it_is_inconclusive(out: Path) -> None:
 
 
 def test_against_an_earlier_report(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(out, "--against", out / "report", "--report", tmp_path / "again", "--ci") == 0
-    assert "✅ pass: against.perplexity_ratio of text: 1 (1 to 1), at most 1.02" in capsys.readouterr().out
+    assert check(out, "--against", out / "report", "--out", tmp_path / "again", "--ci") == 0
+    assert "against.perplexity_ratio of text  1 (1 to 1)  " in capsys.readouterr().out
     assert "## Against onnx" in (tmp_path / "again/report.md").read_text()
     strict = ("--set", "check.against.perplexity_ratio=0.9")
     assert check(out, "--against", out / "report/report.json", *strict) == 1
@@ -126,7 +150,7 @@ def test_what_the_baseline_says_is_computed_once(out: Path, tmp_path: Path) -> N
 
 
 def test_several_reports_on_one_page(out: Path, tmp_path: Path) -> None:
-    assert check(out, "--report", tmp_path / "other") == 0
+    assert check(out, "--out", tmp_path / "other") == 0
     assert glmquant("report", out / "report", tmp_path / "other/report.json", "--out", tmp_path / "page.html") == 0
     page = (tmp_path / "page.html").read_text()
     assert "Quality against size" in page
@@ -165,3 +189,23 @@ def test_a_checkpoint_given_as_the_bundle_is_said_to_be_none(capsys: pytest.Capt
     text = ("--text", assets.DIRECTORY / "held-out-en.txt")
     assert glmquant("check", assets.DEMO_MODEL, "--baseline", assets.DEMO_MODEL, *text) == 2
     assert "is not an ONNX bundle" in capsys.readouterr().err
+
+
+def test_checks_are_compared_and_mixed_texts_are_refused(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(out, "--out", tmp_path / "other") == 0
+    capsys.readouterr()
+    assert glmquant("compare", out / "report", tmp_path / "other", "--out", tmp_path / "page.html") == 0
+    head, first, second, page = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "candidate"
+    assert first.split()[1:3] == ["✅", "pass"]
+    assert second.startswith("other ")
+    assert "1 (1 to 1)" in second
+    assert page == f"page  {tmp_path / 'page.html'}"
+    assert "<h2>Compared</h2>" in (tmp_path / "page.html").read_text()
+    assert glmquant("compare", out / "report", tmp_path / "other", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][1]["against_first"]["perplexity_ratio"]["estimate"] == 1
+    assert check(out, "--set", "check.num_tokens=256", "--out", tmp_path / "less") == 0
+    assert glmquant("compare", out / "report", tmp_path / "less") == 2
+    assert f"where: {tmp_path / 'less'}" in capsys.readouterr().err

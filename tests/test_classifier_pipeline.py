@@ -70,7 +70,7 @@ def test_a_check_without_labeled_texts_is_refused_at_once(tmp_path: Path, traine
 def test_one_command_trains_quantizes_and_checks(tmp_path: Path, few: Path) -> None:
     out = tmp_path / "out"
     settings = ("--set", "train.test=0.2", "--set", "train.epochs=5", "--quiet", "--inconclusive", "pass")
-    command = ("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--train-data", few, "--out", out, *settings)
+    command = ("run", assets.DEMO_MODEL, "--recipe", "classifier-int8", "--train-data", few, "--out", out, *settings)
     assert run_cli(*command) == 4, "twenty examples do not show that the classifier is better than chance"
     assert {path.name for path in out.iterdir()} == {
         "classifier",
@@ -119,7 +119,7 @@ def test_a_stopped_command_resumes_with_what_is_trained(
 
 
 def test_a_recipe_that_trains_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli("run", "classifier-int8", "--model", assets.DEMO_MODEL, "--out", tmp_path / "out") == 2
+    assert run_cli("run", assets.DEMO_MODEL, "--recipe", "classifier-int8", "--out", tmp_path / "out") == 2
     assert "train.data" in capsys.readouterr().err
     assert not (tmp_path / "out.partial").exists()
 

@@ -137,13 +137,13 @@ def test_a_damaged_checkpoint_is_refused(
 ) -> None:
     model = copied(CHATGLM2, tmp_path)
     names = damage(model)
-    assert glmquant("run", recipe, "--model", model, "--out", tmp_path / "out", "--quiet", *SMALL) == 2
+    assert glmquant("run", model, "--recipe", recipe, "--out", tmp_path / "out", "--quiet", *SMALL) == 2
     assert_refused(capsys, tmp_path, names)
 
 
 @pytest.mark.parametrize(("model", "names"), [("nowhere", "nowhere"), (__file__, "a directory")])
 def test_no_checkpoint_directory(model: str, names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert glmquant("run", "int8-rtn", "--model", model, "--out", tmp_path / "out", "--quiet") == 2
+    assert glmquant("run", model, "--recipe", "int8-rtn", "--out", tmp_path / "out", "--quiet") == 2
     assert_refused(capsys, tmp_path, names)
 
 
@@ -171,7 +171,7 @@ def test_calibration_text(content: bytes, names: str, tmp_path: Path, capsys: py
 def test_recipe(change: dict[str, object], names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(yaml.safe_dump({"version": 1, **change}))
-    assert glmquant("run", recipe, "--model", CHATGLM2, "--out", tmp_path / "out", "--quiet") == 2
+    assert glmquant("run", CHATGLM2, "--recipe", recipe, "--out", tmp_path / "out", "--quiet") == 2
     assert_refused(capsys, tmp_path, names)
 
 
@@ -180,7 +180,7 @@ def test_a_labeled_line_without_label(tmp_path: Path, capsys: pytest.CaptureFixt
     data.write_text('{"text": "a", "label": "x"}\n{"text": "b"}\n', encoding="utf-8")
     assert glmquant("export", CHATGLM2, "--out", tmp_path / "bundle", "--quiet") == 0
     capsys.readouterr()
-    arguments = ["check", tmp_path / "bundle", "--baseline", CHATGLM2, "--task", data, "--report", tmp_path / "out"]
+    arguments = ["check", tmp_path / "bundle", "--baseline", CHATGLM2, "--task", data, "--out", tmp_path / "out"]
     assert glmquant(*arguments, "--quiet") == 2
     assert_refused(capsys, tmp_path, "line 2")
 
@@ -331,8 +331,8 @@ def test_a_provider_that_is_missing_is_told(tmp_path: Path, capsys: pytest.Captu
     [
         ["calibrate", CHATGLM2, "--out"],
         ["quantize", CHATGLM2, "--recipe", "int8-rtn", "--out"],
-        ["run", "int8-rtn", "--model", CHATGLM2, "--out"],
-        ["check", CHATGLM2, "--baseline", CHATGLM2, "--report"],
+        ["run", CHATGLM2, "--recipe", "int8-rtn", "--out"],
+        ["check", CHATGLM2, "--baseline", CHATGLM2, "--out"],
     ],
     ids=lambda verb: verb[0],
 )

@@ -179,7 +179,7 @@ def test_a_bundle_and_a_run_given_as_the_model(tmp_path: Path, capsys: pytest.Ca
     """REVIEW-users: `inspect out/onnx`; `check MODEL --baseline BUNDLE`, swapped; `generate` on a run's directory."""
     model, run = plain(tmp_path / "model"), tmp_path / "run"
     small = ["--set", "check.num_tokens=64", "--set", "check.seq_len=32", "--quiet"]
-    assert glmquant("run", "int8-rtn", "--model", model, "--out", run, *small) in (0, 3, 4)
+    assert glmquant("run", model, "--recipe", "int8-rtn", "--out", run, *small) in (0, 3, 4)
     capsys.readouterr()
     assert glmquant("check", model, "--baseline", run / "onnx", *small) == 2
     error = said(capsys)

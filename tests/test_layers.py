@@ -11,7 +11,7 @@ LAYERS = [
     {"inert"},
     {"errors", "progress", "assets", "recipes"},
     {"core"},
-    {"methods", "glm", "data"},
+    {"methods", "glm", "data", "live"},
     {"recipe"},
     {"store", "hub"},
     {"streaming"},

@@ -87,7 +87,7 @@ def outputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     run(platform, root, "export", "out/rtn", "--out", "out/bundle")
     said = run(platform, root, "generate", "out/bundle", "hello", "--max-new-tokens", "4")
     run(
-        platform, root, "check", "out/bundle", "--baseline", "model", "--text", text, "--report", "out/report",
+        platform, root, "check", "out/bundle", "--baseline", "model", "--text", text, "--out", "out/report",
         "--cache", "out/cache", *CHECK,
     )  # fmt: skip
     return platform, root / "out", said

@@ -14,6 +14,8 @@ import pytest
 import glmquant as gq
 from glmquant import assets
 from glmquant.cli.several import Ending, outcome, require_ranked
+from glmquant.core.ranks import Ranks
+from glmquant.quantization.directory import require_seen
 from glmquant.store.checkpoint import open_checkpoint
 from tests.hints.follow import follows, refused
 from tests.support.moe import write_moe
@@ -57,7 +59,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checking(bundle: Path, task: Path, out: Path) -> list[object]:
-    kept = ["--cache", out / "cache", "--save-baseline", out / "saved.safetensors", "--report", out / "report"]
+    kept = ["--cache", out / "cache", "--save-baseline", out / "saved.safetensors", "--out", out / "report"]
     return ["check", bundle, "--baseline", MODEL, "--task", task, *kept, *settings(CHECK)]
 
 
@@ -106,8 +108,8 @@ def test_a_check_of_routed_experts_is_the_same_bytes(tmp_path: Path) -> None:
     open_checkpoint(MODEL).tokenizer.save(model)
     gq.export(model, gq.load_recipe("moe-int4-g128", {"export.kv_cache": "float"}), out=tmp_path / "onnx")
     given = ["check", tmp_path / "onnx", "--baseline", model, *settings(CHECK | {"check.limits.routing_change": 1})]
-    assert alone(*given, "--report", tmp_path / "alone").returncode == 0
-    done = torchrun(2, "-m", "glmquant", *given, "--report", tmp_path / "report")
+    assert alone(*given, "--out", tmp_path / "alone").returncode == 0
+    done = torchrun(2, "-m", "glmquant", *given, "--out", tmp_path / "report")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "report") == contents(tmp_path / "alone")
     assert gq.read_report(tmp_path / "report").routing is not None
@@ -122,12 +124,12 @@ def test_a_check_of_a_classifier_is_the_same_bytes(count: int, task: Path, tmp_p
     common = ["check", tmp_path / "onnx", "--task", task, "--baseline"]
     for directory in ("alone", "ranks"):
         (tmp_path / directory).mkdir()
-        kept = ["--save-baseline", tmp_path / directory / "saved", "--report", tmp_path / directory / "report"]
+        kept = ["--save-baseline", tmp_path / directory / "saved", "--out", tmp_path / directory / "report"]
         given = [*common, model, *kept]
         done = alone(*given) if directory == "alone" else torchrun(count, "-m", "glmquant", *given)
         assert "Accuracy check" in done.stdout, done.stderr
     assert contents(tmp_path / "ranks") == contents(tmp_path / "alone")
-    again = [*common, tmp_path / "ranks" / "saved", "--report", tmp_path / "again"]
+    again = [*common, tmp_path / "ranks" / "saved", "--out", tmp_path / "again"]
     assert "Accuracy check" in torchrun(count, "-m", "glmquant", *again).stdout
     assert (tmp_path / "again" / "report.json").read_bytes() == (tmp_path / "alone/report/report.json").read_bytes()
 
@@ -137,7 +139,7 @@ def test_a_check_of_a_classifier_is_the_same_bytes(count: int, task: Path, tmp_p
 def test_what_was_kept_of_the_baseline_serves_any_number_of_ranks(
     count: int, bundle: Path, task: Path, checked_alone: Path, tmp_path: Path
 ) -> None:
-    common = ["--task", task, *settings(CHECK), "--report"]
+    common = ["--task", task, *settings(CHECK), "--out"]
     stored = ["--baseline", checked_alone / "saved.safetensors"]
     cached = ["--baseline", MODEL, "--cache", checked_alone / "cache"]
     for name, baseline in (("stored", stored), ("cached", cached)):
@@ -149,7 +151,7 @@ def test_what_was_kept_of_the_baseline_serves_any_number_of_ranks(
 
 
 def test_bad_input_is_told_once(bundle: Path, tmp_path: Path) -> None:
-    given = ["--baseline", MODEL, "--text", tmp_path / "nothing.txt", "--report", tmp_path / "report"]
+    given = ["--baseline", MODEL, "--text", tmp_path / "nothing.txt", "--out", tmp_path / "report"]
     done = torchrun(2, "-m", "glmquant", "check", bundle, *given)
     assert done.stderr.count("glmquant: no such file") == 1
     assert done.stderr.count("exitcode  : 2 ") == 2
@@ -186,7 +188,7 @@ def test_ranks_of_different_commands_are_refused(tmp_path: Path) -> None:
 def started(bundle: Path, out: Path) -> "subprocess.Popen[str]":
     """A long check on two ranks, as it passes its first block."""
     values = CHECK | {"check.num_tokens": 24000}
-    given = ["check", bundle, "--baseline", MODEL, "--report", out, *settings(values)]
+    given = ["check", bundle, "--baseline", MODEL, "--out", out, *settings(values)]
     line = command(2, "-m", "glmquant", *given)
     process = subprocess.Popen(line, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -82,7 +82,7 @@ def test_python(script: str, desk: Path) -> None:
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_recipe(text: str, desk: Path) -> None:
     (desk / "my.yaml").write_text(text, encoding="utf-8")
-    command = ["glmquant", "run", "my.yaml", "--model", "chatglm2-6b", "--out", "out", "--quiet"]
+    command = ["glmquant", "run", "chatglm2-6b", "--recipe", "my.yaml", "--out", "out", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -94,7 +94,7 @@ def test_every_packaged_recipe_is_listed() -> None:
 
 @pytest.mark.parametrize("name", [name for name in packaged_recipes() if not name.startswith(("classifier", "moe-"))])
 def test_packaged_recipes_run(name: str, desk: Path) -> None:
-    command = ["glmquant", "run", name, "--model", "chatglm2-6b", "--out", "out", "--quiet"]
+    command = ["glmquant", "run", "chatglm2-6b", "--recipe", name, "--out", "out", "--quiet"]
     fewer = ["calibration.num_samples=16", "calibration.seq_len=256", "check.num_tokens=2048", "check.tasks=[]"]
     limits = [] if name == "demo" else ["check.text=[held_out.txt]"]
     for setting in (*fewer, *limits):

@@ -59,7 +59,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def test_one_machine(desk: Path) -> None:
     finish(start(little(ONE, 2), desk))
     alone = little(ONE, 1).replace("torchrun --nproc-per-node 1", "python").replace("--out calibration", "--out alone")
-    alone = alone.replace("--report report", "--report reported").replace("--out int4", "--out int4-alone")
+    alone = alone.replace("--out report", "--out reported").replace("--out int4", "--out int4-alone")
     finish(start(alone, desk))
     assert contents(desk / "calibration") == contents(desk / "alone")
     assert contents(desk / "report") == contents(desk / "reported")

@@ -63,7 +63,7 @@ def test_packaged_recipes_run(name: str, desk: Path) -> None:
     settings = ["calibration.data=[zh_en.txt]", "calibration.num_samples=16", "calibration.seq_len=128"]
     settings += ["check.text=[held_out.txt]", "check.num_tokens=512", "check.seq_len=128", "check.tasks=[]"]
     settings += ["check.limits={perplexity_ratio: 2}"]
-    command = ["glmquant", "run", name, "--model", "GLM-4.7-Flash", "--out", "out", "--quiet"]
+    command = ["glmquant", "run", "GLM-4.7-Flash", "--recipe", name, "--out", "out", "--quiet"]
     command += [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

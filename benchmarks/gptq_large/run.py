@@ -98,7 +98,7 @@ def prediction_section(model: Path, text: Path, work: Path) -> list[str]:
 
 def memory_section(model: Path, text: Path, work: Path, blocks: int) -> list[str]:
     shutil.rmtree(work / "run.partial", ignore_errors=True)
-    arguments = ["run", RECIPE, "--model", model, "--out", work / "run", *settings(text)]
+    arguments = ["run", model, "--recipe", RECIPE, "--out", work / "run", *settings(text)]
     peak, done = stop_after(blocks, [sys.executable, "-m", "glmquant", *map(str, arguments)])
     shutil.rmtree(work / "run.partial", ignore_errors=True)
     baseline = run([sys.executable, "-m", "benchmarks.gptq_large.baseline", model, text])

@@ -5,15 +5,16 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 
 import glmquant as gq
+from glmquant.cli import anywhere, old
 from glmquant.cli.endings import BAD_INPUT, tell_all
 from glmquant.cli.options import (
     AdapterOption,
@@ -33,7 +34,6 @@ from glmquant.cli.options import (
     OptionalRecipe,
     Out,
     ProviderOption,
-    Quiet,
     RecipeOption,
     RepetitionPenalty,
     Seed,
@@ -45,14 +45,15 @@ from glmquant.cli.options import (
     TopK,
     TopP,
     TrainData,
+    Verbose,
+    recipe_names,
 )
 from glmquant.cli.printing import show, show_pieces
-from glmquant.cli.streams import ReaderGoneError, as_typed
+from glmquant.cli.streams import as_typed
+from glmquant.cli.swapped import require_bundle_before_baseline, require_recipe_after_model
 from glmquant.core.ranks import current
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
-
-EXIT_CODES: Final = {"pass": 0, "fail": 1, "inconclusive": 3, "not judged": 4}
 
 
 def demo(
@@ -60,21 +61,23 @@ def demo(
     recipe: RecipeOption = "demo",
     overrides: Set = None,
     as_json: Json = False,
+    verbose: Verbose = False,
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Run the whole pipeline on the packaged demo model: calibrate, quantize, export, check."""
     from glmquant import assets
 
-    _run(recipe, assets.DEMO_MODEL, out, overrides, as_json, quiet, force=force)
+    with _progress() as progress:
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
+    _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Use this recipe: the name of a packaged one, or a YAML file.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Read a GLM checkpoint from this directory, or ORG/NAME of the hub.")
-    ],
+    model: ModelArgument,
     out: Out,
+    recipe: OptionalRecipe = None,
+    old_model: old.Model = None,
     adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
@@ -82,15 +85,30 @@ def run(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     force: Force = False,
-    quiet: Quiet = False,
 ) -> None:
     """Calibrate, quantize, export and check in one go; with --train-data, train a classifier first."""
     if train_data is not None:
         overrides = [*(overrides or ()), f"train.data={json.dumps(str(train_data))}"]
-    _run(recipe, model, out, overrides, as_json, quiet, ci, against, inconclusive, memory_limit, device, adapter, force)
+    with _progress(lines=ci) as progress:
+        model, recipe = old.model_and_recipe(model, recipe, old_model)
+        require_recipe_after_model(model, recipe)
+        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        result = gq.run(
+            model,
+            chosen,
+            adapter=adapter,
+            against=against,
+            out=out,
+            memory_limit=memory_limit,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+    _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose, inconclusive=inconclusive)
 
 
 def inspect(
@@ -116,12 +134,12 @@ def inspect(
         given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
-        with _progress(False, took=False) as progress:
+        with _progress(took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
     chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
-    with _progress(False, took=False) as progress:
+    with _progress(took=False) as progress:
         summary = gq.inspect(
             model,
             chosen,
@@ -146,10 +164,10 @@ def calibrate(
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         gq.calibrate(
             model,
@@ -161,7 +179,7 @@ def calibrate(
             device=device,
             progress=progress,
         )
-    show(out)
+    _show_written(out, as_json)
 
 
 def quantize(
@@ -173,10 +191,10 @@ def quantize(
     overrides: Set = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint into a directory in GPTQ format."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         gq.quantize(
             model,
@@ -188,7 +206,7 @@ def quantize(
             device=device,
             progress=progress,
         )
-    show(out)
+    _show_written(out, as_json)
 
 
 def export(
@@ -201,16 +219,16 @@ def export(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
-    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Export a checkpoint as an ONNX bundle with KV-cache inputs.
 
     A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
     """
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
-    show(bundle.path)
+    _show_written(bundle.path, as_json)
 
 
 def check(
@@ -219,7 +237,8 @@ def check(
     adapter: AdapterOption = None,
     text: Text = None,
     task: TaskOption = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the report to this directory.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the report to this directory.")] = None,
+    old_report: old.Report = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     against: Against = None,
@@ -236,13 +255,15 @@ def check(
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
+    verbose: Verbose = False,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
-    quiet: Quiet = False,
 ) -> None:
     """Check an ONNX bundle against the float checkpoint; exit with 0 if it passes, 1 if not, 3 if the data
     decide nothing, 4 if no limit is judged: give one, or a recipe that has some."""
-    with _progress(quiet, ci) as progress:
+    with _progress(lines=ci) as progress:
+        out = old.report_directory(out, old_report)
+        require_bundle_before_baseline(bundle, baseline)
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         result = gq.check(
             bundle,
@@ -254,12 +275,12 @@ def check(
             against=against,
             cache=cache,
             save_baseline=save_baseline,
-            out=report,
+            out=out,
             memory_limit=memory_limit,
             device=device,
             progress=progress,
         )
-    _print_report(result, as_json, inconclusive, ci, report)
+    _finish(result, bundle, out, as_json=as_json, verbose=verbose, inconclusive=inconclusive)
 
 
 def report(
@@ -268,10 +289,28 @@ def report(
         typer.Argument(help="Read the report.json of a check, or its directory; the first is the page's subject."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Write the page to this HTML file.")],
+    as_json: Json = False,
 ) -> None:
     """Render a check as an HTML page, with other quantizations of the model beside it: quality against size."""
     gq.report(reports, out)
-    show(out)
+    _show_written(out, as_json)
+
+
+def compare(
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Compare these: the report.json of a check each, or its directory, with the first one."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the table, and the first check, to this HTML file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare checks of several quantizations on the same data: a table of paired differences from the first."""
+    comparison = gq.compare_reports(reports, out)
+    show(_json(comparison.to_dict()) if as_json else comparison)
+    if out is not None and not as_json:
+        show(f"page  {out}")
 
 
 def generate(
@@ -286,11 +325,12 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     provider: ProviderOption = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     typed = as_typed(prompt)
-    show_pieces(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider))
+    _answer(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider), as_json)
 
 
 def chat(
@@ -303,6 +343,7 @@ def chat(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     provider: ProviderOption = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
     from glmquant.cli.terminal import turns
@@ -310,7 +351,7 @@ def chat(
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
     conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
     for text in turns():
-        show_pieces(conversation.say(text))
+        _answer(conversation.say(text), as_json)
 
 
 def train_classifier(
@@ -326,10 +367,9 @@ def train_classifier(
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         chosen = gq.load_recipe(recipe, _overrides(overrides))
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     show(trained.to_json() if as_json else trained.to_markdown(), end="")
@@ -348,7 +388,6 @@ def classify(
         str | None, typer.Option("--encoding", help="Read the file in this encoding (default: UTF-8).")
     ] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Classify texts with a classifier's ONNX bundle: a line each with label, probability and text."""
     from glmquant.data.reading import Reading
@@ -359,7 +398,7 @@ def classify(
     given = [*map(as_typed, texts or ()), *(read_texts(file, reading) if file else ())]
     if not given:
         raise typer.BadParameter("give a text, or --file")
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         results = gq.classify(bundle, given, progress=progress)
     if as_json:
         show(_json([asdict(result) for result in results]))
@@ -376,11 +415,10 @@ def verify(
         Path, typer.Argument(help="Read what quantize, export or run wrote here; or the cache's models--ORG--NAME.")
     ],
     as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Compare every file of a quantized checkpoint, a bundle or a run with the hash it was written with; exit with 0
     if all are the same, 2 if one is not, 4 if there are no hashes for some."""
-    with _progress(quiet) as progress:
+    with _progress() as progress:
         found = gq.verify(directory, progress=progress)
     without = ", ".join(map(inert_line, found.without_hashes))
     if as_json:
@@ -389,15 +427,29 @@ def verify(
         show(f"{found.files} files of {found.size:,} bytes are what was written")
     if not found.is_complete:
         show(f"not verified: {without} has no hashes; an earlier release wrote it", to=sys.stderr)
+        from glmquant.cli.verdict import EXIT_CODES
+
         raise typer.Exit(EXIT_CODES["not judged"])
 
 
-def recipes() -> None:
-    """List the packaged recipes."""
-    from glmquant.recipe.packaged import description
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=recipe_names, help="Show this one with all its keys, as YAML."),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the packaged recipes with size, quality and speed as measured; show one in full."""
+    from glmquant.cli import recipe_list
+    from glmquant.recipe.packaged import SCHEMA
 
-    for name, path in gq.packaged_recipes().items():
-        show(f"{name:24} {description(path)}")
+    if schema:
+        show(SCHEMA.read_text(encoding="utf-8"), end="")
+    elif name is not None:
+        show(recipe_list.in_full(name, as_json=as_json), end="")
+    else:
+        show(_json(recipe_list.as_values()) if as_json else recipe_list.as_text())
 
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
@@ -409,6 +461,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     export,
     check,
     report,
+    compare,
     generate,
     chat,
     train_classifier,
@@ -419,43 +472,22 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 """In the order of the help."""
 
 
-def _run(
-    recipe: str,
-    model: str | Path,
-    out: Path,
-    overrides: list[str] | None,
-    as_json: bool,
-    quiet: bool,
-    ci: bool = False,
-    against: Path | None = None,
-    inconclusive: str | None = None,
-    memory_limit: int | None = None,
-    device: str = "cpu",
-    adapter: Path | None = None,
-    force: bool = False,
-) -> None:
-    with _progress(quiet, ci) as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
-        result = gq.run(
-            model,
-            chosen,
-            adapter=adapter,
-            against=against,
-            out=out,
-            memory_limit=memory_limit,
-            device=device,
-            force=force,
-            progress=progress,
-        )
-    if not quiet:
-        show(f"the bundle is {out / 'onnx'}", to=sys.stderr)
-    _print_report(result, as_json, inconclusive, ci, out / "report")
-
-
-def _progress(quiet: bool, ci: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
+def _progress(*, lines: bool = False, took: bool = True) -> AbstractContextManager[Progress]:
     from glmquant.cli.terminal import progress_on_stderr
 
-    return progress_on_stderr(quiet or not current().is_first, lines=ci, took=took)
+    return progress_on_stderr(anywhere.is_quiet() or not current().is_first, lines=lines, took=took)
+
+
+def _show_written(out: Path, as_json: bool) -> None:
+    show(_json({"out": str(out)}) if as_json else out)
+
+
+def _answer(pieces: Iterable[str], as_json: bool) -> None:
+    """As it comes; as JSON in a line, once it is whole."""
+    if as_json:
+        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
+    else:
+        show_pieces(pieces)
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
@@ -468,22 +500,16 @@ def _json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False, indent=1)
 
 
-def _print_report(
+def _finish(
     result: "gq.AccuracyReport",
+    bundle: Path,
+    written: Path | None,
+    *,
     as_json: bool,
+    verbose: bool,
     inconclusive: str | None = None,
-    ci: bool = False,
-    written: Path | None = None,
-) -> NoReturn:
-    """Prints the report, in short for a pipeline's log, and exits as its verdict says."""
-    from glmquant.cli.terminal import print_markdown
-    from glmquant.reports.markdown import in_short, to_markdown
+) -> None:
+    from glmquant.cli.verdict import exit_code, show_result
 
-    with suppress(ReaderGoneError):  # the verdict stands, whoever reads it
-        if as_json:
-            show(result.to_json(), end="")
-        elif ci:
-            show(in_short(result, written))
-        else:
-            print_markdown(to_markdown(result))
-    raise typer.Exit(EXIT_CODES[inconclusive if inconclusive and result.verdict == "inconclusive" else result.verdict])
+    show_result(result, bundle, written, as_json=as_json, verbose=verbose)
+    raise typer.Exit(exit_code(result, inconclusive))

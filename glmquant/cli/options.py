@@ -20,6 +20,13 @@ def bytes_from(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size; give one such as 4GB, 512MB or 3.5GiB") from None
 
 
+def recipe_names(incomplete: str) -> list[str]:
+    """Packaged recipes whose names begin so, for the shell's completion."""
+    from glmquant.recipe.packaged import packaged_recipes
+
+    return [name for name in packaged_recipes() if name.startswith(incomplete)]
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(help="Read a GLM checkpoint from this directory, or from the hub: ORG/NAME or ORG/NAME@REVISION."),
@@ -43,11 +50,22 @@ AdapterOption = Annotated[
     typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),
 ]
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Use this recipe: the name of a packaged one, or a YAML file.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=recipe_names,
+        help="Use this recipe: the name of a packaged one, or a YAML file.",
+    ),
 ]
 OptionalRecipe = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", help="Use the settings of this recipe: the name of a packaged one, or a YAML file."),
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=recipe_names,
+        help="Use the settings of this recipe: the name of a packaged one, or a YAML file.",
+    ),
 ]
 MemoryLimit = Annotated[
     int | None,
@@ -59,7 +77,7 @@ MemoryLimit = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Compute on this device: cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the report's tables too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Text = Annotated[
     list[Path] | None, typer.Option("--text", help="Measure perplexity on this file of text, records or conversations.")
@@ -83,7 +101,7 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),
 ]
-Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars; print a short summary.")]
+Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]

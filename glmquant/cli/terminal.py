@@ -5,21 +5,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Drawn
 
 from glmquant.cli.printing import show
 from glmquant.cli.streams import as_typed
 from glmquant.core.machine import peak_memory
 from glmquant.core.units import duration
 from glmquant.inert import inert, inert_line
+from glmquant.live import Lines, Live, Stage
 from glmquant.progress import Progress, silent
-
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
@@ -40,14 +40,11 @@ def progress_on_stderr(quiet: bool, lines: bool = False, took: bool = True) -> I
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        if console.is_terminal and not lines:
-            with _bars(console) as bars:
-                yield bars
-        else:
-            yield Lines()
+        with Bars(console) if console.is_terminal and not lines else Lines(_say) as live:
+            yield live
         if took:
             spent = f"{time.monotonic() - started:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
-            show(spent, to=sys.stderr)
+            _say(spent)
     finally:
         logger.removeHandler(handler)
 
@@ -73,6 +70,10 @@ def turns() -> Iterator[str]:
             yield as_typed(line.strip(), sys.stdin.encoding)
 
 
+def _say(line: str) -> None:
+    show(line, to=sys.stderr)
+
+
 class _Inert(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return inert_line(super().format(record))
@@ -93,45 +94,46 @@ def _notes(console: Console) -> logging.Handler:
     return handler
 
 
-@contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
+class Bars(Live):
+    """A bar for each stage."""
 
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._bars = Drawn(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._waiting: TaskID | None = None
 
-        yield show
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return super().__enter__()
 
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._wait_no_more()
+        self._bars.stop()
 
-class Lines:
-    """One line as a stage starts and ends, and every few seconds between."""
+    def show(self, stage: Stage, now: float, *, changed: bool) -> None:
+        """The stage's bar, and about how much time is left."""
+        self._wait_no_more()
+        if stage.name not in self._tasks:
+            self._tasks[stage.name] = self._bars.add_task(inert_line(stage.name), total=stage.total, left="")
+        left = stage.left(now)
+        words = "" if left is None else f"about {duration(left)} left"
+        self._bars.update(self._tasks[stage.name], completed=stage.done, total=stage.total, left=words)
 
-    def __init__(self) -> None:
-        self._stage = ""
-        self._shown_at = self._began_at = 0.0
-        self._began_with = 0
+    def show_waiting(self, seconds: float) -> None:
+        """A bar without a length, until the next stage begins."""
+        if self._waiting is None:
+            self._waiting = self._bars.add_task("working", total=None, left="")
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self._stage or done == total or now - self._shown_at >= SECONDS_BETWEEN_LINES:
-            if stage != self._stage:
-                self._stage, self._began_at, self._began_with = stage, now, done
-            self._shown_at = now
-            show(f"{stage}: {done} of {total}{self._remaining(now, done, total)}", to=sys.stderr)
-
-    def _remaining(self, now: float, done: int, total: int) -> str:
-        """At the pace since the stage began; a resumed run begins in the middle."""
-        here, seconds = done - self._began_with, now - self._began_at
-        if here <= 0 or done >= total:
-            return ""
-        return f", about {duration(seconds / here * (total - done))} left"
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._bars.remove_task(self._waiting)
+            self._waiting = None

@@ -24,6 +24,7 @@ from glmquant.onnx_export.save import positions
 from glmquant.pipeline.check import check_directory
 from glmquant.pipeline.export import export_directory
 from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
+from glmquant.pipeline.steps import CALIBRATE, CHECK, EXPORT, QUANTIZE, TRAIN, announced, steps_of_run
 from glmquant.progress import Progress
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, take_up
@@ -75,15 +76,23 @@ def run_directory(
     record = RunRecord(keys["onnx"], keys["report"])
     if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
         return earlier
-    require_room(out, 2 * stored_bytes(summarize(checkpoint, plan), plan))  # quantized, and in the bundle
+    stored = stored_bytes(summarize(checkpoint, plan), plan)
+    require_room(out, 2 * stored)  # quantized, and in the bundle
     with output_directory(out, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
+        todo = steps_of_run(partial, checkpoint, plan, stored, resources, trains=labeled is not None)
+        steps = announced(todo, progress)
         if labeled is not None:
+            steps.begin(TRAIN)
             _is_kept(partial / "classifier", verify)
             checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
+        steps.begin(QUANTIZE)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
+        steps.begin(CALIBRATE)
         ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
+        steps.begin(EXPORT)
         if not _is_kept(partial / "onnx", verify):
             export_directory(quantized, plan, ranges, partial / "onnx", progress)
+        steps.begin(CHECK)
         report = partial / "report"
         if _is_kept(report, require_recorded):
             checked = read_report(report)

@@ -13,6 +13,9 @@ from glmquant.reports.words import (
     WORDS,
     coverage_notes,
     kl_percentiles,
+    percent,
+    points,
+    rounded,
     routing_note,
     sentences,
     size_ratio,
@@ -23,14 +26,19 @@ TEMPLATE = "report.html.j2"
 SHOWN_CHARACTERS = 160
 
 
-def to_html(report: AccuracyReport, others: Sequence[AccuracyReport] = ()) -> str:
+def to_html(
+    report: AccuracyReport, others: Sequence[AccuracyReport] = (), comparison: Sequence[Sequence[str]] = ()
+) -> str:
     """The page.
 
     Args:
         others: reports of other quantizations of the same baseline, plotted with this one: quality against size.
+        comparison: a table of all of them, its head first.
     """
     page = _environment().get_template(TEMPLATE)
-    return inert(page.render(report=report, others=list(others), tiles=_tiles(report)).lstrip())
+    return inert(
+        page.render(report=report, others=list(others), comparison=list(comparison), tiles=_tiles(report)).lstrip()
+    )
 
 
 def _environment() -> Environment:
@@ -49,7 +57,10 @@ def _environment() -> Environment:
         "WORDS": WORDS,
         "coverage_notes": coverage_notes,
         "kl_percentiles": kl_percentiles,
+        "percent": percent,
         "plots": plots,
+        "points": points,
+        "rounded": rounded,
         "routing_note": routing_note,
         "sentences": sentences,
         "task_notes": task_notes,

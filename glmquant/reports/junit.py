@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.inert import inert
-from glmquant.reports.words import HOW_TO_SET_LIMITS
+from glmquant.reports.words import HOW_TO_SET_LIMITS, rounded
 
 SUITE = "glmquant check"
 # Characters that XML 1.0 (§2.2) excludes; controls are written out before.
@@ -38,7 +38,7 @@ def to_junit(report: AccuracyReport) -> str:
 
 def _add_case(suite: ElementTree.Element, outcome: LimitOutcome) -> None:
     case = ElementTree.SubElement(suite, "testcase", {"classname": outcome.subject or "limits", "name": outcome.metric})
-    measured = "nothing" if outcome.measured is None else str(outcome.measured)
+    measured = "nothing" if outcome.measured is None else rounded(outcome.measured)
     text = f"measured {measured}, limit: {outcome.bound_in_words}: {outcome.reason}"
     if outcome.verdict is Verdict.FAIL:
         ElementTree.SubElement(case, "failure", {"message": text, "type": "limit"})

@@ -8,13 +8,16 @@ from glmquant.evaluation.metrics import LanguageMetrics
 from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
-from glmquant.inert import inert, inert_markdown
+from glmquant.inert import inert_markdown
 from glmquant.reports.words import (
     HOW_TO_SET_LIMITS,
     MARKS,
     busiest,
     coverage_notes,
     kl_percentiles,
+    percent,
+    points,
+    rounded,
     routing_note,
     sentences,
     size_ratio,
@@ -37,26 +40,6 @@ def to_markdown(report: AccuracyReport) -> str:
     for task in report.tasks:
         parts += [f"## Task: {inert_markdown(task.name)}", _task(task), _classes(task)]
     return "\n\n".join(parts) + "\n"
-
-
-def in_short(report: AccuracyReport, directory: object = None) -> str:
-    """A few plain lines for the log of a CI job: verdict, size, every limit, and the report's directory if there is
-    one."""
-    setting = report.setting
-    lines = [
-        f"{MARKS[report.verdict]}: {setting.candidate.name}, {size(setting.candidate.num_bytes)}, "
-        f"{size_ratio(setting)} of {setting.baseline.name}"
-    ]
-    for outcome in report.limits:
-        measured = "" if outcome.measured is None else f" {outcome.measured},"
-        about = f"{outcome.name}:{measured} {outcome.bound_in_words}: {outcome.reason}"
-        lines.append(f"{MARKS[outcome.verdict]}: {about}")
-    if not report.limits:
-        lines.append(HOW_TO_SET_LIMITS)
-    lines += sentences(report.notes)
-    if directory is not None:
-        lines.append(f"report: {directory}")
-    return "\n".join(inert(" ".join(line.split())) for line in lines)
 
 
 def _setting(setting: Setting) -> str:
@@ -83,7 +66,7 @@ def _limits(limits: Sequence[LimitOutcome]) -> str:
         return HOW_TO_SET_LIMITS
     rows = []
     for outcome in limits:
-        measured = "" if outcome.measured is None else str(outcome.measured)
+        measured = "" if outcome.measured is None else rounded(outcome.measured)
         rows.append((outcome.name, measured, outcome.bound_in_words, MARKS[outcome.verdict], outcome.reason))
     return _table(("limit", "measured (95 % interval)", "bound", "outcome", "reason"), rows)
 
@@ -94,11 +77,11 @@ def _language(metrics: LanguageMetrics) -> str:
     rows = [
         ("perplexity per token", f"{before.per_token:.4f}", f"{after.per_token:.4f}"),
         ("perplexity per byte", f"{before.per_byte:.4f}", f"{after.per_byte:.4f}"),
-        ("perplexity ratio", "1", f"{metrics.perplexity_ratio:.5f}"),
-        ("KL divergence, mean (nats)", "0", str(kl.mean)),
+        ("perplexity ratio", "1", rounded(metrics.perplexity_ratio)),
+        ("KL divergence, mean (nats)", "0", rounded(kl.mean)),
         ("KL divergence: median, 99 %, 99.9 %, max", "0", kl_percentiles(kl)),
-        ("top-1 agreement", "100 %", metrics.top1_agreement.percent()),
-        ("probability of the correct token, change", "0", metrics.correct_probability_change.percentage_points()),
+        ("top-1 agreement", "100 %", percent(metrics.top1_agreement)),
+        ("probability of the correct token, change", "0", points(metrics.correct_probability_change)),
         ("the same, root mean square", "0", f"{100 * metrics.correct_probability_rms:.2f} percentage points"),
     ]
     return inert_markdown(head) + "\n\n" + _table(("", "baseline", "candidate (95 % interval)"), rows)
@@ -110,8 +93,8 @@ def _texts(texts: Sequence[LanguageMetrics]) -> str:
             ", ".join(metrics.texts),
             f"{metrics.baseline.per_token:.4f}",
             f"{metrics.candidate.per_token:.4f}",
-            f"{metrics.perplexity_ratio:.5f}",
-            str(metrics.kl.mean),
+            rounded(metrics.perplexity_ratio),
+            rounded(metrics.kl.mean),
         )
         for metrics in texts
     ]
@@ -130,13 +113,13 @@ def _regression(measured: Regression) -> str:
     rows = []
     if measured.perplexity_ratio is not None and measured.mean_kl_rise is not None:
         rows += [
-            ("perplexity ratio to the earlier model", f"{measured.perplexity_ratio:.5f}"),
-            ("increase of the mean KL divergence (nats)", str(measured.mean_kl_rise)),
+            ("perplexity ratio to the earlier model", rounded(measured.perplexity_ratio)),
+            ("increase of the mean KL divergence (nats)", rounded(measured.mean_kl_rise)),
         ]
     for task in measured.tasks:
         rows += [
-            (f"{task.name}: accuracy drop", task.accuracy_drop.percentage_points()),
-            (f"{task.name}: macro F1 drop", task.macro_f1_drop.percentage_points()),
+            (f"{task.name}: accuracy drop", points(task.accuracy_drop)),
+            (f"{task.name}: macro F1 drop", points(task.macro_f1_drop)),
         ]
     return _table(("", "measured (95 % interval)"), rows)
 
@@ -145,8 +128,8 @@ def _task(task: TaskResult) -> str:
     rows = [
         ("accuracy", f"{task.baseline.accuracy:.2%}", f"{task.candidate.accuracy:.2%}"),
         ("macro F1", f"{task.baseline.macro_f1:.4f}", f"{task.candidate.macro_f1:.4f}"),
-        ("accuracy drop", "", task.accuracy_drop.percentage_points()),
-        ("macro F1 drop", "", task.macro_f1_drop.percentage_points()),
+        ("accuracy drop", "", points(task.accuracy_drop)),
+        ("macro F1 drop", "", points(task.macro_f1_drop)),
         ("correct where the other is wrong", str(task.pairs.only_first), str(task.pairs.only_second)),
         ("prediction agreement", "", f"{task.same_answer:.2%}"),
         ("exact McNemar test, p", "", f"{task.mcnemar_p:.3g}"),

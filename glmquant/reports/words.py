@@ -1,13 +1,18 @@
 """Outcomes and numbers in words, as all reports show them."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.metrics import KlSummary
 from glmquant.evaluation.results import Setting, TextCoverage
 from glmquant.evaluation.routing_metrics import RoutingMetrics
+from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
 
+EXACT = 1e-9
+"""Half-width, as a share of the estimate, that is rounding of the arithmetic and no uncertainty."""
 WORDS = {
     Verdict.PASS: "passed",
     Verdict.FAIL: "failed",
@@ -26,6 +31,44 @@ MARKS = {
     Verdict.NOT_JUDGED: "➖ not judged",
     None: "➖ not measured",
 }
+
+
+def rounded(measured: Interval) -> str:
+    """``1.0002 (0.9993 to 1.0010)``: as many decimals as the interval allows, none for show.
+
+    The half-width keeps one digit, or two where the first is 1 or 2, as the Particle Data Group rounds (Review of
+    Particle Physics, section 5.3, with 300 for 354).
+    """
+    low, high = measured.low, measured.high
+    half = 0.0 if low is None or high is None else (high - low) / 2
+    if low is None or high is None or half <= EXACT * abs(measured.estimate):
+        return str(measured)
+    leading = math.floor(math.log10(half))
+    decimals = max(0, -leading + (half / 10.0**leading < 3))
+    low, high = (_without_sign(bound, decimals) for bound in (low, high))
+    return format(
+        replace(measured, estimate=_without_sign(measured.estimate, decimals), low=low, high=high), f".{decimals}f"
+    )
+
+
+def percent(measured: Interval) -> str:
+    """A proportion: ``97.3 (96.8 to 97.8) %``."""
+    return f"{rounded(_hundredfold(measured))} %"
+
+
+def points(measured: Interval) -> str:
+    """A difference of two proportions: ``0.3 (-0.2 to 0.8) percentage points``."""
+    return f"{rounded(_hundredfold(measured))} percentage points"
+
+
+def _hundredfold(measured: Interval) -> Interval:
+    low, high = (None if bound is None else 100 * bound for bound in (measured.low, measured.high))
+    return replace(measured, estimate=100 * measured.estimate, low=low, high=high)
+
+
+def _without_sign(value: float, decimals: int) -> float:
+    """``value`` rounded; what rounds to nothing is not ``-0.0``."""
+    return round(value, decimals) + 0.0
 
 
 def size_ratio(setting: Setting) -> str:
@@ -68,7 +111,7 @@ def routing_note(metrics: RoutingMetrics) -> str:
     """How often the sets of experts differ, in a sentence."""
     return (
         f"{metrics.num_tokens:,} tokens in {len(metrics.layers)} layers with routed experts: the set of experts is "
-        f"another than the baseline's in {metrics.change.percent()} of them."
+        f"another than the baseline's in {percent(metrics.change)} of them."
     )
 
 

@@ -24,14 +24,14 @@ def write_report(report: AccuracyReport, directory: Path, others: Sequence[Accur
         write_text(directory / name, content)
 
 
-def write_page(reports: Sequence[AccuracyReport], out: Path) -> None:
-    """Write the HTML page of the first report, with the others drawn beside it.
+def write_page(reports: Sequence[AccuracyReport], out: Path, table: Sequence[Sequence[str]] = ()) -> None:
+    """Write the HTML page of the first report, with the others drawn beside it, and a table of them where there is one.
 
     Raises:
         OutputError: ``out`` cannot be written.
     """
     try:
-        write_text(out, to_html(reports[0], reports[1:]))
+        write_text(out, to_html(reports[0], reports[1:], table))
     except OSError as error:
         raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another file") from error
 

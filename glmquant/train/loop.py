@@ -33,6 +33,7 @@ WARMUP = 0.06
 FLOOR = 0.05
 BATCHES_SORTED = 32
 STATE = "training.state"
+STAGE = "training"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Trainer:
             train_loss = self._epoch(number, split.train, progress)
             self._note(EpochMetrics(number, train_loss, *self._measure(split.validation)))
             self._save()
+        total = self._schedule.epochs * len(self._batches(split.train, 1))
+        progress(STAGE, total, total)  # it may have stopped early
         with torch.no_grad():
             for parameter, kept in zip(self._parameters, self._kept, strict=True):
                 parameter.copy_(kept)
@@ -120,7 +123,7 @@ class Trainer:
         batches = self._batches(examples, number)
         total = 0.0
         for step, batch in enumerate(batches):
-            progress(f"training, epoch {number} of {self._schedule.epochs}", step, len(batches))
+            progress(STAGE, (number - 1) * len(batches) + step, self._schedule.epochs * len(batches))
             self._set_rate(((number - 1) * len(batches) + step) / (self._schedule.epochs * len(batches)))
             with self._autocast():
                 logits_BL = self._forward(batch)
@@ -134,7 +137,6 @@ class Trainer:
             self._optimizer.step()
             self._optimizer.zero_grad()
             total += loss.item() * len(batch)
-        progress(f"training, epoch {number} of {self._schedule.epochs}", len(batches), len(batches))
         return total / len(examples)
 
     @torch.no_grad()

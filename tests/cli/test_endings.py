@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from glmquant import __main__, assets
-from glmquant.cli import app, commands, main
+from glmquant.cli import app, main
 from glmquant.cli.endings import INTERRUPTED, ISSUES, Terminated, stopping_at_sigterm
+from glmquant.cli.verdict import EXIT_CODES
 from glmquant.errors import CheckpointError, GlmQuantError
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def test_the_codes_are_documented_where_people_look(capsys: pytest.CaptureFixtur
     told = " ".join(capsys.readouterr().out.split("Exit codes:")[1].split())
     assert documented(told) == codes
     assert documented((app.__doc__ or "").split("Exit codes:")[1]) == codes
-    assert set(commands.EXIT_CODES.values()) <= codes
+    assert set(EXIT_CODES.values()) <= codes
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert documented(readme[readme.index("The exit code is 0") :].partition("Or step by step")[0]) == codes
 
@@ -132,8 +133,8 @@ def test_a_terminated_run_keeps_what_is_finished(tmp_path: Path) -> None:
         "--set",
         "check.text=[glmquant:held-out-en.txt]",
     ]
-    arguments = ["run", "int4-g128-gptq", "-m", assets.DEMO_MODEL, "-o", tmp_path / "out", "--ci", *slow]
-    process = begun(*arguments, until=lambda line: line.startswith("quantizing"))
+    arguments = ["run", assets.DEMO_MODEL, "-r", "int4-g128-gptq", "-o", tmp_path / "out", "--ci", *slow]
+    process = begun(*arguments, until=lambda line: "quantizing: " in line)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143

@@ -46,7 +46,7 @@ def test_nothing_but_the_harness_imports_transformers() -> None:
 
 def test_inspect_imports_neither_statistics_nor_runtimes() -> None:
     modules = ("scipy", "onnx", "onnx_ir", "onnxruntime", "matplotlib", "huggingface_hub")
-    assert imported(modules, "inspect", assets.DEMO_MODEL) == []
+    assert imported(modules, "inspect", assets.DEMO_MODEL, "--quiet") == []
 
 
 @pytest.mark.parametrize("arguments", [["generate", "x"], ["chat"]], ids=lambda arguments: arguments[0])

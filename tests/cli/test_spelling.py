@@ -31,16 +31,19 @@ COMMAND_LINE_ONLY = {
     "--help": "Typer's own",
     "--inconclusive": "the exit code",
     "--json": "how it prints",
-    "--model": "`run`'s first argument",
+    "--model": "`run`'s first argument, in 0.1",
     "--quiet": "how it prints",
     "--raw": "`generate`'s `chat`, the other way round",
-    "--report": "`check`'s `out`",
+    "--report": "`check`'s `out`, in 0.1",
+    "--schema": "`recipes`' JSON Schema",
     "--text-field": "what `classify` reads of its file",
     "--train-data": "the recipe's train.data",
+    "--verbose": "how it prints",
     "--version": "gq.__version__",
 }
-LITERAL = {"labels", "prompt", "classifier_head", "adapter"}
-"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be."""
+LITERAL = {"labels", "prompt", "classifier_head", "adapter", "tools"}
+"""Backquoted in errors and no public name: keys of a task, a tensor's name, what `adapter` is to be, a chat template's
+tools."""
 
 NAMED_AFTER_A_COMMAND = {
     "recipe/reference.py",  # writes a document for both readers
@@ -53,7 +56,11 @@ def options() -> Iterator[tuple[str, TyperOption]]:
         yield from ((name, option) for option in command.params if isinstance(option, TyperOption))
 
 
-FLAGS = {flag for _, option in options() for flag in option.opts if flag.startswith("--")} | {"--debug", "--version"}
+FLAGS = {flag for _, option in options() for flag in option.opts if flag.startswith("--")} | {
+    "--debug",
+    "--quiet",
+    "--version",
+}
 COMMAND = re.compile(rf"\bglmquant (?:{'|'.join(COMMANDS)})\b")
 FLAG = re.compile(rf"(?<![\w-])(?:{'|'.join(FLAGS)})(?![\w-])")
 

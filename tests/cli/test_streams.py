@@ -101,7 +101,7 @@ def test_a_chat_reads_and_writes_in_any_encoding(bundle: Path, env: dict[str, st
 def test_what_cannot_be_encoded_stays_json(env: dict[str, str], tmp_path: Path) -> None:
     model = tmp_path / "模型😀"
     model.symlink_to(assets.DEMO_MODEL)
-    done = ran("inspect", model.parent / "模型😀", "--json", env=env)
+    done = ran("inspect", model.parent / "模型😀", "--json", "--quiet", env=env)
     encoding = env.get("PYTHONIOENCODING", "ascii").partition(":")[0]
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout.decode(encoding))["config"]["family"] == "chatglm2"
@@ -139,7 +139,14 @@ def test_the_hint_works_when_followed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["recipes", "--help", "run --help", "inspect MODEL", "inspect MODEL --json -r int8-rtn --no-predict", "--version"],
+    [
+        "recipes",
+        "--help",
+        "run --help",
+        "inspect MODEL --quiet",
+        "inspect MODEL --quiet --json -r int8-rtn --no-predict",
+        "--version",
+    ],
 )
 @pytest.mark.parametrize(
     "env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered: Sherin-SEF-AI/CanLab#24"]

@@ -18,9 +18,11 @@ from glmquant.cli.rendering import summary_text
 from glmquant.cli.terminal import progress_on_stderr
 from glmquant.errors import CheckpointError, Parameter
 from glmquant.inert import InertStream, inert, inert_line, inert_markdown
+from glmquant.live import shown
+from glmquant.reports.ending import in_short
 from glmquant.reports.html import to_html
 from glmquant.reports.junit import to_junit
-from glmquant.reports.markdown import in_short, to_markdown
+from glmquant.reports.markdown import to_markdown
 from tests.support.models import GOLDEN
 from tests.support.paths import copied
 from tests.support.reports import report
@@ -115,6 +117,15 @@ def test_notes_and_stages_are_inert(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_inert(said)
 
 
+def test_python_is_told_inertly(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown(True) as progress:
+        logging.getLogger("glmquant").warning("%s", ACTED_ON["all"])
+        progress(ACTED_ON["all"], 1, 2)
+    said = capsys.readouterr().err
+    assert "pwned" in said
+    assert is_inert(said)
+
+
 def test_pieces_are_shown_inertly(capsys: pytest.CaptureFixture[str]) -> None:
     printing.show_pieces(["a\n", ":", ":error", "::x\x1b"])
     assert is_inert(capsys.readouterr().out)
@@ -151,14 +162,14 @@ def calls_and_imports(path: Path) -> set[str]:
 
 
 def test_nothing_goes_round_the_one_way_out() -> None:
-    """Only ``cli/printing.py`` prints; Rich draws in ``cli/terminal.py`` alone; nobody else writes to a stream."""
+    """Only ``cli/printing.py`` prints, and ``live.py`` for Python, inertly; Rich draws in ``cli/terminal.py`` alone."""
     ways = ("print", "pprint", "sys.stdout.write", "sys.stderr.write", "typer.echo", "click.echo")
     drawn = ("rich", "warnings.warn", "traceback.print_exception", "traceback.print_exc", "logging.StreamHandler")
     round_it = []
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
         found = calls_and_imports(path)
-        if name != "cli/printing.py":
+        if name not in ("cli/printing.py", "live.py"):
             round_it += [f"{name}: {way}" for way in ways if way in found]
         if name != "cli/terminal.py":
             round_it += [f"{name}: {way}" for way in found if way.partition(".")[0] == "rich" or way in drawn]

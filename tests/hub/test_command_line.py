@@ -51,7 +51,7 @@ def test_the_environment_is_honored_and_the_cache_is_enough_afterward(tmp_path: 
 
 def test_offline_with_nothing_there_is_bad_input(tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
-    done = glmquant("inspect", ID, desk=tmp_path, HF_HUB_CACHE=cache, HF_HUB_OFFLINE="1")
+    done = glmquant("inspect", ID, "--quiet", desk=tmp_path, HF_HUB_CACHE=cache, HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"glmquant: {ID} is not in the cache, and HF_HUB_OFFLINE is set")
     assert "Traceback" not in done.stderr
@@ -63,7 +63,7 @@ def test_a_run_names_the_repository_in_all_it_writes(hub: Hub, tmp_path: Path) -
     settings = [word for setting in fewer for word in ("--set", setting)]
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stopped:
-        main(["run", "int8-rtn", "--model", f"{ID}@main", "--out", str(out), "--quiet", *settings])
+        main(["run", f"{ID}@main", "--recipe", "int8-rtn", "--out", str(out), "--quiet", *settings])
     assert stopped.value.code in (0, 1, 3)
     manifest = read_manifest(out / "quantized" / "glmquant.json")
     assert (manifest.source_name, manifest.source_revision) == (ID, COMMIT)
@@ -71,7 +71,7 @@ def test_a_run_names_the_repository_in_all_it_writes(hub: Hub, tmp_path: Path) -
 
 
 VERBS: dict[str, list[str]] = {
-    "run": ["run", "int8-rtn", "--model", ID, "--out", "out"],
+    "run": ["run", ID, "--recipe", "int8-rtn", "--out", "out"],
     "inspect": ["inspect", ID],
     "inspect --compare": ["inspect", str(CHATGLM2), "--compare", ID],
     "calibrate": ["calibrate", ID, "--out", "out"],

@@ -13,8 +13,9 @@ from glmquant import assets
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.comparable import require_same_model
 from glmquant.evaluation.gate import Verdict
+from glmquant.reports.ending import in_short
 from glmquant.reports.html import to_html
-from glmquant.reports.markdown import in_short, to_markdown
+from glmquant.reports.markdown import to_markdown
 from glmquant.store.checkpoint import open_checkpoint
 from tests.glm.test_families import HUGGING_FACE, Release
 from tests.support.classifiers import golden_classifier
@@ -103,7 +104,7 @@ def test_a_baseline_of_other_weights_is_noted(tmp_path: Path, caplog: pytest.Log
     (note,) = report.notes
     assert note.startswith("the bundle was not made from these files: it names chatglm2-tiny, and the baseline is copy")
     assert note in caplog.text
-    for page in (to_markdown(report), to_html(report), in_short(report, tmp_path)):
+    for page in (to_markdown(report), to_html(report), in_short(report)):
         assert "The bundle was not made from these files" in page
 
 
