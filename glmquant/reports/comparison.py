@@ -68,10 +68,8 @@ def compare_reports(reports: Sequence[tuple[Path, AccuracyReport]]) -> ReportCom
             _require_the_same_data(first, other)
             differences.append(regression(other, first))
         except CheckError as error:
-            hint = "check both models with the same recipe, baseline and data"
-            raise CheckError(
-                error.what, where=path, expected=f"what {reports[0][0]} was measured on", hint=hint
-            ) from error
+            expected = f"what {reports[0][0]} was measured on"
+            raise CheckError(error.what, where=path, expected=expected, hint=error.hint) from error
     return ReportComparison((first, *others), tuple(differences))
 
 
