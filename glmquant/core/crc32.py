@@ -8,6 +8,13 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
+try:
+    from isal.isal_zlib import crc32  # type: ignore[import-not-found,unused-ignore]  # four times as fast
+except ImportError:  # a platform that it has no build for
+    from zlib import crc32
+
+__all__ = ["combined", "crc32"]
+
 POLYNOMIAL: Final = 0xEDB88320
 ONE: Final = 1 << 31
 BYTE: Final = 1 << 23

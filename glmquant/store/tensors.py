@@ -4,7 +4,6 @@ process holds is what it asked for."""
 import hashlib
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glmquant.core.budget import product
-from glmquant.core.crc32 import combined
+from glmquant.core.crc32 import combined, crc32
 from glmquant.core.direct_io import DirectReader
 from glmquant.core.finite import is_finite
 from glmquant.core.untrusted import shown
@@ -98,7 +97,7 @@ class StoredTensor:
                 chunk = values[first : first + step]
                 self._fill(file, chunk, start + first * self.dtype.itemsize)
                 if sums is not None:
-                    sums[first] = (zlib.crc32(byte_view(chunk)), chunk.nbytes)
+                    sums[first] = (crc32(byte_view(chunk)), chunk.nbytes)
                 self._check_finite(chunk)
 
             firsts = range(0, values.numel(), step)
@@ -145,7 +144,7 @@ def _require_sum(path: Path, name: str, checksum: Checksum) -> None:
             file.seek(checksum.start)
             left, found = checksum.size, 0
             while left and (part := file.read(min(left, CHUNK_BYTES))):
-                left, found = left - len(part), zlib.crc32(part, found)
+                left, found = left - len(part), crc32(part, found)
     except OSError as error:
         raise CheckpointError(f"cannot read the file: {error.strerror}", where=path) from error
     _compare(found, path, name, checksum)
