@@ -98,7 +98,7 @@ def test_a_check_is_the_same_bytes(count: int, bundle: Path, task: Path, checked
     done = torchrun(count, "-m", "glmquant", *checking(bundle, task, tmp_path))
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path) == contents(checked_alone)
-    assert done.stdout.count("# Accuracy check") == 1
+    assert done.stdout.count("next    glmquant") == 1
     assert done.stderr.count("comparing, tokens: ") <= 3
 
 
@@ -258,7 +258,7 @@ def test_a_command_that_cannot_share_its_work_says_so(monkeypatch: pytest.Monkey
     require_ranked("export")
 
 
-@follows("give an --out that every machine has under the same path")
+@follows("choose an output directory that every machine has under the same path")
 def test_a_machine_that_does_not_see_the_output_says_so(tmp_path: Path) -> None:
     error = refused(lambda: require_seen(tmp_path / "out.partial", Ranks(1, 2)))
     assert "rank 1" in str(error)

@@ -68,8 +68,8 @@ def require_seen(directory: Path, ranks: Ranks) -> None:
         raise OutputError(
             f"rank {ranks.rank} does not see the directory that the first rank writes to",
             where=directory,
-            expected="one file system for all ranks of `quantize`",
-            hint="give an --out that every machine has under the same path",
+            expected="one file system for all ranks of quantizing",
+            hint="choose an output directory that every machine has under the same path",
         )
 
 
