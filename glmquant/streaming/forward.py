@@ -47,12 +47,13 @@ def walk(
 ) -> None:
     """Shows each block, on the device, to the visitor. The next one is read meanwhile.
 
-    Where streams hold no batch, as those of a rank where there are more ranks than batches, nothing is read.
+    Where streams hold no batch, as those of a rank where there are more ranks than batches, a plain forward pass reads
+    nothing; any other visitor may have a part in what the ranks share.
 
     Args:
         stage, total: what progress calls it, and how many blocks the model has.
     """
-    if streams and not any(stream.batches for stream in streams):
+    if isinstance(visitor, Forward) and streams and not any(stream.batches for stream in streams):
         return
     for layer, block in blocks_ahead(load, layers):
         progress(stage, layer, total)

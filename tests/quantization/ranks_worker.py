@@ -1,4 +1,4 @@
-"""Quantizes on the ranks that torchrun starts: MODEL RECIPE EXISTING_DIRECTORY."""
+"""Quantizes on the ranks that torchrun starts: MODEL RECIPE SAMPLES EXISTING_DIRECTORY."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,14 @@ from glmquant.store.checkpoint import open_checkpoint
 from tests.quantization.test_on_ranks import samples
 
 if __name__ == "__main__":
-    model, recipe, out = sys.argv[1:4]
+    model, recipe, count, out = sys.argv[1:5]
     checkpoint = open_checkpoint(Path(model))
     with joined() as ranks:
-        quantize(checkpoint, make_plan(load_recipe(recipe, {}), checkpoint.config), samples(), Path(out), ranks=ranks)
+        quantize(
+            checkpoint,
+            make_plan(load_recipe(recipe, {}), checkpoint.config),
+            samples(int(count)),
+            Path(out),
+            ranks=ranks,
+        )
         ranks.barrier()
