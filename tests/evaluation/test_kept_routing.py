@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import glmquant as gq
@@ -19,6 +19,7 @@ from glmquant import assets
 from glmquant.evaluation.baseline_cache import BaselineCache
 from glmquant.evaluation.source import Query
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.sealed_tensors import write_sealed
 from glmquant.store.tensors import StoredTensor
 from tests.support.moe import write_moe
 
@@ -159,11 +160,12 @@ def test_damaged_routing_is_one_clear_error(
 
 
 def damaged(path: Path, to: Path, damage: Callable[[Tensor], Tensor | None]) -> None:
+    """With a hash that is right again, as of a file that was written so."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     changed = damage(tensors.pop("experts"))
-    save_file(tensors if changed is None else tensors | {"experts": changed}, to, metadata)
+    write_sealed(to, tensors if changed is None else tensors | {"experts": changed}, metadata)
 
 
 def test_what_another_model_said_is_refused(

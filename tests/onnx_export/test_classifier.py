@@ -94,7 +94,8 @@ def test_products_of_integers(tmp_path: Path) -> None:
     expected = golden_expected("chatglm2-tiny")
     ids, mask = expected["input_ids"], expected["attention_mask_padded"]
     logits = run(out, ids, torch.ones_like(ids))
-    assert 1e-5 < np.abs(logits - expected["seqcls_logits"].numpy()).max() < 0.05
+    bound = 0.05 if torch.cpu._is_vnni_supported() else 0.15  # sums saturate without: docs/text-classification.md
+    assert 1e-5 < np.abs(logits - expected["seqcls_logits"].numpy()).max() < bound
     operators = [node.op_type for node in onnx.load(out / "model.onnx", load_external_data=False).graph.node]
     assert operators.count("MatMulIntegerToFloat") == 4 * checkpoint.config.num_hidden_layers
     assert "MatMulNBits" not in operators

@@ -29,6 +29,7 @@ from tests.quantization.test_allocate import RULES
 from tests.quantization.test_quantize import recipe, samples_for
 from tests.support.paths import CHATGLM2, GOLDEN, contents
 from tests.support.simulated_gpu import GPU, simulated_gpu
+from tests.support.threads import threads
 
 EVERYTHING = {"fit.equalize": True, "fit.error_propagation": 1.0, "fit.token_weights": "relative"}
 DESCENT = [{"match": "*", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq", "coordinate_descent": 2}}]
@@ -42,10 +43,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both sides multiply and attend by the same kernels, so that every bit can be compared, and say the same of it."""
+    """Both sides multiply, add and attend by the same kernels, so that every bit can be compared, and say the same of it."""
     monkeypatch.setattr(arithmetic, "_processor", lambda device: "one")
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), threads(1):
         yield
 
 
