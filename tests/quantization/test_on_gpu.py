@@ -43,7 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both sides multiply, add and attend by the same kernels, so that every bit can be compared, and say the same of it."""
+    """Both sides compute by the same kernels, so that every bit can be compared, and say the same of it."""
     monkeypatch.setattr(arithmetic, "_processor", lambda device: "one")
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     with sdpa_kernel(SDPBackend.MATH), threads(1):
