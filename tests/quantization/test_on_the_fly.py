@@ -130,6 +130,8 @@ def test_a_quantized_checkpoint_is_exported_by_any_recipe(tmp_path: Path) -> Non
     api.quantize(CHATGLM2, load_recipe("int8-rtn"), out=tmp_path / "quantized")
     recipe = load_recipe("int4-g128-gptq")
     api.export(tmp_path / "quantized", recipe, out=tmp_path / "onnx")
-    exported, quantized = (read_manifest(tmp_path / name / MANIFEST) for name in ("onnx", "quantized"))
+    exported, quantized = (
+        replace(read_manifest(tmp_path / name / MANIFEST), files={}) for name in ("onnx", "quantized")
+    )
     assert exported == replace(quantized, limits=recipe.check.limits)
     assert exported != quantized
