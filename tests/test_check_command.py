@@ -3,6 +3,7 @@
 import json
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,8 +83,8 @@ def test_bundle_and_baseline_blocks_are_not_in_memory_together(out: Path, monkey
     opened: list[weakref.ref[OnnxModel]] = []
     open_bundle, read_block, open_while_reading = OnnxModel.open, Checkpoint.block, []
 
-    def opening(path: Path) -> OnnxModel:
-        model = open_bundle(path)
+    def opening(path: Path, **options: Any) -> OnnxModel:
+        model = open_bundle(path, **options)
         opened.append(weakref.ref(model))
         return model
 

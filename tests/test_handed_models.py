@@ -183,8 +183,8 @@ def test_a_bundle_and_a_run_given_as_the_model(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert glmquant("check", model, "--baseline", run / "onnx", *small) == 2
     error = said(capsys)
-    assert "an ONNX bundle, not a checkpoint" in error
-    assert "`glmquant check` takes the bundle first, and the float checkpoint as `--baseline`" in error
+    assert f"{run / 'onnx'} is an ONNX bundle, and {model} is none" in error
+    assert f"swap them: glmquant check {run / 'onnx'} --baseline {model}" in error
     text = ["--text", assets.DIRECTORY / "held-out-en.txt"]
     assert glmquant("check", run / "onnx", "--baseline", model, *text, *small) in (0, 3, 4)
     assert glmquant("inspect", run) == 2

@@ -131,7 +131,7 @@ def glm_4s_tokenizer(model: Path) -> None:
 DAMAGES: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
     "a cut SentencePiece model": ("chatglm2", cut("tokenizer.model"), ("cut short",)),
     "a cut list of ranks": ("glm-4", cut("tokenizer.model"), ("tokenizer.model",)),
-    "a cut tokenizer.json": ("glm", cut("tokenizer.json"), ("cannot be used", "-hf tokenizer.json")),
+    "a cut tokenizer.json": ("glm", cut("tokenizer.json"), ("not valid JSON", "-hf tokenizer.json")),
     "a cut tokenizer_config.json": ("glm", cut("tokenizer_config.json"), ("not valid JSON", "hf download")),
     "missing": ("chatglm2", lambda model: (model / "tokenizer.model").unlink(), ("missing", "copy the publisher's")),
     "a larger model's": ("chatglm2", taken_from(assets.DEMO_MODEL, "tokenizer.model"), ("5405 ids", "2112", "another")),

@@ -51,7 +51,11 @@ def read_object(directory: Path, name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: as :func:`read_bytes` and :func:`glmquant.core.untrusted.parse_json`.
     """
-    content = read_bytes(directory, name)
+    return parse_object(read_bytes(directory, name), directory, name)
+
+
+def parse_object(content: bytes, directory: Path, name: str) -> dict[str, Any]:
+    """As :func:`read_object`, of bytes that were read."""
     try:
         return untrusted.parse_json(content, directory / name)
     except CheckpointError as error:

@@ -7,9 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from glmquant.core.placeholders import fetch_again
-from glmquant.core.untrusted import parse_json
 from glmquant.errors import CheckpointError, GlmQuantError
-from glmquant.glm.tokenizers.files import TOKENIZER_JSON, read_bytes
+from glmquant.glm.tokenizers.files import TOKENIZER_JSON, parse_object, read_bytes
 from glmquant.glm.tokenizers.steps import require_bounded_steps
 
 
@@ -22,7 +21,8 @@ def json_tokenizer(directory: Path) -> Tokenizer:
     content = read_bytes(directory, TOKENIZER_JSON)
     with failures_named(directory / TOKENIZER_JSON):
         # tokenizers panics on a damaged step, or never ends, on loading or much later.
-        require_bounded_steps(parse_json(content, directory / TOKENIZER_JSON), directory / TOKENIZER_JSON)
+        values = parse_object(content, directory, TOKENIZER_JSON)
+        require_bounded_steps(values, directory / TOKENIZER_JSON)
         tokenizer = Tokenizer.from_buffer(content)
         tokenizer.no_padding()
         tokenizer.no_truncation()
