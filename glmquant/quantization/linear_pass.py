@@ -95,9 +95,19 @@ def require_float(name: str, linear: Linear) -> Tensor:
     return linear.weight
 
 
+@dataclass(frozen=True)
+class _Errors:
+    """Of some rows: ``‖W - Q‖²``, ``‖W‖²``, ``E‖(W - Q) x‖²`` and ``E‖W x‖²``."""
+
+    lost: float
+    whole: float
+    lost_output: float
+    whole_output: float
+
+
 def _shared(
     method: Method, spec: QuantSpec, weight_NK: Tensor, seen: LinearFit, dtype: torch.dtype, ranks: Ranks
-) -> "tuple[QuantTensor, list[_Errors]]":
+) -> tuple[QuantTensor, list[_Errors]]:
     """Each rank quantizes a run of slices of the rows, if the method takes rows one by one; else each all of them."""
     if not getattr(method, "row_by_row", False):
         ranks = ALONE
@@ -115,20 +125,10 @@ def _shared(
 
 
 def _joined(
-    parts: "list[tuple[QuantTensor | None, list[_Errors]]]", device: torch.device
-) -> "tuple[QuantTensor, list[_Errors]]":
+    parts: list[tuple[QuantTensor | None, list[_Errors]]], device: torch.device
+) -> tuple[QuantTensor, list[_Errors]]:
     quantized = [of_rank for of_rank, _ in parts if of_rank is not None]
     return QuantTensor.joined(quantized).to(device), [error for _, errors in parts for error in errors]
-
-
-@dataclass(frozen=True)
-class _Errors:
-    """Of some rows: ``‖W - Q‖²``, ``‖W‖²``, ``E‖(W - Q) x‖²`` and ``E‖W x‖²``."""
-
-    lost: float
-    whole: float
-    lost_output: float
-    whole_output: float
 
 
 def _errors(weight_NK: Tensor, quantized: QuantTensor, stats: LayerStats, dtype: torch.dtype) -> _Errors:
