@@ -9,22 +9,15 @@ import typer
 
 import glmquant as gq
 from glmquant import assets
-from glmquant.cli import anywhere, main
+from glmquant.cli import anywhere
 from glmquant.cli.app import app
 from glmquant.cli.help import EXAMPLES
 from tests.support.paths import CHATGLM2
+from tests.test_cli import glmquant
 
 GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands  # type: ignore[attr-defined]
 SMALL = ("--set", "check.num_tokens=256", "--set", "check.seq_len=64")
-
-
-def glmquant(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    code = stopped.value.code
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.fixture(scope="module")

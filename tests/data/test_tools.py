@@ -14,8 +14,8 @@ from glmquant.data.chat_windows import read_chats
 from glmquant.data.text import read_conversations
 from glmquant.data.windows import TokenStream
 from glmquant.errors import DataError
-from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
-from tests.support.tool_templates import GLM_4_0414, GLM_45, GLM_47, write_tool_tokenizer
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer
+from tests.support.tool_templates import GLM_4_0414, GLM_45, GLM_47, as_transformers_has_it, tool_tokenizer
 
 FUNCTION = {"name": "weather", "description": "天气", "parameters": {"type": "object", "properties": {}}}
 TOOLS = [{"type": "function", "function": FUNCTION}]
@@ -62,18 +62,12 @@ LONG_OPENING = (
 
 @pytest.fixture(scope="module")
 def glm4(tmp_path_factory: pytest.TempPathFactory) -> GlmTokenizer:
-    directory = tmp_path_factory.mktemp("glm4")
-    return load_tokenizer(directory, write_tool_tokenizer(directory))
+    return tool_tokenizer(tmp_path_factory.mktemp("glm4"))
 
 
 @pytest.fixture(scope="module")
 def theirs(glm4: GlmTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoTokenizer
-
-    where = tmp_path_factory.mktemp("theirs")
-    glm4.save(where)
-    (where / "config.json").write_text(json.dumps({"model_type": "glm4"}))
-    return AutoTokenizer.from_pretrained(where, local_files_only=True)
+    return as_transformers_has_it(glm4, tmp_path_factory.mktemp("theirs"))
 
 
 def written(path: Path, *records: dict[str, Any]) -> Path:

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from glmquant.glm.config import GlmConfig
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
 from tests.support.glm4 import write_tokenizer
 
 _TOOLS: Final = """\
@@ -134,3 +135,16 @@ def write_tool_tokenizer(to: Path) -> GlmConfig:
     declared |= {str(first + place): {"content": word, "special": False} for place, word in enumerate(WORDS)}
     path.write_text(json.dumps(side))
     return config
+
+
+def tool_tokenizer(directory: Path) -> GlmTokenizer:
+    return load_tokenizer(directory, write_tool_tokenizer(directory))
+
+
+def as_transformers_has_it(tokenizer: GlmTokenizer, directory: Path) -> Any:
+    """The same tokenizer by transformers."""
+    from transformers import AutoTokenizer
+
+    tokenizer.save(directory)
+    (directory / "config.json").write_text(json.dumps({"model_type": "glm4"}))
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -8,8 +8,8 @@ import pytest
 
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.chat import TEMPLATES, Message, takes_tools
-from glmquant.glm.tokenizers.tokenizer import GlmTokenizer, load_tokenizer
-from tests.support.tool_templates import GLM_4_0414, GLM_45, GLM_47, write_tool_tokenizer
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer
+from tests.support.tool_templates import GLM_4_0414, GLM_45, GLM_47, as_transformers_has_it, tool_tokenizer
 
 WEATHER = {
     "type": "function",
@@ -61,18 +61,12 @@ FORMS = {"GLM-4.5": (GLM_45, OPENAI), "GLM-4.7": (GLM_47, OPENAI), "GLM-4-0414":
 
 @pytest.fixture(scope="module")
 def glm4(tmp_path_factory: pytest.TempPathFactory) -> GlmTokenizer:
-    directory = tmp_path_factory.mktemp("glm4")
-    return load_tokenizer(directory, write_tool_tokenizer(directory))
+    return tool_tokenizer(tmp_path_factory.mktemp("glm4"))
 
 
 @pytest.fixture(scope="module")
 def theirs(glm4: GlmTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoTokenizer
-
-    where = tmp_path_factory.mktemp("theirs")
-    glm4.save(where)
-    (where / "config.json").write_text(json.dumps({"model_type": "glm4"}))
-    return AutoTokenizer.from_pretrained(where, local_files_only=True)
+    return as_transformers_has_it(glm4, tmp_path_factory.mktemp("theirs"))
 
 
 def ids_of(theirs: Any, template: str, messages: list[dict[str, Any]], **given: Any) -> list[int]:
