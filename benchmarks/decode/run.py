@@ -211,19 +211,24 @@ def report(args: argparse.Namespace, ours: Speed, peer: Speed, reads: float, bun
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--twin", type=Path, required=True)
+def add_options(parser: argparse.ArgumentParser, result: Path) -> None:
+    """Those of every comparison with llama.cpp; ``result`` is where its report is kept."""
     parser.add_argument("--llama", type=shlex.split, required=True, help="command that starts its Python")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.md"))
+    parser.add_argument("--out", type=Path, default=result)
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for both sides")
     parser.add_argument("--note", default="", help="what else ran on the machine, for the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repetitions", type=int, default=5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--twin", type=Path, required=True)
+    add_options(parser, HERE / "result.md")
     args = parser.parse_args()
     if not args.work.exists():
         args.work.mkdir(parents=True)

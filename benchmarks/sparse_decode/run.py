@@ -16,7 +16,6 @@ On a busy machine ``--threads 1 --env CLOCK=processor`` counts processor time in
 
 import argparse
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from benchmarks.common.child import glmquant, run
 from benchmarks.common.machine import describe_machine
 from benchmarks.common.sparse_twin import require_same_work
 from benchmarks.decode import run as decode
-from benchmarks.decode.run import Speed, disk_size
+from benchmarks.decode.run import Speed, add_options, disk_size
 from glmquant.assets import CALIBRATION_TEXT
 from glmquant.glm.config import ExpertsConfig
 from glmquant.store.checkpoint import open_checkpoint
@@ -294,15 +293,7 @@ def _row(values: dict[str, Any]) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, nargs="+", default=list(FAMILIES))
-    parser.add_argument("--llama", type=shlex.split, required=True, help="command that starts its Python")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("result.md"))
-    parser.add_argument("--env", action="append", default=[], help="NAME=VALUE for both sides")
-    parser.add_argument("--note", default="", help="what else ran on the machine, for the report")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt-tokens", type=int, default=256)
-    parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--repetitions", type=int, default=5)
+    add_options(parser, Path(__file__).with_name("result.md"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     stored = args.work / "rows.json"
