@@ -89,7 +89,7 @@ def test_the_publishers_files_are_read(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path, found)
 
 
-@follows("{}, or {}", "tokenizers.files:read_object")
+@follows("{}, or {}", "tokenizers.files:parse_object")
 def test_a_broken_side_file_is_mended(tmp_path: Path) -> None:
     found = config("chatglm2-tiny")
     shutil.copy(directory("chatglm2-tiny") / MODEL, tmp_path)
