@@ -201,7 +201,8 @@ class ExportOptions(Section):
         False,
         description="Multiply 8-bit linear layers in integers, activations quantized dynamically to INT8 with one "
         "scale a token: fast where many tokens are read at once, as in classification. Needs one scale a row "
-        "(`group_size: -1`, symmetric), and a processor with VNNI, as without it ONNX Runtime's sums saturate.",
+        "(`group_size: -1`, symmetric). A session of your own needs `session.x64quantprecision=1` where the processor "
+        "lacks VNNI: ONNX Runtime's sums saturate without.",
     )
 
     @model_validator(mode="after")
