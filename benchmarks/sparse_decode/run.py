@@ -38,6 +38,7 @@ from glmquant.store.checkpoint import open_checkpoint
 
 RECIPE = "moe-int4-g128"
 FLOAT, INT8, PEER = "onnx-float", "onnx-int8", "llama.cpp"
+OURS = (FLOAT, INT8)
 TITLES = {FLOAT: "glmquant, float cache", INT8: "glmquant, INT8 cache", PEER: "llama.cpp Q4_0"}
 WORKERS = Path(decode.__file__).parent
 DECODE_TARGET, PREFILL_TARGET, MEMORY_TARGET = 1.2, 1.0, 1.1
@@ -103,7 +104,7 @@ def prepare(family: Family, layers: int, llama: Sequence[str], work: Path) -> Pa
         unfinished.rename(twin)
     if not (at / FLOAT).exists():
         glmquant("export", model, "--recipe", RECIPE, "--set", "export.kv_cache=float", "--out", at / FLOAT)
-    if not (at / INT8).exists() and layers == family.deep:
+    if not (at / INT8).exists():
         if not ranges.exists():
             # A few windows will do: ranges of random weights bear on no speed.
             samples = ["--set", "calibration.num_samples=2", "--set", "calibration.seq_len=128"]
@@ -152,12 +153,11 @@ def measure(family: Family, args: argparse.Namespace) -> Row:
     deep, by_wall = places[family.deep], "CLOCK=processor" not in args.env
     before = decode.bandwidth(args.threads) if by_wall else None
     speeds = {}
-    for layers, sides in ((family.short, [FLOAT]), (family.deep, [FLOAT, INT8])):
-        at = places[layers]
-        for side in sides:
+    for layers, at in places.items():
+        for side in OURS:
             require_same_experts(at / side, experts)
         commands: dict[str, Sequence[object]] = {
-            side: (sys.executable, WORKERS / "ort_worker.py", at / side, args.threads) for side in sides
+            side: (sys.executable, WORKERS / "ort_worker.py", at / side, args.threads) for side in OURS
         }
         commands[PEER] = (*args.llama, WORKERS / "llama_worker.py", at / "q4_0.gguf", args.threads, "flash")
         speeds[str(layers)] = decode.measure(commands, args)
@@ -189,7 +189,7 @@ def measure(family: Family, args: argparse.Namespace) -> Row:
 
 def section(family: Family, row: Row) -> list[str]:
     deep = row.speeds[str(family.deep)]
-    ours, peer = {side: deep[side] for side in (FLOAT, INT8)}, deep[PEER]
+    ours, peer = {side: deep[side] for side in OURS}, deep[PEER]
 
     def cells(name: str, values: Mapping[str, str], ratios: Sequence[str], target: str) -> str:
         shown = [values.get(side, "") for side in (FLOAT, INT8, PEER)]
@@ -244,24 +244,27 @@ def by_layer(family: Family, row: Row) -> list[str]:
     """A sparse layer by the difference of two depths, and the whole model by as many of them."""
     deep, short = row.speeds[str(family.deep)], row.speeds[str(family.short)]
     lines = [
-        f"| {family.deep} layers less {family.short} | {TITLES[FLOAT]} | {TITLES[PEER]} | ratio |",
-        "|---|---|---|---|",
+        f"| {family.deep} layers less {family.short} | {' | '.join(TITLES.values())} | ratio, float | ratio, INT8 |",
+        "|---|---|---|---|---|---|",
     ]
     for name, attribute, tokens in (("decode", "decode", 1), ("prefill", "prefill", row.prompt_tokens)):
-        seconds = {
-            side: [tokens / getattr(speeds[side], attribute) for speeds in (short, deep)] for side in (FLOAT, PEER)
-        }
+        seconds = {side: [tokens / getattr(speeds[side], attribute) for speeds in (short, deep)] for side in TITLES}
         layer = {side: (both[1] - both[0]) / (family.deep - family.short) for side, both in seconds.items()}
-        rate = {
-            side: tokens / (seconds[side][1] + layer[side] * (family.published_layers - family.deep)) for side in layer
-        }
+        whole = {side: seconds[side][1] + layer[side] * (family.published_layers - family.deep) for side in layer}
         lines += [
-            f"| {name}, ms a sparse layer | {layer[FLOAT] * 1e3:.2f} | {layer[PEER] * 1e3:.2f} | "
-            f"{layer[PEER] / layer[FLOAT]:.2f} × as fast |",
-            f"| {name}, {family.published_layers} layers foretold, tokens/s | {rate[FLOAT]:.1f} | {rate[PEER]:.1f} | "
-            f"{rate[FLOAT] / rate[PEER]:.2f} × |",
+            _line(f"{name}, ms a sparse layer", [f"{each * 1e3:.2f}" for each in layer.values()], layer),
+            _line(
+                f"{name}, {family.published_layers} layers foretold, tokens/s",
+                [f"{tokens / each:.1f}" for each in whole.values()],
+                whole,
+            ),
         ]
     return lines
+
+
+def _line(name: str, shown: Sequence[str], seconds: Mapping[str, float]) -> str:
+    ratios = [f"{seconds[PEER] / seconds[side]:.2f} ×" for side in OURS]
+    return f"| {' | '.join([name, *shown, *ratios])} |"
 
 
 def report(rows: Mapping[str, Row]) -> str:
