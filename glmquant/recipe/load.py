@@ -24,7 +24,7 @@ from glmquant.recipe.schema import Recipe
 log = logging.getLogger("glmquant.recipe")
 
 LARGEST_RECIPE_BYTES: Final = 1 << 20
-MOST_VALUES: Final = 1 << 16
+MOST_VALUES: Final = 1 << 15
 """Of one recipe; PyYAML reads about 15,000 a second."""
 
 MOST_BITS: Final = 64
