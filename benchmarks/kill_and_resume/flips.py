@@ -136,6 +136,7 @@ def flips_after(
 
 def write_results(rows: list[Flipped], seconds: float, args: argparse.Namespace) -> None:
     endings = Counter(row.ending for row in rows if row.is_good)
+    kills = len({row.kill for row in rows})
     lines = [
         "# Killed, a bit flipped, and resumed",
         "",
@@ -143,9 +144,9 @@ def write_results(rows: list[Flipped], seconds: float, args: argparse.Namespace)
         f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}. glmquant {version('glmquant')}, "
         f"torch {version('torch')}.",
         "",
-        f"`glmquant run {args.recipe}` on the model inside the package ({', '.join(OPTIONS)}; unbroken {seconds:.0f} "
-        f"s), killed with SIGKILL {len({row.kill for row in rows})} times, moments spread over its length; {len(rows)} times a bit flipped "
-        "in what was left.",
+        f"`glmquant run {args.recipe}` on {Path(args.model).name} ({', '.join(OPTIONS)}; unbroken {seconds:.0f} s), "
+        f"killed with SIGKILL {kills} times, moments spread over its length; {len(rows)} times a bit flipped in what "
+        "was left.",
         "",
         f"**{sum(endings.values())} of {len(rows)} good**: {endings['same']} ended byte-identical, "
         f"{endings['error']} in an error that names the file.",
