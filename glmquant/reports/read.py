@@ -28,8 +28,8 @@ REPORT: Final = "report.json"
 LARGEST_REPORT: Final = 64 << 20
 """With the answers to a few hundred thousand examples."""
 
-LARGEST_NUMBER: Final = 1e15
-"""Of bytes, say, or of nats."""
+LARGEST_NUMBER: Final = 1e100
+"""Whose square is a float still; the perplexity of a model that says nothing sensible may be large."""
 
 OTHER_FORMS: Final = ("report.md", "report.html", "junit.xml")
 AGAIN = "run check again with this release"

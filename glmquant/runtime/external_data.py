@@ -2,8 +2,8 @@
 
 The graph's protobuf is walked here, through the few fields in which a tensor can lie: importing onnx for it would take
 a quarter of a second of a command's start, protobuf alone a tenth. Whatever glmquant's own graphs do not hold, such as
-groups, is refused rather than guessed at; fields of other numbers are passed over, as protobuf's parsers do. So are
-graphs within graphs and functions refused, once their tensors were seen: a loop might never end.
+groups, is refused rather than guessed at; fields of other numbers are passed over, as protobuf's parsers do. Graphs
+within graphs and functions are refused, too: a loop might never end.
 """
 
 from collections.abc import Iterator, Mapping

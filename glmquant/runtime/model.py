@@ -119,7 +119,7 @@ class OnnxModel:
 
     def _logits(self, outputs: list[ort.OrtValue], shape: tuple[int, ...], keep: int) -> Logits:
         """Those of ``keep`` columns, or all, of ids of a shape; a graph may give something else than it says."""
-        expected = (shape[0], keep or shape[1], self.info.vocab_size)
+        expected = (shape[0], min(keep or shape[1], shape[1]), self.info.vocab_size)
         if tuple(outputs[0].shape()) != expected or outputs[0].data_type() not in LOGITS:
             raise ExportError(
                 f"the graph gives {outputs[0].data_type()} {outputs[0].shape()} for logits",

@@ -50,7 +50,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: a header that is not one, or lengths that lie, overlap or leave holes.
     """
     header, start = _read_header(path)
-    _require_texts(header.pop(METADATA, {}), path)
+    _require_texts(header.pop(METADATA, None), path)
     tensors = {name: _entry(path, name, entry, start) for name, entry in header.items()}
     _require_gapless(path, tensors, start)
     return tensors
@@ -63,6 +63,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _require_texts(metadata: Any, path: Path) -> None:
+    if metadata is None:
+        return
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(
             f"the header's {METADATA} are no texts", where=path, expected="an object from names to strings"

@@ -249,7 +249,7 @@ def test_a_report_of_wrong_items_ends_at_the_first(tmp_path: Path, field: str) -
         read_report(tmp_path)
 
 
-NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "1e308", "-1e308", "1" * 40, "1" * 5000)
+NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "1e308", "-1e308", "1" * 140, "1" * 5000)
 PLACES = ('"estimate": ', '"low": ', '"high": ', '"kl": ', '"baseline_nll": ', '"num_bytes": ', '"p99": ')
 
 
