@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from glmquant.core.several import Several
 from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics
@@ -65,9 +66,9 @@ class Setting:
     candidate: ModelFacts
     baseline: ModelFacts
     accuracy_level: int | None
-    versions: tuple[LibraryVersion, ...]
+    versions: Several[LibraryVersion]
     recipe: str | None = None
-    groups: tuple[GroupRecord, ...] = field(default=(), repr=False)
+    groups: Several[GroupRecord] = field(default=(), repr=False)
 
     @property
     def size_ratio(self) -> float | None:
@@ -116,7 +117,7 @@ class Regression:
     num_bytes: int
     perplexity_ratio: Interval | None
     mean_kl_rise: Interval | None
-    tasks: tuple[TaskRegression, ...]
+    tasks: Several[TaskRegression]
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,13 @@ class AccuracyReport:
     schema: int
     verdict: Verdict
     setting: Setting
-    limits: tuple[LimitOutcome, ...]
+    limits: Several[LimitOutcome]
     language: LanguageMetrics | None
-    texts: tuple[LanguageMetrics, ...]
-    tasks: tuple[TaskResult, ...]
+    texts: Several[LanguageMetrics]
+    tasks: Several[TaskResult]
     regression: Regression | None = None
-    coverage: tuple[TextCoverage, ...] = ()
-    notes: tuple[str, ...] = ()
+    coverage: Several[TextCoverage] = ()
+    notes: Several[str] = ()
     routing: RoutingMetrics | None = None
 
     def to_dict(self) -> dict[str, Any]:

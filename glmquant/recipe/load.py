@@ -24,6 +24,10 @@ from glmquant.recipe.schema import Recipe
 log = logging.getLogger("glmquant.recipe")
 
 LARGEST_RECIPE_BYTES: Final = 1 << 20
+MOST_VALUES: Final = 1 << 15
+"""Of one recipe; PyYAML reads about 15,000 a second."""
+
+MOST_BITS: Final = 64
 MOST_PROBLEMS: Final = 10
 EXPECTED: Final = {
     "model_type": "keys and values",
@@ -184,7 +188,20 @@ def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe types alone; a key is the text it is written as, `no` and `1` too, and given twice an error."""
+    """YAML's safe types alone; a key is the text it is written as, `no` and `1` too, and given twice an error. So are
+    more values than any recipe has, and numbers of more bits than any key takes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._values = getattr(self, "_values", 0) + 1
+        if self._values > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES:,} values")
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > MOST_BITS:
+            raise yaml.MarkedYAMLError(problem=shown(number), problem_mark=node.start_mark)
+        return number
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -199,6 +216,9 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add((key.tag, key.value))
         return node
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _parse_yaml(text: str) -> Any:

@@ -16,6 +16,9 @@ from glmquant.store.manifest import GroupRecord
 
 WIDTH = 1000
 COLORS = 6
+LARGEST_NLL = 700.0
+"""Nats; the perplexity of more is no float."""
+
 UNDECIDED = "none"
 KINDS = (
     *(f"self_attn.{name}" for name in ("qkv_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "o_proj")),
@@ -75,7 +78,7 @@ def divergence_along_text(metrics: LanguageMetrics) -> Markup:
 
 
 def _about(window: WindowMeans, index: int) -> str:
-    before, after = math.exp(window.baseline_nll), math.exp(window.candidate_nll)
+    before, after = (math.exp(min(nll, LARGEST_NLL)) for nll in (window.baseline_nll, window.candidate_nll))
     return (
         f"window {index + 1}, {window.text}: KL {window.kl:.4g}, perplexity {before:.4g} → {after:.4g}, "
         f"top-1 agreement {window.same_top:.1%}"

@@ -38,6 +38,9 @@ HARMLESS = (
 """Entries of a session that decide how it computes, and nothing else: they name no file, load no library, write
 nothing."""
 
+FATAL = 4
+"""Errors are raised; logged as well, what a graph's names hold would reach the terminal as it is."""
+
 NUMBER = re.compile("[0-9]{1,4}")
 NUMBER_OF_METADATA = re.compile("[0-9]{1,9}")
 CACHE_DIMENSIONS = 4
@@ -283,7 +286,7 @@ def _not_ours(directory: Path, why: str) -> ExportError:
 def session_options(settings: Settings, num_threads: int | None) -> ort.SessionOptions:
     """Those of every session of a bundle."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     # Every decoding step has its own shapes, and ONNX Runtime would keep a memory pattern for each.

@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from glmquant.core.files import write_atomically
+from glmquant.core.several import Named
 from glmquant.core.untrusted import MAX_INDEX_BYTES
 from glmquant.errors import CheckpointError
 from glmquant.store.inventory import FileRecord, files_of, inventory, require_hashes
@@ -34,8 +35,8 @@ class RunRecord:
 
     inputs: str
     check: str
-    files: dict[str, int] = field(default_factory=dict, compare=False)
-    written: dict[str, FileRecord] = field(default_factory=dict, compare=False)
+    files: Named[int] = field(default_factory=dict, compare=False)
+    written: Named[FileRecord] = field(default_factory=dict, compare=False)
 
 
 _RECORD: Final = TypeAdapter(RunRecord)
