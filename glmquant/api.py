@@ -7,7 +7,7 @@ else as lines on stderr. A verb imports what it alone needs when it is called: O
 to import than a small model to quantize.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_recipes",
     "compare_reports",
     "export",
     "generate",
@@ -305,7 +306,57 @@ def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None
     comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
     if out is not None:
         write_page(comparison.reports, Path(out), comparison.table())
+        comparison = replace(comparison, page=Path(out))
     return comparison
+
+
+def compare_recipes(
+    model: "Checkpoint | str | Path",
+    recipes: "Mapping[str, Recipe | str | Path] | Sequence[str | Path]",
+    *,
+    adapter: Directory = None,
+    data: Files = None,
+    text: Files = None,
+    tasks: Sequence[str | Path] | None = None,
+    out: str | Path,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    progress: Progress | bool = False,
+) -> "ReportComparison":
+    """Run several recipes on a model and compare what comes of them: the same calibration, the same texts and tasks,
+    differences from the first recipe paired by window and by example.
+
+    All are run with the first one's ``calibration`` and ``check``; rules, fit and export are each recipe's own. ``out``
+    gets a directory for each, as :func:`run` writes it, what the float model said in ``baseline/``, once for all, and
+    the page ``comparison.html``. What an earlier call finished is not done again.
+
+    Args:
+        recipes: by the names to tell them apart by, ``{"rtn": "int4-g128-rtn", "mine": recipe}``; or by name or path.
+        adapter: as in :func:`inspect`.
+        data: files to calibrate on instead of the first recipe's ``calibration.data``.
+        text, tasks: as in :func:`check`.
+        memory_limit, device: as in :func:`calibrate`.
+
+    Returns:
+        The comparison: its ``table()``, printed as text, and the path of its ``page``.
+
+    Raises:
+        RecipeError: fewer than two recipes, or names that do not tell them apart.
+    """
+    from glmquant.evaluation.bundle import with_files
+    from glmquant.pipeline.compare import compare_recipes as compared
+    from glmquant.pipeline.compare import named_recipes, on_the_same_ground
+    from glmquant.streaming.resources import Resources
+
+    loaded = {name: _loaded(recipe) for name, recipe in named_recipes(recipes).items()}  # type: ignore[arg-type]
+    name, first = next(iter(loaded.items()))
+    options = with_files(first.check, _names(text), None if tasks is None else _names(tasks))
+    calibration = first.calibration.model_copy(update={"data": _names(data), "weights": ()} if data else {})
+    loaded[name] = first.model_copy(update={"check": options, "calibration": calibration})
+    with shown(progress) as told:
+        checkpoint = _opened(model, first, adapter, told)
+        resources = Resources.named(device, memory_limit)
+        return compared(checkpoint, on_the_same_ground(loaded), Path(out), resources, told)
 
 
 def run(

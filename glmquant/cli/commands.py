@@ -33,6 +33,7 @@ from glmquant.cli.options import (
     ModelArgument,
     OptionalRecipe,
     Out,
+    Plugin,
     ProviderOption,
     RecipeOption,
     RepetitionPenalty,
@@ -60,6 +61,7 @@ def demo(
     out: Out,
     recipe: RecipeOption = "demo",
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
     verbose: Verbose = False,
     force: Force = False,
@@ -68,7 +70,7 @@ def demo(
     from glmquant import assets
 
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
     _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
@@ -81,6 +83,7 @@ def run(
     adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
@@ -96,7 +99,7 @@ def run(
     with _progress(lines=ci) as progress:
         model, recipe = old.model_and_recipe(model, recipe, old_model)
         require_recipe_after_model(model, recipe)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(
             model,
             chosen,
@@ -120,6 +123,7 @@ def inspect(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     predict: Annotated[
         bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
     ] = True,
@@ -132,13 +136,14 @@ def inspect(
 
     if compare is not None:
         given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
+        given["--plugin"] = plugin
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
-    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
+    chosen = _recipe(recipe, overrides, plugin) if recipe or overrides or plugin else None
     with _progress(took=False) as progress:
         summary = gq.inspect(
             model,
@@ -162,13 +167,14 @@ def calibrate(
     adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.calibrate(
             model,
             chosen,
@@ -189,13 +195,14 @@ def quantize(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.quantize(
             model,
             chosen,
@@ -219,6 +226,7 @@ def export(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint as an ONNX bundle with KV-cache inputs.
@@ -226,7 +234,7 @@ def export(
     A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
     """
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     _show_written(bundle.path, as_json)
 
@@ -241,6 +249,7 @@ def check(
     old_report: old.Report = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     cache: Annotated[
         Path | None,
@@ -264,7 +273,7 @@ def check(
     with _progress(lines=ci) as progress:
         out = old.report_directory(out, old_report)
         require_bundle_before_baseline(bundle, baseline)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.check(
             bundle,
             baseline=baseline,
@@ -366,11 +375,12 @@ def train_classifier(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     show(trained.to_json() if as_json else trained.to_markdown(), end="")
 
@@ -490,10 +500,16 @@ def _answer(pieces: Iterable[str], as_json: bool) -> None:
         show_pieces(pieces)
 
 
-def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+def _recipe(name: str | None, pairs: list[str] | None, plugins: list[Path] | None) -> "gq.Recipe":
+    """The recipe with its overrides, once the user's own code has registered the methods that it may name."""
     from glmquant.recipe.load import parse_override
 
-    return dict(parse_override(pair) for pair in pairs or ())
+    if plugins:
+        from glmquant.methods.plugin import load_plugin
+
+        for path in plugins:
+            load_plugin(path)
+    return gq.load_recipe(name, dict(parse_override(pair) for pair in pairs or ()))
 
 
 def _json(values: Any) -> str:

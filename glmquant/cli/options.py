@@ -45,6 +45,15 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
 ]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Run this Python file of your own first: it registers quantization methods (docs/methods.md). It is code, "
+        "and may do all that you may. May be repeated.",
+    ),
+]
 AdapterOption = Annotated[
     Path | None,
     typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),

@@ -17,6 +17,7 @@ from glmquant.core.untrusted import shown
 from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.methods import METHODS
+from glmquant.methods.registry import kinds
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.reference import known_keys
 from glmquant.recipe.schema import Recipe
@@ -44,6 +45,7 @@ QUOTE_IT: Final = (
     "put the text in quotes: without them, YAML reads yes, no, on and off as true or false, and 1 as a number"
 )
 REFERENCE: Final = "docs/recipe.md describes every key"
+OWN: Final = "or one of your own, registered first (docs/methods.md)"
 FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
 """Keys that name files; ``*`` stands for each item of a list."""
 
@@ -296,7 +298,7 @@ def _problem(details: Any) -> str:
     if kind == "missing":
         return f"{key} is missing"
     if kind == "union_tag_invalid":
-        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(sorted(METHODS))}"
+        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(kinds())}, " + OWN
     cause = context.get("error")
     if isinstance(cause, GlmQuantError):
         return f"{key}: {cause.what}" + (f"; expected {cause.expected}" if cause.expected else "")
