@@ -396,6 +396,7 @@ def run(
 def open_chat(
     bundle: "OnnxBundle | str | Path",
     *,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -403,6 +404,7 @@ def open_chat(
     """Open a conversation with the bundle: ``for piece in chat.say("你好")``.
 
     Args:
+        system: what the model is told before the first turn, where its chat template takes a system message.
         thinking: whether the model is to think before it answers, where its chat template has a switch for that; None
             for the template's own default.
     """
@@ -412,7 +414,7 @@ def open_chat(
 
     path = _path(bundle)
     model = OnnxModel.open(path, provider=provider)
-    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking)
+    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking, system)
 
 
 def generate(
@@ -420,6 +422,7 @@ def generate(
     prompt: str,
     *,
     chat: bool = True,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -428,7 +431,7 @@ def generate(
 
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
-        thinking: as in :func:`open_chat`; without the chat template it has no meaning.
+        system, thinking: as in :func:`open_chat`; without the chat template they have no meaning.
     """
     from glmquant.glm.tokenizers.tokenizer import StreamDecoder
     from glmquant.runtime.generate import generate as generate_ids
@@ -437,7 +440,13 @@ def generate(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     if chat:
-        return open_chat(bundle, thinking=thinking, options=options, provider=provider).say(prompt)
+        return open_chat(bundle, system=system, thinking=thinking, options=options, provider=provider).say(prompt)
+    if system is not None:
+        raise GenerationError(
+            "a prompt that is continued as text has no chat template to put a system message into",
+            where=Parameter("system"),
+            hint="put it at the start of the prompt, or use the chat template",
+        )
     if thinking is not None:
         raise GenerationError(
             "a prompt that is continued as text has no chat template to switch thinking",

@@ -5,7 +5,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +39,7 @@ from glmquant.cli.options import (
     RepetitionPenalty,
     Seed,
     Set,
+    System,
     TaskOption,
     Temperature,
     Text,
@@ -49,10 +50,11 @@ from glmquant.cli.options import (
     Verbose,
     recipe_names,
 )
-from glmquant.cli.printing import show, show_pieces
+from glmquant.cli.printing import show, show_answer
 from glmquant.cli.streams import as_typed
 from glmquant.cli.swapped import require_bundle_before_baseline, require_recipe_after_model
 from glmquant.core.ranks import current
+from glmquant.data.streams import STDIN
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
@@ -324,8 +326,9 @@ def compare(
 
 def generate(
     bundle: BundleArgument,
-    prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
+    prompt: Annotated[str, typer.Argument(help="Answer this prompt; `-` reads it from stdin.")],
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -338,12 +341,19 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    typed = as_typed(prompt)
-    _answer(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider), as_json)
+    typed = as_typed(sys.stdin.read(), sys.stdin.encoding) if prompt == STDIN else as_typed(prompt)
+    told = None if system is None else as_typed(system)
+    show_answer(
+        gq.generate(
+            bundle, typed, chat=not raw, system=told, thinking=thinking, options=options, provider=provider
+        ),
+        as_json,
+    )
 
 
 def chat(
     bundle: BundleArgument,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -354,13 +364,21 @@ def chat(
     provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
-    from glmquant.cli.terminal import turns
+    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D). In a terminal, lines can be edited and
+    recalled, Ctrl-C stops an answer, and /help lists what else there is."""
+    from glmquant.cli.talk import converse, is_by_hand, of_lines, say_what_is_loaded
 
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
-    for text in turns():
-        _answer(conversation.say(text), as_json)
+    told, by_hand, is_quiet = None if system is None else as_typed(system), is_by_hand(), anywhere.is_quiet()
+    if by_hand and not is_quiet:
+        show(f"loading {bundle}", to=sys.stderr)
+    conversation = gq.open_chat(bundle, system=told, thinking=thinking, options=options, provider=provider)
+    if not by_hand:
+        of_lines(conversation, as_json=as_json, quiet=is_quiet)
+        return
+    if not is_quiet:
+        say_what_is_loaded(bundle, conversation)
+    converse(conversation, as_json=as_json, quiet=is_quiet)
 
 
 def train_classifier(
@@ -490,14 +508,6 @@ def _progress(*, lines: bool = False, took: bool = True) -> AbstractContextManag
 
 def _show_written(out: Path, as_json: bool) -> None:
     show(_json({"out": str(out)}) if as_json else out)
-
-
-def _answer(pieces: Iterable[str], as_json: bool) -> None:
-    """As it comes; as JSON in a line, once it is whole."""
-    if as_json:
-        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
-    else:
-        show_pieces(pieces)
 
 
 def _recipe(name: str | None, pairs: list[str] | None, plugins: list[Path] | None) -> "gq.Recipe":

@@ -120,6 +120,10 @@ TaskOption = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divide logits by this before sampling; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens (default: off).")]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="Tell the model this before the first turn, as a system message."),
+]
 Thinking = Annotated[
     bool | None,
     typer.Option(
