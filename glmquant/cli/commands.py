@@ -344,9 +344,7 @@ def generate(
     typed = as_typed(sys.stdin.read(), sys.stdin.encoding) if prompt == STDIN else as_typed(prompt)
     told = None if system is None else as_typed(system)
     show_answer(
-        gq.generate(
-            bundle, typed, chat=not raw, system=told, thinking=thinking, options=options, provider=provider
-        ),
+        gq.generate(bundle, typed, chat=not raw, system=told, thinking=thinking, options=options, provider=provider),
         as_json,
     )
 

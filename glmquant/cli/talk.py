@@ -115,7 +115,7 @@ def _obey(line: str, chat: "Chat") -> None:
     elif command == "/thinking":
         _say(f"thinking: {_switched(chat.thinking)}; /thinking on, off or auto changes it")
     else:
-        _say(f"there is no command {inert_line(command)}; /help lists those there are, // sends a line that begins with /")
+        _say(f"there is no command {inert_line(command)}; /help lists those there are, and how to send a line with /")
 
 
 def _switched(thinking: bool | None) -> str:

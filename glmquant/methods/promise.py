@@ -57,8 +57,9 @@ def require_kept(method: Method, spec: QuantSpec) -> None:
             "gives other codes for the same weight the second time",
             "draw from torch.Generator().manual_seed(seed), with the seed an option",
         )
-    half = TRIAL_ROWS // 2
-    if takes_rows(method) and not _same(whole.rows(half, TRIAL_ROWS), quantized(method, weight_NK[half:], spec, given)):
+    halves = ((0, TRIAL_ROWS // 2), (TRIAL_ROWS // 2, TRIAL_ROWS)) if takes_rows(method) else ()
+    parts = [(whole.rows(*part), quantized(method, weight_NK[slice(*part)], spec, given)) for part in halves]
+    if not all(_same(one, other) for one, other in parts):
         raise _broken(
             method,
             "gives a row other codes when it gets fewer rows",
@@ -75,7 +76,7 @@ def _trial(spec: QuantSpec) -> tuple[Tensor, LayerStats]:
     return weight_NK, LayerStats(x_TK.T @ x_TK / len(x_TK), len(x_TK))
 
 
-def _wrong(result: object, weight_NK: Tensor, spec: QuantSpec) -> str | None:
+def _wrong(result: object, weight_NK: Tensor, spec: QuantSpec) -> str | None:  # noqa: PLR0911
     if not isinstance(result, QuantTensor):
         return f"{type(result).__name__}, no QuantTensor"
     if result.spec != spec:
@@ -104,5 +105,8 @@ def _same(one: QuantTensor, other: QuantTensor) -> bool:
 def _broken(method: Method, how: str, hint: str | None = None) -> QuantizationError:
     kind = type(method)
     return QuantizationError(
-        f"the method {method.kind!r} {how}", where=f"{kind.__module__}.{kind.__qualname__}", expected=PROTOCOL, hint=hint
+        f"the method {method.kind!r} {how}",
+        where=f"{kind.__module__}.{kind.__qualname__}",
+        expected=PROTOCOL,
+        hint=hint,
     )

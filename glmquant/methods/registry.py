@@ -124,8 +124,8 @@ def _loaded(found: EntryPoint) -> Any:
         raise
     except Exception as error:  # whatever the package does when it is imported
         raise QuantizationError(
-            f"the method {found.name!r} cannot be loaded: {type(error).__name__}: {error}",
-            where=f"entry point {_described(found)}",
+            f"the method {found.name!r}, {_described(found)}, cannot be loaded: {type(error).__name__}: {error}",
+            where=f"entry point {found.name} of {ENTRY_POINTS}",
             expected=PROTOCOL,
             hint="see that the package that brings it is installed whole",
         ) from error

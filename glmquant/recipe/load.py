@@ -277,8 +277,11 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
 
 
 def _how_to_write(details: Any) -> str | None:
-    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought."""
-    value, kind = details["input"], details["type"]
+    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought; or the hint
+    of an error of ours."""
+    value, kind, cause = details["input"], details["type"], details.get("ctx", {}).get("error")
+    if isinstance(cause, GlmQuantError):
+        return cause.hint
     if kind == "string_type" and isinstance(value, bool | int | float):
         return QUOTE_IT
     percent = PERCENT.fullmatch(value) if kind == "float_parsing" and isinstance(value, str) else None

@@ -59,9 +59,9 @@ class ReportComparison:
     def _repr_html_(self) -> str:
         """For a notebook: the table."""
         head, *rows = [[escape(inert_line(cell)) for cell in row] for row in self.table()]
-        lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
         top = "".join(f"<th>{cell}</th>" for cell in head)
-        return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
+        lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+        return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def compare_reports(reports: Sequence[tuple[Path, AccuracyReport]]) -> ReportComparison:

@@ -55,7 +55,7 @@ def of_one_scale(weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -
 BROKEN: dict[str, tuple[Rounds, str]] = {
     "a tensor": (lambda w, s, _: w, "gives Tensor, no QuantTensor"),
     "another spec": (lambda w, s, _: rounded(w, QuantSpec(8, 32)), "gives a tensor of QuantSpec(bits=8"),
-    "fewer rows": (lambda w, s, _: rounded(w[1:], s), r"of shape \(7, 64\) for a weight of shape \(8, 64\)"),
+    "fewer rows": (lambda w, s, _: rounded(w[1:], s), "of shape (7, 64) for a weight of shape (8, 64)"),
     "codes of more bits": (
         lambda w, s, _: replace(rounded(w, s), codes_NK=torch.full(w.shape, 16, dtype=torch.uint8)),
         "codes or zero points above 15",
@@ -74,8 +74,9 @@ BROKEN: dict[str, tuple[Rounds, str]] = {
 
 @pytest.mark.parametrize(("rounds", "told"), BROKEN.values(), ids=BROKEN)
 def test_what_a_method_gives_is_looked_at(rounds: Rounds, told: str) -> None:
-    with pytest.raises(QuantizationError, match=f"the method 'own' {told}") as caught:
+    with pytest.raises(QuantizationError) as caught:
         require_kept(own(rounds), SPEC)
+    assert told in caught.value.what
     assert "a frozen dataclass" in str(caught.value)
     with pytest.raises(QuantizationError):
         quantized(own(rounds), WEIGHT, SPEC, None)
@@ -85,7 +86,7 @@ def test_a_methods_own_refusal_stays_its_own() -> None:
     def refuse(weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
         raise QuantizationError("only 8 bits")
 
-    with pytest.raises(QuantizationError, match="^only 8 bits$"):
+    with pytest.raises(QuantizationError, match=r"^only 8 bits$"):
         require_kept(own(refuse), SPEC)
 
 
