@@ -17,7 +17,7 @@ from glmquant.errors import GlmQuantError
 from glmquant.inert import inert_line
 
 if TYPE_CHECKING:
-    from glmquant import Chat
+    from glmquant.runtime.chat import Chat
 
 COMMANDS: Final = {
     "/system": "TEXT: tell the model TEXT before the first turn; nothing, without TEXT",
@@ -27,8 +27,8 @@ COMMANDS: Final = {
     "/exit": "end; so does Ctrl-D",
 }
 KEYS: Final = (
-    "Ctrl-C stops an answer, which is then forgotten. Arrow keys edit the line and recall earlier ones, Tab completes a "
-    "command. A line that begins with // is sent from its second / on."
+    "Ctrl-C stops an answer, which is then forgotten. Arrow keys edit the line and recall earlier ones, Tab completes "
+    "commands. A line that begins with // is sent from its second / on."
 )
 SWITCH: Final = {"on": True, "off": False, "auto": None}
 
