@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         check,
         classify,
         compare,
+        compare_recipes,
         compare_reports,
         export,
         generate,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from glmquant.evaluation.results import AccuracyReport
-    from glmquant.methods import METHODS
+    from glmquant.methods.registry import METHODS, register_method
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -88,6 +89,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_recipes",
     "compare_reports",
     "export",
     "generate",
@@ -97,6 +99,7 @@ __all__ = [
     "packaged_recipes",
     "quantize",
     "read_report",
+    "register_method",
     "report",
     "run",
     "train_classifier",
@@ -121,7 +124,7 @@ _HOMES = {
     "GenerationOptions": "glmquant.runtime.sampling",
     "GlmQuantError": "glmquant.errors",
     "HubError": "glmquant.errors",
-    "METHODS": "glmquant.methods",
+    "METHODS": "glmquant.methods.registry",
     "ModelSummary": "glmquant.quantization.summary",
     "OnnxBundle": "glmquant.onnx_export.bundle",
     "OutputError": "glmquant.errors",
@@ -136,6 +139,7 @@ _HOMES = {
     "check": "glmquant.api",
     "classify": "glmquant.api",
     "compare": "glmquant.api",
+    "compare_recipes": "glmquant.api",
     "compare_reports": "glmquant.api",
     "report": "glmquant.api",
     "export": "glmquant.api",
@@ -146,6 +150,7 @@ _HOMES = {
     "packaged_recipes": "glmquant.recipe.packaged",
     "quantize": "glmquant.api",
     "read_report": "glmquant.api",
+    "register_method": "glmquant.methods.registry",
     "run": "glmquant.api",
     "train_classifier": "glmquant.api",
     "verify": "glmquant.api",

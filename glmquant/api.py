@@ -7,7 +7,7 @@ else as lines on stderr. A verb imports what it alone needs when it is called: O
 to import than a small model to quantize.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_recipes",
     "compare_reports",
     "export",
     "generate",
@@ -305,7 +306,57 @@ def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None
     comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
     if out is not None:
         write_page(comparison.reports, Path(out), comparison.table())
+        comparison = replace(comparison, page=Path(out))
     return comparison
+
+
+def compare_recipes(
+    model: "Checkpoint | str | Path",
+    recipes: "Mapping[str, Recipe | str | Path] | Sequence[str | Path]",
+    *,
+    adapter: Directory = None,
+    data: Files = None,
+    text: Files = None,
+    tasks: Sequence[str | Path] | None = None,
+    out: str | Path,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    progress: Progress | bool = False,
+) -> "ReportComparison":
+    """Run several recipes on a model and compare what comes of them: the same calibration, the same texts and tasks,
+    differences from the first recipe paired by window and by example.
+
+    All are run with the first one's ``calibration`` and ``check``; rules, fit and export are each recipe's own. ``out``
+    gets a directory for each, as :func:`run` writes it, what the float model said in ``baseline/``, once for all, and
+    the page ``comparison.html``. What an earlier call finished is not done again.
+
+    Args:
+        recipes: by the names to tell them apart by, ``{"rtn": "int4-g128-rtn", "mine": recipe}``; or by name or path.
+        adapter: as in :func:`inspect`.
+        data: files to calibrate on instead of the first recipe's ``calibration.data``.
+        text, tasks: as in :func:`check`.
+        memory_limit, device: as in :func:`calibrate`.
+
+    Returns:
+        The comparison: its ``table()``, printed as text, and the path of its ``page``.
+
+    Raises:
+        RecipeError: fewer than two recipes, or names that do not tell them apart.
+    """
+    from glmquant.evaluation.bundle import with_files
+    from glmquant.pipeline.compare import compare_recipes as compared
+    from glmquant.pipeline.compare import named_recipes, on_the_same_ground
+    from glmquant.streaming.resources import Resources
+
+    loaded = {name: _loaded(recipe) for name, recipe in named_recipes(recipes).items()}  # type: ignore[arg-type]
+    name, first = next(iter(loaded.items()))
+    options = with_files(first.check, _names(text), None if tasks is None else _names(tasks))
+    calibration = first.calibration.model_copy(update={"data": _names(data), "weights": ()} if data else {})
+    loaded[name] = first.model_copy(update={"check": options, "calibration": calibration})
+    with shown(progress) as told:
+        checkpoint = _opened(model, first, adapter, told)
+        resources = Resources.named(device, memory_limit)
+        return compared(checkpoint, on_the_same_ground(loaded), Path(out), resources, told)
 
 
 def run(
@@ -345,6 +396,7 @@ def run(
 def open_chat(
     bundle: "OnnxBundle | str | Path",
     *,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -352,6 +404,7 @@ def open_chat(
     """Open a conversation with the bundle: ``for piece in chat.say("你好")``.
 
     Args:
+        system: what the model is told before the first turn, where its chat template takes a system message.
         thinking: whether the model is to think before it answers, where its chat template has a switch for that; None
             for the template's own default.
     """
@@ -361,7 +414,7 @@ def open_chat(
 
     path = _path(bundle)
     model = OnnxModel.open(path, provider=provider)
-    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking)
+    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking, system)
 
 
 def generate(
@@ -369,6 +422,7 @@ def generate(
     prompt: str,
     *,
     chat: bool = True,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -377,7 +431,7 @@ def generate(
 
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
-        thinking: as in :func:`open_chat`; without the chat template it has no meaning.
+        system, thinking: as in :func:`open_chat`; without the chat template they have no meaning.
     """
     from glmquant.glm.tokenizers.tokenizer import StreamDecoder
     from glmquant.runtime.generate import generate as generate_ids
@@ -386,7 +440,13 @@ def generate(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     if chat:
-        return open_chat(bundle, thinking=thinking, options=options, provider=provider).say(prompt)
+        return open_chat(bundle, system=system, thinking=thinking, options=options, provider=provider).say(prompt)
+    if system is not None:
+        raise GenerationError(
+            "a prompt that is continued as text has no chat template to put a system message into",
+            where=Parameter("system"),
+            hint="put it at the start of the prompt, or use the chat template",
+        )
     if thinking is not None:
         raise GenerationError(
             "a prompt that is continued as text has no chat template to switch thinking",

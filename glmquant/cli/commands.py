@@ -5,7 +5,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,11 +33,13 @@ from glmquant.cli.options import (
     ModelArgument,
     OptionalRecipe,
     Out,
+    Plugin,
     ProviderOption,
     RecipeOption,
     RepetitionPenalty,
     Seed,
     Set,
+    System,
     TaskOption,
     Temperature,
     Text,
@@ -48,10 +50,11 @@ from glmquant.cli.options import (
     Verbose,
     recipe_names,
 )
-from glmquant.cli.printing import show, show_pieces
+from glmquant.cli.printing import show, show_answer
 from glmquant.cli.streams import as_typed
 from glmquant.cli.swapped import require_bundle_before_baseline, require_recipe_after_model
 from glmquant.core.ranks import current
+from glmquant.data.streams import STDIN
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
@@ -60,6 +63,7 @@ def demo(
     out: Out,
     recipe: RecipeOption = "demo",
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
     verbose: Verbose = False,
     force: Force = False,
@@ -68,7 +72,7 @@ def demo(
     from glmquant import assets
 
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
     _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
@@ -81,6 +85,7 @@ def run(
     adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
@@ -96,7 +101,7 @@ def run(
     with _progress(lines=ci) as progress:
         model, recipe = old.model_and_recipe(model, recipe, old_model)
         require_recipe_after_model(model, recipe)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(
             model,
             chosen,
@@ -120,6 +125,7 @@ def inspect(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     predict: Annotated[
         bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
     ] = True,
@@ -132,13 +138,14 @@ def inspect(
 
     if compare is not None:
         given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
+        given["--plugin"] = plugin
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
-    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
+    chosen = _recipe(recipe, overrides, plugin) if recipe or overrides or plugin else None
     with _progress(took=False) as progress:
         summary = gq.inspect(
             model,
@@ -162,13 +169,14 @@ def calibrate(
     adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.calibrate(
             model,
             chosen,
@@ -189,13 +197,14 @@ def quantize(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.quantize(
             model,
             chosen,
@@ -219,6 +228,7 @@ def export(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint as an ONNX bundle with KV-cache inputs.
@@ -226,7 +236,7 @@ def export(
     A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
     """
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     _show_written(bundle.path, as_json)
 
@@ -241,6 +251,7 @@ def check(
     old_report: old.Report = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     cache: Annotated[
         Path | None,
@@ -264,7 +275,7 @@ def check(
     with _progress(lines=ci) as progress:
         out = old.report_directory(out, old_report)
         require_bundle_before_baseline(bundle, baseline)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.check(
             bundle,
             baseline=baseline,
@@ -315,8 +326,9 @@ def compare(
 
 def generate(
     bundle: BundleArgument,
-    prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
+    prompt: Annotated[str, typer.Argument(help="Answer this prompt; `-` reads it from stdin.")],
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -329,12 +341,17 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    typed = as_typed(prompt)
-    _answer(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider), as_json)
+    typed = as_typed(sys.stdin.read(), sys.stdin.encoding) if prompt == STDIN else as_typed(prompt)
+    told = None if system is None else as_typed(system)
+    show_answer(
+        gq.generate(bundle, typed, chat=not raw, system=told, thinking=thinking, options=options, provider=provider),
+        as_json,
+    )
 
 
 def chat(
     bundle: BundleArgument,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -345,13 +362,21 @@ def chat(
     provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
-    from glmquant.cli.terminal import turns
+    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D). In a terminal, lines can be edited and
+    recalled, Ctrl-C stops an answer, and /help lists what else there is."""
+    from glmquant.cli.talk import converse, is_by_hand, of_lines, say_what_is_loaded
 
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
-    for text in turns():
-        _answer(conversation.say(text), as_json)
+    told, by_hand, is_quiet = None if system is None else as_typed(system), is_by_hand(), anywhere.is_quiet()
+    if by_hand and not is_quiet:
+        show(f"loading {bundle}", to=sys.stderr)
+    conversation = gq.open_chat(bundle, system=told, thinking=thinking, options=options, provider=provider)
+    if not by_hand:
+        of_lines(conversation, as_json=as_json, quiet=is_quiet)
+        return
+    if not is_quiet:
+        say_what_is_loaded(bundle, conversation)
+    converse(conversation, as_json=as_json, quiet=is_quiet)
 
 
 def train_classifier(
@@ -366,11 +391,12 @@ def train_classifier(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     show(trained.to_json() if as_json else trained.to_markdown(), end="")
 
@@ -482,18 +508,16 @@ def _show_written(out: Path, as_json: bool) -> None:
     show(_json({"out": str(out)}) if as_json else out)
 
 
-def _answer(pieces: Iterable[str], as_json: bool) -> None:
-    """As it comes; as JSON in a line, once it is whole."""
-    if as_json:
-        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
-    else:
-        show_pieces(pieces)
-
-
-def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+def _recipe(name: str | None, pairs: list[str] | None, plugins: list[Path] | None) -> "gq.Recipe":
+    """The recipe with its overrides, once the user's own code has registered the methods that it may name."""
     from glmquant.recipe.load import parse_override
 
-    return dict(parse_override(pair) for pair in pairs or ())
+    if plugins:
+        from glmquant.methods.plugin import load_plugin
+
+        for path in plugins:
+            load_plugin(path)
+    return gq.load_recipe(name, dict(parse_override(pair) for pair in pairs or ()))
 
 
 def _json(values: Any) -> str:

@@ -3,6 +3,7 @@
 Only bars and Markdown on a terminal are drawn by Rich (:mod:`glmquant.cli.terminal`), from text made inert before.
 """
 
+import json
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -21,3 +22,11 @@ def show_pieces(pieces: Iterable[str]) -> None:
     for piece in pieces:
         print(stream.push(piece), end="", flush=True)
     print()
+
+
+def show_answer(pieces: Iterable[str], as_json: bool) -> None:
+    """Prints an answer as it comes; as JSON in a line, once it is whole."""
+    if as_json:
+        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
+    else:
+        show_pieces(pieces)

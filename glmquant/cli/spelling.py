@@ -25,6 +25,7 @@ OPTIONS: Final = {
     "save_baseline": "--save-baseline",
     "repetition_penalty": "--repetition-penalty",
     "seed": "--seed",
+    "system": "--system",
     "tasks": "--task",
     "temperature": "--temperature",
     "text": "--text",

@@ -57,8 +57,13 @@ def run_directory(
     against: AccuracyReport | None,
     progress: Progress,
     force: bool = False,
+    cache: Path | None = None,
 ) -> AccuracyReport:
-    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
+    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first.
+
+    Args:
+        cache: directory where the check keeps what the float checkpoint says, for other runs on the same data.
+    """
     if force:
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
@@ -103,7 +108,7 @@ def run_directory(
                 options,
                 description=recipe.description or None,
                 against=against,
-                cache=None,
+                cache=cache,
                 out=report,
                 resources=resources,
                 progress=progress,

@@ -17,6 +17,7 @@ from glmquant.core.untrusted import shown
 from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.methods import METHODS
+from glmquant.methods.registry import kinds
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.reference import known_keys
 from glmquant.recipe.schema import Recipe
@@ -48,6 +49,7 @@ QUOTE_IT: Final = (
     "put the text in quotes: without them, YAML reads yes, no, on and off as true or false, and 1 as a number"
 )
 REFERENCE: Final = "docs/recipe.md describes every key"
+OWN: Final = "or one of your own, registered first (docs/methods.md)"
 FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
 """Keys that name files; ``*`` stands for each item of a list."""
 
@@ -295,8 +297,11 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
 
 
 def _how_to_write(details: Any) -> str | None:
-    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought."""
-    value, kind = details["input"], details["type"]
+    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought; or the hint
+    of an error of ours."""
+    value, kind, cause = details["input"], details["type"], details.get("ctx", {}).get("error")
+    if isinstance(cause, GlmQuantError):
+        return cause.hint
     if kind == "string_type" and isinstance(value, bool | int | float):
         return QUOTE_IT
     percent = PERCENT.fullmatch(value) if kind == "float_parsing" and isinstance(value, str) else None
@@ -316,7 +321,7 @@ def _problem(details: Any) -> str:
     if kind == "missing":
         return f"{key} is missing"
     if kind == "union_tag_invalid":
-        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(sorted(METHODS))}"
+        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(kinds())}, " + OWN
     cause = context.get("error")
     if isinstance(cause, GlmQuantError):
         return f"{key}: {cause.what}" + (f"; expected {cause.expected}" if cause.expected else "")

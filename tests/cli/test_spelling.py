@@ -32,6 +32,7 @@ COMMAND_LINE_ONLY = {
     "--inconclusive": "the exit code",
     "--json": "how it prints",
     "--model": "`run`'s first argument, in 0.1",
+    "--plugin": "runs a file that registers methods",
     "--quiet": "how it prints",
     "--raw": "`generate`'s `chat`, the other way round",
     "--report": "`check`'s `out`, in 0.1",
