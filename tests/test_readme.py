@@ -19,7 +19,7 @@ from tests.support.hub import Hub, Repository, running
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("methods.md", "mixture-of-experts.md", "pipelines.md", "scale-out.md")
-"""Run by tests/test_methods_document.py, tests/test_sparse_document.py (on a model of its kind), tests/test_pipelines.py
+"""Run by tests/test_methods_document.py, tests/test_sparse_document.py, on a model of its kind, tests/test_pipelines.py
 and tests/test_scale_out_document.py."""
 
 DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
