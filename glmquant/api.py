@@ -365,6 +365,7 @@ def run(
     *,
     adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
+    cache: str | Path | None = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -379,7 +380,7 @@ def run(
 
     Args:
         adapter: as in :func:`inspect`.
-        against: as in :func:`check`.
+        against, cache: as in :func:`check`.
         force: start anew, and replace what ``out`` holds.
         memory_limit, device: as in :func:`calibrate`.
     """
@@ -390,7 +391,8 @@ def run(
     earlier = read_report(against) if isinstance(against, str | Path) else against
     with shown(progress) as told:
         checkpoint = _opened(model, recipe, adapter, told)
-        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force)
+        kept = None if cache is None else Path(cache)
+        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force, kept)
 
 
 def open_chat(

@@ -21,6 +21,7 @@ from glmquant.cli.options import (
     Against,
     Baseline,
     BundleArgument,
+    Cache,
     CalibrationOption,
     Ci,
     Data,
@@ -87,6 +88,7 @@ def run(
     overrides: Set = None,
     plugin: Plugin = None,
     against: Against = None,
+    cache: Cache = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
@@ -107,6 +109,7 @@ def run(
             chosen,
             adapter=adapter,
             against=against,
+            cache=cache,
             out=out,
             memory_limit=memory_limit,
             device=device,
@@ -253,10 +256,7 @@ def check(
     overrides: Set = None,
     plugin: Plugin = None,
     against: Against = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
-    ] = None,
+    cache: Cache = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(
@@ -533,7 +533,10 @@ def _finish(
     verbose: bool,
     inconclusive: str | None = None,
 ) -> None:
+    from glmquant.cli.annotations import annotate_result
     from glmquant.cli.verdict import exit_code, show_result
 
     show_result(result, bundle, written, as_json=as_json, verbose=verbose)
-    raise typer.Exit(exit_code(result, inconclusive))
+    code = exit_code(result, inconclusive)
+    annotate_result(result, code)
+    raise typer.Exit(code)

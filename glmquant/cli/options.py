@@ -110,6 +110,10 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
+]
 Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")

@@ -13,6 +13,7 @@ from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError, GlmQuantError, OutputError
+from glmquant.evaluation.baseline_cache import require_writable_cache
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
@@ -68,6 +69,8 @@ def run_directory(
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
         require_free(out)
+    if cache is not None:
+        require_writable_cache(cache)
     labeled = examples_to_train_on(checkpoint, recipe)
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
