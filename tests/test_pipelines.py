@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,19 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 import glmquant as gq
 from glmquant import assets
+from glmquant.cli.endings import BAD_INPUT, FAULT, INTERRUPTED, TERMINATED
+from glmquant.cli.verdict import EXIT_CODES
+from glmquant.recipe.load import parse_override
 from tests.support.classifiers import golden_classifier
 from tests.support.github import Runner, read, shell
 
@@ -32,7 +38,13 @@ DEMO = {
     "set": LITTLE,
 }
 PULL_REQUEST = "refs/pull/1/merge"
-CLASSIFIER = {"model": "model", "recipe": "classifier-int8", "check-text": "", "calibration-text": "", "task": "test.jsonl"}
+CLASSIFIER = {
+    "model": "model",
+    "recipe": "classifier-int8",
+    "check-text": "",
+    "calibration-text": "",
+    "task": "test.jsonl",
+}
 
 
 @pytest.fixture(scope="module")
@@ -272,9 +284,7 @@ def test_names_of_files_reach_the_recipe_as_they_are(tmp_path: Path) -> None:
     names = ["it's", 'a "b"', "$(touch x) `touch x`", "- [a, b]: {c}", "文本.txt", "back\\slash"]
     given = dict.fromkeys(("CALIBRATION_TEXT", "CHECK_TEXT", "TASK"), "\n".join(["", *names, ""]))
     arguments = run_script(tmp_path, MODEL="a model", **given)
-    from glmquant.recipe.load import parse_override
-
-    overrides = dict(parse_override(each) for name, each in zip(arguments, arguments[1:], strict=False) if name == "--set")
+    overrides = dict(parse_override(each) for name, each in pairwise(arguments) if name == "--set")
     assert overrides == {
         "calibration.data": names,
         "check.text": names,
@@ -294,6 +304,45 @@ def test_every_variable_of_the_scripts_is_told_and_set_by_the_action() -> None:
         assert told == used
         given = set(steps[step]["env"]) - {"PIP_CACHE_DIR"}
         assert given | {"GLMQUANT"} == told | {"GLMQUANT"}
+
+
+DOCUMENT = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+LESS = {"num_samples=32": "num_samples=2", "seq_len=512": "seq_len=32", "num_tokens=16384": LITTLE}
+
+
+def test_the_documents_lines_run_on_any_runner(on_main: Runner, environment: Path, tmp_path: Path) -> None:
+    (tmp_path / "glmquant").symlink_to(on_main.published)
+    (tmp_path / "chatglm2-6b").symlink_to(assets.DEMO_MODEL)
+    (tmp_path / "environment").symlink_to(environment)
+    (tmp_path / "held_out.txt").symlink_to(on_main.workspace / "what's held out.txt")
+    (tmp_path / "zh_en.txt").symlink_to(assets.CALIBRATION_TEXT)
+    lines, compare = (body for kind, body in BLOCKS if kind == "bash")
+    lines = lines.replace("glmquant/ci/install.sh environment\n", "")
+    for words, fewer in LESS.items():
+        assert words in lines
+        lines = lines.replace(words, fewer)
+    done = shell(lines, tmp_path, {})
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "out" / "report", tmp_path / "main" / "report")
+    assert shell(compare, tmp_path, {}).returncode == 0
+    assert (tmp_path / "comparison.html").is_file()
+
+
+def test_the_documents_steps_use_inputs_that_there_are() -> None:
+    inputs = read(ROOT / "action.yml")["inputs"]
+    (block,) = [body for kind, body in BLOCKS if kind == "yaml"]
+    (step,) = yaml.safe_load(block)
+    assert set(step["with"]) <= set(inputs)
+    named = re.findall(r"`([a-z]+(?:-[a-z]+)+|against|inconclusive): ", DOCUMENT)
+    assert {"against", "inconclusive", "upload-bundle"} <= set(named) <= set(inputs)
+
+
+def test_every_exit_code_is_in_the_documents_table() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| (.*?) \| (\w+)", DOCUMENT, re.MULTILINE)
+    told = {int(code): step for codes, _, step in rows for code in codes.split(", ")}
+    codes = {*EXIT_CODES.values(), BAD_INPUT, FAULT, INTERRUPTED, TERMINATED}
+    assert told == {code: "fails" if code else "passes" for code in codes}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = ("methods.md", "mixture-of-experts.md", "scale-out.md")
+ELSEWHERE = ("methods.md", "mixture-of-experts.md", "pipelines.md", "scale-out.md")
 """Run by tests/test_methods_document.py, by tests/test_sparse_document.py on a model of its kind, and by
 tests/test_scale_out_document.py."""
 

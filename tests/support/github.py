@@ -63,7 +63,9 @@ class Runner:
     def job(self, workflow: Path, inputs: Mapping[str, str]) -> None:
         """The one job of a workflow, with further inputs for the action it uses."""
         (job,) = read(workflow)["jobs"].values()
-        steps = [step | {"with": step["with"] | inputs} if step.get("id") == "glmquant" else step for step in job["steps"]]
+        steps = [
+            step | {"with": step["with"] | inputs} if step.get("id") == "glmquant" else step for step in job["steps"]
+        ]
         self.outputs = self._steps(steps, {}, self.workspace).get("glmquant", {})
         for save in reversed(self._after):
             save()
@@ -118,7 +120,9 @@ class Runner:
                 shutil.copytree(self.published, self.workspace / given["path"])
             return {}
         if name == "actions/upload-artifact":
-            shutil.copytree(self.workspace / given["path"], self.store / "artifacts" / given["name"], dirs_exist_ok=True)
+            shutil.copytree(
+                self.workspace / given["path"], self.store / "artifacts" / given["name"], dirs_exist_ok=True
+            )
             return {}
         kept, path = self.store / "caches" / given["key"].replace("/", "%"), Path(given["path"])
         if name == "actions/cache/save":
