@@ -299,7 +299,7 @@ def test_every_variable_of_the_scripts_is_told_and_set_by_the_action() -> None:
     for script, step in (("quantize.sh", "Run"), ("install.sh", "Install")):
         text = (ROOT / "ci" / script).read_text(encoding="utf-8")
         head, _, body = text.partition("set -euo pipefail")
-        told = {line.split()[1] for line in head.splitlines() if line.startswith("# ") and line.split()[1].isupper()}
+        told = set(re.findall(r"[A-Z_]+", " ".join(re.findall(r"^# ([A-Z_, ]+)  ", head, re.MULTILINE))))
         used = {name for name in told if f"${{{name}" in body or f"${name}" in body}
         assert told == used
         given = set(steps[step]["env"]) - {"PIP_CACHE_DIR"}
