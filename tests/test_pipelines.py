@@ -29,6 +29,7 @@ from tests.support.github import Runner, read, shell
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ("action.yml", "ci", "constraints.txt", "pyproject.toml", "README.md", "LICENSE", "LICENSES", "glmquant")
 LITTLE = "check.num_tokens=512\ncheck.seq_len=64\ncheck.limits.mean_kl=2"
+STRICT = f"{LITTLE}\ncheck.limits.mean_kl=0.001\ncheck.against.mean_kl_rise=0.001"
 LABELS = ("one", "two", "three")
 DEMO = {
     "model": "my model",
@@ -142,20 +143,19 @@ def test_the_workflow_passes_and_keeps_what_pull_requests_need(on_main: Runner) 
 
 
 def test_a_pull_request_that_loses_accuracy_fails(on_main: Runner, tmp_path: Path) -> None:
-    strict = f"{LITTLE}\ncheck.limits.perplexity_ratio=1.001"
-    runner = pull_request(on_main, tmp_path, recipe="int4-g128-rtn", set=strict, against="main")
+    runner = pull_request(on_main, tmp_path, recipe="int4-g128-rtn", set=STRICT, against="main")
     assert runner.failed
     assert runner.outputs["verdict"] == "fail"
     assert runner.outputs["exit-code"] == "1"
     annotated = [line for line in runner.log.splitlines() if line.startswith("::error ")]
-    assert any(line.startswith("::error title=perplexity_ratio of text%3A fail::") for line in annotated)
-    assert any("against.perplexity_ratio" in line for line in annotated)
+    assert any(line.startswith("::error title=mean_kl of text%3A fail::") for line in annotated)
+    assert any("against.mean_kl_rise of text%3A fail" in line for line in annotated)
     assert runner.summary.startswith("# Accuracy check: ❌ fail")
     assert "## Beside the main branch" in runner.summary
     assert "baseline, block by block" not in runner.log, "the float model's answers were kept"
     artifact = runner.store / "artifacts" / "glmquant-report"
     assert (artifact / "comparison.html").is_file()
-    assert limits(artifact / "junit.xml")["perplexity_ratio"] == "failure"
+    assert limits(artifact / "junit.xml")["mean_kl"] == "failure"
     assert len(list((runner.store / "caches").iterdir())) == 2, "only the main branch's report is kept"
 
 
@@ -255,10 +255,10 @@ def test_the_gitlab_job_fails_where_accuracy_is_lost(
     (answers,) = (on_main.store / "caches").glob("*answers*")
     shutil.copytree(answers, workspace / ".cache" / "answers")
     settings = {"MODEL": "my model", "RECIPE": "int4-g128-rtn", "CHECK_TEXT": "what's held out.txt"}
-    settings |= {"CALIBRATION_TEXT": "", "OVERRIDES": f"{LITTLE}\ncheck.limits.perplexity_ratio=1.001"}
+    settings |= {"CALIBRATION_TEXT": "", "OVERRIDES": STRICT}
     code, said, job = run_gitlab(workspace, published, environment, gitlab, **settings)
     assert code == 1, said
-    assert limits(workspace / job["artifacts"]["reports"]["junit"])["perplexity_ratio"] == "failure"
+    assert limits(workspace / job["artifacts"]["reports"]["junit"])["mean_kl"] == "failure"
     assert "::error" not in said
     assert "baseline, block by block" not in said
     assert (workspace / "glmquant-out" / "report" / "comparison.html").is_file()

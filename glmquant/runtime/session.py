@@ -303,5 +303,6 @@ def _missing(provider: Provider, why: str) -> ExportError:
         f"execution provider {provider} is not available: {why}",
         where=Parameter("provider"),
         expected=PROVIDERS[provider],
-        hint="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu",
+        hint="on a machine with an NVIDIA GPU, pip uninstall -y onnxruntime && "
+        "pip install --force-reinstall --no-deps onnxruntime-gpu; or use provider cpu",
     )
