@@ -107,6 +107,14 @@ def test_an_occupied_output_stops_the_run_before_any_weight(tmp_path: Path) -> N
     assert contents(tmp_path) == {"out/mine.txt": b"keep me"}
 
 
+def test_a_cache_that_cannot_be_written_stops_the_run_before_any_weight(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    stages = Stages()
+    with pytest.raises(gq.OutputError, match="cannot keep the baseline"):
+        gq.run(MODEL, recipe(), out=tmp_path / "out", cache=tmp_path / "file" / "below", progress=stages)
+    assert not stages.seen
+
+
 def test_a_disk_without_room_stops_the_run_before_any_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """facebookresearch/fastText#1200: what did not fit on the disk was found when it was loaded."""
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
