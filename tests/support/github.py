@@ -163,7 +163,7 @@ class Runner:
         def look(name: str) -> Any:
             found: Any = values
             for part in name.split("."):
-                found = found.get(part, "")
+                found = found.get(part, "") if isinstance(found, Mapping) else ""
             return found
 
         def word(token: str) -> str:
