@@ -62,6 +62,7 @@ def inspect(
     *,
     adapter: Directory = None,
     predict: bool = False,
+    ranks: int = 1,
     memory_limit: int | None = None,
     device: str = "cpu",
     progress: Progress | bool = False,
@@ -71,6 +72,7 @@ def inspect(
     Args:
         adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
+        ranks: how many are to share the work (docs/scale-out.md), for the estimate.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
         progress: a callback, which is told how far the download of a repository is; True shows it.
     """
@@ -89,7 +91,8 @@ def inspect(
 
         resources = Resources.named(device, memory_limit)
         with resources.in_use():
-            return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
+            foretold = forecast(checkpoint, plan, stored_bytes(summary, plan), resources, ranks)
+        return replace(summary, forecast=foretold)
 
 
 def compare(
@@ -314,6 +317,7 @@ def run(
     *,
     adapter: Directory = None,
     against: "AccuracyReport | str | Path | None" = None,
+    cache: str | Path | None = None,
     out: str | Path,
     memory_limit: int | None = None,
     device: str = "cpu",
@@ -328,7 +332,7 @@ def run(
 
     Args:
         adapter: as in :func:`inspect`.
-        against: as in :func:`check`.
+        against, cache: as in :func:`check`.
         force: start anew, and replace what ``out`` holds.
         memory_limit, device: as in :func:`calibrate`.
     """
@@ -339,7 +343,8 @@ def run(
     earlier = read_report(against) if isinstance(against, str | Path) else against
     with shown(progress) as told:
         checkpoint = _opened(model, recipe, adapter, told)
-        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force)
+        kept = None if cache is None else Path(cache)
+        return run_directory(checkpoint, recipe, Path(out), resources, earlier, told, force, kept)
 
 
 def open_chat(

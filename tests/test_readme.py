@@ -18,8 +18,9 @@ from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = ("mixture-of-experts.md", "scale-out.md")
-"""Run by tests/test_sparse_document.py, on a model of its kind, and by tests/test_scale_out_document.py."""
+ELSEWHERE = ("mixture-of-experts.md", "scale-out.md", "sweeps.md")
+"""Run by tests/test_sparse_document.py, on a model of its kind, and by tests/test_scale_out_document.py
+and tests/test_sweeps_document.py."""
 
 DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
 HOW_TOS = [path.read_text(encoding="utf-8") for path in DOCUMENTS]

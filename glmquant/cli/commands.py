@@ -21,6 +21,7 @@ from glmquant.cli.options import (
     Against,
     Baseline,
     BundleArgument,
+    Cache,
     CalibrationOption,
     Ci,
     Data,
@@ -82,6 +83,7 @@ def run(
     train_data: TrainData = None,
     overrides: Set = None,
     against: Against = None,
+    cache: Cache = None,
     inconclusive: Inconclusive = None,
     ci: Ci = False,
     as_json: Json = False,
@@ -102,6 +104,7 @@ def run(
             chosen,
             adapter=adapter,
             against=against,
+            cache=cache,
             out=out,
             memory_limit=memory_limit,
             device=device,
@@ -123,6 +126,9 @@ def inspect(
     predict: Annotated[
         bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
     ] = True,
+    ranks: Annotated[
+        int, typer.Option("--ranks", min=1, help="Estimate for so many processes that share the work (torchrun).")
+    ] = 1,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -145,6 +151,7 @@ def inspect(
             chosen,
             adapter=adapter,
             predict=predict,
+            ranks=ranks,
             memory_limit=memory_limit,
             device=device,
             progress=progress,
@@ -242,10 +249,7 @@ def check(
     recipe: OptionalRecipe = None,
     overrides: Set = None,
     against: Against = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
-    ] = None,
+    cache: Cache = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(

@@ -13,6 +13,7 @@ from glmquant.core.matmul import dtype_for
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError, GlmQuantError, OutputError
+from glmquant.evaluation.baseline_cache import require_writable_cache
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
@@ -57,6 +58,7 @@ def run_directory(
     against: AccuracyReport | None,
     progress: Progress,
     force: bool = False,
+    cache: Path | None = None,
 ) -> AccuracyReport:
     """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
     if force:
@@ -70,6 +72,8 @@ def run_directory(
     samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
     options = with_files(_check_options(checkpoint, recipe, labeled), (), None)
     data = _read_check_data(checkpoint, config, recipe, options, against, trains=labeled is not None)
+    if cache is not None and resources.ranks.is_first:
+        require_writable_cache(cache)
     for needed in _needs(plan, resources):
         resources.store(needed)
     keys = stage_keys(checkpoint, plan, samples, labeled, check_key(options, data, against), resources)
@@ -110,7 +114,7 @@ def run_directory(
                 options,
                 description=recipe.description or None,
                 against=against,
-                cache=None,
+                cache=cache,
                 out=report,
                 resources=resources,
                 progress=progress,

@@ -108,7 +108,7 @@ def require_seen(directory: Path, ranks: Ranks) -> None:
         raise OutputError(
             f"rank {ranks.rank} does not see the directory that the first rank writes to",
             where=directory,
-            expected="one file system for all ranks of quantizing",
+            expected="one file system for all ranks",
             hint="choose an output directory that every machine has under the same path",
         )
 
