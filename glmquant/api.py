@@ -63,6 +63,7 @@ def inspect(
     *,
     adapter: Directory = None,
     predict: bool = False,
+    ranks: int = 1,
     memory_limit: int | None = None,
     device: str = "cpu",
     progress: Progress | bool = False,
@@ -72,6 +73,7 @@ def inspect(
     Args:
         adapter: directory of a LoRA adapter, as PEFT writes it, to merge into the float checkpoint as it is read.
         predict: also measure this machine, to estimate the recipe's time, memory and disk.
+        ranks: how many are to share the work (docs/scale-out.md), for the estimate.
         memory_limit, device: as in :func:`calibrate`, for the estimate.
         progress: a callback, which is told how far the download of a repository is; True shows it.
     """
@@ -90,7 +92,8 @@ def inspect(
 
         resources = Resources.named(device, memory_limit)
         with resources.in_use():
-            return replace(summary, forecast=forecast(checkpoint, plan, stored_bytes(summary, plan), resources))
+            foretold = forecast(checkpoint, plan, stored_bytes(summary, plan), resources, ranks)
+        return replace(summary, forecast=foretold)
 
 
 def compare(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,11 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.cli.several import Ending, outcome, require_ranked
 from glmquant.core.ranks import Ranks
-from glmquant.quantization.directory import require_seen
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.output import require_seen
 from tests.hints.follow import follows, refused
+from tests.quantization.test_threads import scaled
+from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.moe import write_moe
 from tests.support.paths import contents
 from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
@@ -82,7 +85,8 @@ def checked_alone(bundle: Path, task: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-@pytest.mark.parametrize("count", SEVERAL)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3, 4])
 def test_a_calibration_is_the_same_bytes(count: int, calibrated_alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibration"
     done = torchrun(count, "-m", "glmquant", "calibrate", MODEL, "--out", out, *settings(RANGES))
@@ -90,6 +94,73 @@ def test_a_calibration_is_the_same_bytes(count: int, calibrated_alone: Path, tmp
     assert contents(out) == contents(calibrated_alone)
     assert [path.name for path in tmp_path.iterdir()] == ["calibration"]
     assert done.stderr.count("calibrating: 6 of 6") == 1
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with the packaged one's tokenizer."""
+    config = replace(tiny_config(), vocab_size=5440, max_position_embeddings=1024, head_dim=32, rotary_dim=16)
+    model = write_checkpoint(tmp_path_factory.mktemp("tiny") / "model", config, scaled(config))
+    open_checkpoint(MODEL).tokenizer.save(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = alone(*running(tiny, out))
+    assert done.returncode == 1, done.stderr
+    return out
+
+
+def running(model: Path, out: Path) -> list[object]:
+    """All that is shared: bits allocated, samples of two leaves, ranges, a check; which fails."""
+    values = CHECK | RANGES | {"check.limits": {"mean_kl": 1e-9}}
+    return ["run", model, "--recipe", "int4-auto-4.25", "--out", out, *settings(values)]
+
+
+@pytest.mark.parametrize("count", SEVERAL)
+def test_a_run_is_the_same_bytes_and_ends_with_its_verdict(
+    count: int, tiny: Path, run_alone: Path, tmp_path: Path
+) -> None:
+    done = torchrun(count, "-m", "glmquant", *running(tiny, tmp_path / "run"))
+    assert contents(tmp_path / "run") == contents(run_alone), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert done.stderr.count("exitcode  : 1 ") == count
+    assert done.stdout.count("next    glmquant") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_whose_rank_is_killed_goes_on_with_its_finished_steps(
+    count: int, tiny: Path, run_alone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    line = command(2, "-m", "glmquant", *running(tiny, out))
+    with subprocess.Popen(line, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for told in process.stderr:
+            if "baseline, block by block" in told:
+                break
+        rank_of(process, count % 2).kill()
+        process.communicate(timeout=SECONDS)
+    assert not out.exists()
+    done = torchrun(count, "-m", "glmquant", *running(tiny, out))
+    assert "1 of 1 check" in done.stderr
+    assert "quantizing" not in done.stderr
+    assert contents(out) == contents(run_alone)
+    again = torchrun(count, "-m", "glmquant", *running(tiny, out))
+    assert "finished earlier" in again.stderr
+    assert again.stderr.count("exitcode  : 1 ") == count
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_is_the_same_bytes(tiny: Path, task: Path, tmp_path: Path) -> None:
+    """The first rank trains."""
+    given = ["run", tiny, "--recipe", "classifier-int8", "--train-data", task, "--set", "train.mode=head", "--out"]
+    assert "Accuracy check" in alone(*given, tmp_path / "alone").stdout
+    done = torchrun(2, "-m", "glmquant", *given, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(tmp_path / "alone"), done.stderr
 
 
 @pytest.mark.parametrize("count", SEVERAL)

@@ -18,9 +18,14 @@ from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = ("methods.md", "mixture-of-experts.md", "pipelines.md", "scale-out.md")
-"""Run by tests/test_methods_document.py, tests/test_sparse_document.py, on a model of its kind, tests/test_pipelines.py
-and tests/test_scale_out_document.py."""
+ELSEWHERE = {
+    "methods.md": "test_methods_document.py",
+    "mixture-of-experts.md": "test_sparse_document.py",
+    "pipelines.md": "test_pipelines.py",
+    "scale-out.md": "test_scale_out_document.py",
+    "sweeps.md": "test_sweeps_document.py",
+}
+"""What runs the blocks of pages that want more than the README's models."""
 
 DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
 HOW_TOS = [path.read_text(encoding="utf-8") for path in DOCUMENTS]

@@ -132,6 +132,9 @@ def inspect(
     predict: Annotated[
         bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
     ] = True,
+    ranks: Annotated[
+        int, typer.Option("--ranks", min=1, help="Estimate for so many processes that share the work (torchrun).")
+    ] = 1,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -155,6 +158,7 @@ def inspect(
             chosen,
             adapter=adapter,
             predict=predict,
+            ranks=ranks,
             memory_limit=memory_limit,
             device=device,
             progress=progress,

@@ -17,7 +17,11 @@ EXAMPLES: Final = {
         "glmquant run THUDM/chatglm2-6b --recipe my.yaml --out out --set check.num_tokens=4096",
         "glmquant run ./chatglm2-6b --recipe classifier-int8 --train-data train.jsonl --out classified",
     ),
-    "inspect": ("glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq", "glmquant inspect ./int4 --compare ./int8"),
+    "inspect": (
+        "glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq",
+        "glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq --ranks 4",
+        "glmquant inspect ./int4 --compare ./int8",
+    ),
     "calibrate": ("glmquant calibrate ./chatglm2-6b --data zh_en.txt --out calib",),
     "quantize": ("glmquant quantize ./chatglm2-6b --recipe int4-g128-gptq --calibration calib --out int4",),
     "export": (

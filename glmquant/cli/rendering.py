@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from glmquant.quantization.text_summary import TextSummary
 
 QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
+NETWORKS: Final = (1, 10, 100)
+"""Gigabits a second."""
 GROUPS_SHOWN: Final = 12
 GROUPS_TO_RAISE: Final = 3
 OF_A_LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)")
@@ -120,11 +122,19 @@ def _text(text: "TextSummary", vocabulary: int, family: str) -> list[str]:
 
 
 def _forecast(forecast: "Forecast") -> list[str]:
-    lines = [f"  on this machine, about {duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
+    shared = f"on {forecast.ranks} ranks with as many cores each" if forecast.ranks > 1 else "on this machine"
+    lines = [f"  {shared}, about {duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
     for stage in forecast.stages:
         rate = "" if stage.gigaflops is None else f", {stage.gigaflops:.0f} GFLOP/s"
         lines.append(f"    {stage.name:10} {duration(stage.seconds)}, peak memory {size(stage.peak_bytes)}{rate}")
+    if forecast.ranks > 1:
+        lines.append(_network(forecast.sent_bytes))
     return [*lines, *(f"    {sentence}" for sentence in forecast.how)]
+
+
+def _network(sent_bytes: int) -> str:
+    seconds = ", ".join(f"{duration(sent_bytes * 8 / 1e9 / speed)} at {speed} Gb/s" for speed in NETWORKS)
+    return f"    each rank sends {size(sent_bytes)} a block, which comes on top: {seconds}"
 
 
 def _spec(group: "GroupSummary") -> str:

@@ -21,6 +21,7 @@ OPTIONS: Final = {
     "overrides": "--set",
     "predict": "--predict",
     "provider": "--provider",
+    "ranks": "--ranks",
     "recipe": "--recipe",
     "save_baseline": "--save-baseline",
     "repetition_penalty": "--repetition-penalty",

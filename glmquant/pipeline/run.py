@@ -36,8 +36,8 @@ from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
 from glmquant.store.calibration import read_calibration, write_calibration
-from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.output import is_finished, output_directory, require_free, require_room
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.output import is_finished, output_of_all, output_of_first, require_free, require_room
 from glmquant.store.run_record import RUN, RunRecord, read_run_record, require_recorded, write_run_record
 from glmquant.store.verify import verify
 from glmquant.streaming.memory import forward_bytes
@@ -82,27 +82,34 @@ def run_directory(
         resources.store(needed)
     keys = stage_keys(checkpoint, plan, samples, labeled, check_key(options, data, against), resources)
     record = RunRecord(keys["onnx"], keys["report"])
-    if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
+    ranks = resources.ranks
+    ranks.require_same(lambda: {"what is run": keys["report"]})
+    if not force and (earlier := ranks.from_first(lambda: _finished(out, record))) is not None:
         return earlier
     stored = stored_bytes(summarize(checkpoint, plan), plan)
     require_room(out, 2 * stored)  # quantized, and in the bundle
-    with output_directory(out, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
-        todo = steps_of_run(partial, checkpoint, plan, stored, resources, trains=labeled is not None)
+    with output_of_all(out, ranks, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
+        todo = ranks.from_first(
+            lambda: steps_of_run(partial, checkpoint, plan, stored, resources, trains=labeled is not None)
+        )
         steps = announced(todo, progress)
         if labeled is not None:
             steps.begin(TRAIN)
-            _is_kept(partial / "classifier", verify)
-            checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
+            with ranks.first():
+                if ranks.is_first:
+                    _is_kept(partial / "classifier", verify)
+                checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
         steps.begin(QUANTIZE)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
         steps.begin(CALIBRATE)
         ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
         steps.begin(EXPORT)
-        if not _is_kept(partial / "onnx", verify):
-            export_directory(quantized, plan, ranges, partial / "onnx", progress)
+        with ranks.first():
+            if ranks.is_first and not _is_kept(partial / "onnx", verify):
+                export_directory(quantized, plan, ranges, partial / "onnx", progress)
         steps.begin(CHECK)
         report = partial / "report"
-        if _is_kept(report, require_recorded):
+        if ranks.from_first(lambda: _is_kept(report, require_recorded)):
             checked = read_report(report)
         else:
             checked = check_directory(
@@ -116,7 +123,8 @@ def run_directory(
                 resources=resources,
                 progress=progress,
             )
-        write_run_record(record, partial, "onnx")
+        if ranks.is_first:
+            write_run_record(record, partial, "onnx")
     return checked
 
 
@@ -136,7 +144,7 @@ def _is_kept(stage: Path, require: Callable[[Path], object]) -> bool:
 
 def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
     """The report of a finished run with the same inputs; None where nothing is in the way."""
-    earlier = read_run_record(out)
+    earlier = read_run_record(out) if is_finished(out) else None
     if earlier is None:
         require_free(out)
         return None
@@ -263,8 +271,10 @@ def _quantized(
     resources: Resources,
     progress: Progress,
 ) -> Checkpoint:
-    if _is_kept(out, verify):
-        return take_up(out, plan, samples)
+    ranks = resources.ranks
+    if ranks.from_first(lambda: _is_kept(out, verify)):
+        with ranks.first():
+            return take_up(out, plan, samples) if ranks.is_first else open_checkpoint(out)
     return quantize_directory(checkpoint, plan, samples, out, resources, progress)
 
 
@@ -278,9 +288,10 @@ def _ranges(
 ) -> Sequence[KeyValueRange] | None:
     if samples is None or not plan.needs_ranges:
         return None
-    if _is_kept(out, read_calibration):
+    if resources.ranks.from_first(lambda: _is_kept(out, read_calibration)):
         return read_calibration(out).key_values
-    with output_directory(out) as partial:
-        calibration = calibrate(checkpoint, plan, samples, resources, partial.parent, progress)
-        write_calibration(calibration, partial)
+    with output_of_first(out, resources.ranks) as partial:
+        calibration = calibrate(checkpoint, plan, samples, resources, out.parent, progress)
+        if partial is not None:
+            write_calibration(calibration, partial)
     return calibration.key_values
