@@ -143,8 +143,13 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
-        given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
-        given["--plugin"] = plugin
+        given = {
+            "--adapter": adapter,
+            "--recipe": recipe,
+            "--set": overrides,
+            "--plugin": plugin,
+            "--memory-limit": memory_limit,
+        }
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(took=False) as progress:

@@ -115,10 +115,6 @@ Cache = Annotated[
     typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
 ]
 Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
-]
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]

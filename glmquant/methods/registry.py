@@ -141,7 +141,8 @@ def _problems(method: Any) -> list[str]:
     as_dataclass = vars(method).get("__dataclass_params__")
     if as_dataclass is None or not as_dataclass.frozen:
         return ["it is no frozen dataclass", *_declared(method, []), *_called(method)]
-    options = [each.name for each in fields(method) if each.init]
+    dataclass_type: Any = method
+    options = [each.name for each in fields(dataclass_type) if each.init]
     return [*_declared(method, options), *_called(method), *_options(method, options)]
 
 
