@@ -1,10 +1,11 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,13 +19,15 @@ from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.comparable import origin_notes, require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
-from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting, Subject
 from glmquant.evaluation.routing_metrics import RoutingMetrics, measure_routing
 from glmquant.evaluation.share import Share
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
 from glmquant.progress import Progress
+from glmquant.recipe.changes import named
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
+from glmquant.recipe.schema import Recipe
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import GRAPH_FILE, is_classifier
@@ -42,7 +45,8 @@ def check_bundle(
     baseline: Checkpoint | StoredBaseline,
     options: CheckOptions,
     *,
-    recipe: str | None,
+    recipe: Recipe,
+    sections: Sequence[str],
     cache: Path | None,
     store: ActivationStore,
     progress: Progress,
@@ -53,7 +57,7 @@ def check_bundle(
     """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
     Args:
-        recipe: its name or description, for the report.
+        recipe: what the report says of the check, and of ``sections`` beside it, which made the bundle.
         cache: where the baseline's answers are kept; a classifier's are never.
         save_baseline: file to write the baseline's answers to, with its head.
         store: for the baseline's activations; its device computes.
@@ -81,7 +85,7 @@ def check_bundle(
     )
     if classifies:
         classifier = OnnxClassifier.open(path, num_threads=_threads(ranks))
-        setting = _setting(path, baseline, classifier.accuracy_level, recipe, manifest)
+        setting = _setting(path, baseline, classifier.accuracy_level, manifest, recipe, sections)
         report = evaluate_classifier(
             classifier,
             baseline,
@@ -97,7 +101,7 @@ def check_bundle(
         )
         return replace(report, notes=(*notes, *report.notes))
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
-    setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
+    setting = _setting(path, baseline, info.accuracy_level, manifest, recipe, sections)
     context = min(info.max_length, baseline.config.max_position_embeddings)
     share = Share(ranks, info.vocab_size)
     source = BaselineSource(baseline, progress, kept, store, share)
@@ -197,16 +201,33 @@ def _setting(
     path: Path,
     baseline: Checkpoint | StoredBaseline,
     accuracy_level: int,
-    recipe: str | None,
     manifest: Manifest | None,
+    recipe: Recipe,
+    sections: Sequence[str],
 ) -> Setting:
+    described = recipe.description if manifest is None else manifest.recipe.get("description", "")
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
         baseline=ModelFacts(baseline.name, baseline.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
-        recipe=recipe,
+        recipe=str(described) or recipe.description or None,
         groups=() if manifest is None else manifest.groups,
+        subject=None if manifest is None else _subject(manifest, recipe.model_dump(mode="json", include={*sections})),
+    )
+
+
+def _subject(manifest: Manifest, beside: Mapping[str, Any]) -> Subject:
+    """From what the bundle says of itself, and from sections of a recipe that it does not."""
+    name, changes = named({**manifest.recipe, **beside})
+    return Subject(
+        source=manifest.origin,
+        revision=manifest.source_revision,
+        fingerprint=manifest.source_fingerprint,
+        recipe=name,
+        changes=changes,
+        calibration=manifest.calibration,
+        files={file: each.sha256 for file, each in manifest.files.items() if file.startswith(GRAPH_FILE)},
     )
 
 

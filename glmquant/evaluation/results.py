@@ -54,6 +54,29 @@ class LibraryVersion:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What the candidate was made from, and how, as far as its ``glmquant.json`` and the recipe at hand say it.
+
+    Attributes:
+        source: the model, with an adapter that was merged into it.
+        revision: the commit of its repository; None where that is not known.
+        fingerprint: of its weights (:attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`).
+        recipe: the packaged recipe's name; None for one's own.
+        changes: ``key=value`` for each key that is another than there (:func:`glmquant.recipe.changes.named`).
+        calibration: sha256 of the calibration tokens; None where none were used.
+        files: sha256 of the candidate's graph and weights, by name.
+    """
+
+    source: str
+    revision: str | None
+    fingerprint: str
+    recipe: str | None
+    changes: tuple[str, ...]
+    calibration: str | None
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Setting:
     """What was compared, and how: the part of a report that the caller knows.
 
@@ -61,6 +84,7 @@ class Setting:
         accuracy_level: ``accuracy_level`` of the candidate's MatMulNBits operators; None where it has none.
         recipe: the recipe's name or description; None where there is none.
         groups: what quantization did to each linear group, from the candidate's ``glmquant.json``; empty without one.
+        subject: what the candidate was made from; None without a ``glmquant.json``, and in reports of earlier releases.
     """
 
     candidate: ModelFacts
@@ -69,6 +93,15 @@ class Setting:
     versions: Several[LibraryVersion]
     recipe: str | None = None
     groups: Several[GroupRecord] = field(default=(), repr=False)
+    subject: Subject | None = field(default=None, repr=False)
+
+    @property
+    def title(self) -> str:
+        """What the report is about: the model and the recipe where they are known, else the candidate's directory."""
+        if self.subject is None:
+            return self.candidate.name
+        how = self.subject.recipe or (self.recipe or "").rstrip(".") or self.candidate.name
+        return f"{self.subject.source}, {how}{' with changes' if self.subject.recipe and self.subject.changes else ''}"
 
     @property
     def size_ratio(self) -> float | None:
