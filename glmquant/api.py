@@ -237,8 +237,8 @@ def check(
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
-        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
-            nothing.
+        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to, the model card that
+            goes with the bundle (``README.md``), and ``run.json``: when, where and how fast; None writes nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
             on the processor, as it ships.
     """
@@ -253,7 +253,7 @@ def check(
             _path(bundle),
             _baseline(baseline, recipe, adapter, save_baseline, told),
             options,
-            description=recipe.description or None,
+            recipe=recipe,
             against=read_report(against) if isinstance(against, str | Path) else against,
             cache=None if cache is None else Path(cache),
             save_baseline=None if save_baseline is None else Path(save_baseline),
@@ -284,9 +284,13 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     """
     if not _names(reports):
         raise CheckError("there is no report to show", where="reports", expected="one or more")
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import named_apart, write_page
 
-    write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
+    paths = [Path(path) for path in _names(reports)]
+    write_page(
+        named_apart([(path, read_report(path)) for path in paths]), Path(out), made=circumstances_of(paths[0])
+    )
 
 
 def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
@@ -301,11 +305,13 @@ def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None
         OutputError: ``out`` cannot be written.
     """
     from glmquant.reports.comparison import compare_reports as compared
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import write_page
 
-    comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
+    paths = [Path(path) for path in _names(reports)]
+    comparison = compared([(path, read_report(path)) for path in paths])
     if out is not None:
-        write_page(comparison.reports, Path(out), comparison.table())
+        write_page(comparison.reports, Path(out), comparison.table(), circumstances_of(paths[0]))
         comparison = replace(comparison, page=Path(out))
     return comparison
 

@@ -21,7 +21,7 @@ from glmquant.evaluation.results import AccuracyReport
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import positions
-from glmquant.pipeline.check import check_directory
+from glmquant.pipeline.check import card_of, measured
 from glmquant.pipeline.export import export_directory
 from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
 from glmquant.pipeline.steps import CALIBRATE, CHECK, EXPORT, QUANTIZE, TRAIN, announced, steps_of_run
@@ -34,8 +34,12 @@ from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
+from glmquant.reports.write import write_report
+from glmquant.runtime.speed import measure_apart
 from glmquant.store.calibration import read_calibration, write_calibration
+from glmquant.store.card_file import put_card
 from glmquant.store.checkpoint import Checkpoint
+from glmquant.store.circumstances import circumstances
 from glmquant.store.output import is_finished, output_directory, require_free, require_room
 from glmquant.store.run_record import RUN, RunRecord, read_run_record, require_recorded, write_run_record
 from glmquant.store.verify import verify
@@ -45,6 +49,9 @@ from glmquant.train.directory import TEST_FILE, examples_to_train_on, train_for_
 
 log = logging.getLogger("glmquant")
 BUNDLE, REPORT = "onnx/model.onnx", "report/report.json"
+BESIDE_MANIFEST: Final = ("train", "export", "check")
+"""Sections of the recipe that a bundle's manifest does not have."""
+
 STAGES: Final = ("classifier", "quantized", "calibration", "onnx", "report")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
@@ -68,7 +75,7 @@ def run_directory(
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
         require_free(out)
-    labeled = examples_to_train_on(checkpoint, recipe)
+    labeled, published = examples_to_train_on(checkpoint, recipe), checkpoint
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
     require_exportable(config, recipe.export, plan.possible_specs)
@@ -98,22 +105,26 @@ def run_directory(
         if not _is_kept(partial / "onnx", verify):
             export_directory(quantized, plan, ranges, partial / "onnx", progress)
         steps.begin(CHECK)
-        report = partial / "report"
-        if _is_kept(report, require_recorded):
-            checked = read_report(report)
+        earlier_record = read_run_record(partial)
+        if _is_kept(partial / "report", require_recorded) and earlier_record is not None:
+            checked, made = read_report(partial / "report"), earlier_record.made
         else:
-            checked = check_directory(
+            checked = measured(
                 partial / "onnx",
                 checkpoint,
                 options,
-                description=recipe.description or None,
+                recipe=recipe,
+                sections=BESIDE_MANIFEST,
                 against=against,
                 cache=cache,
-                out=report,
                 resources=resources,
                 progress=progress,
             )
-        write_run_record(record, partial, "onnx")
+            made = circumstances(steps.seconds, measure_apart(partial / "onnx"))
+            with output_directory(partial / "report") as unfinished:
+                write_report(checked, unfinished, () if against is None else (against,), made)
+        put_card(partial / "onnx", card_of(checked, partial / "onnx", published))
+        write_run_record(replace(record, made=made), partial, "onnx")
     return checked
 
 

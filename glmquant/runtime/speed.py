@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from glmquant.core.machine import peak_memory
 from glmquant.data.sequences import Ids
+from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import is_classifier
@@ -74,9 +75,7 @@ def measure(bundle: Path) -> BundleSpeed:
     if is_classifier(bundle):
         return _classifier(bundle, threads)
     model = OnnxModel.open(bundle)
-    length = min(PROMPT_TOKENS, model.info.max_length - NEW_TOKENS)
-    if length < 1:
-        length = 1
+    length = max(1, min(PROMPT_TOKENS, model.info.max_length - NEW_TOKENS))
     most = min(NEW_TOKENS, model.info.max_length - length)
     prompt_BT = _tokens(length, model.info.vocab_size)
     model.forward(prompt_BT[:, :1], np.ones((1, 1), np.int64), keep=1)  # the first call allocates
@@ -96,10 +95,10 @@ def measure(bundle: Path) -> BundleSpeed:
 def _classifier(bundle: Path, threads: int) -> BundleSpeed:
     classifier = OnnxClassifier.open(bundle)
     length = min(PROMPT_TOKENS, classifier.max_length)
-    tokens_BT = _tokens(length, classifier.vocab_size)
-    classifier.logits(tokens_BT[:, :1], np.ones((1, 1), np.int64))
+    tokens_T = _tokens(length, read_bundle_config(bundle / "config.json").vocab_size)[0]
+    classifier.logits([tokens_T[:1]])
     start = perf_counter()
-    classifier.logits(tokens_BT, np.ones((1, length), np.int64))
+    classifier.logits([tokens_T])
     return BundleSpeed(length, perf_counter() - start, 0, 0.0, peak_memory(), threads)
 
 
