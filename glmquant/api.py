@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.evaluation.results import AccuracyReport
     from glmquant.evaluation.stored_baseline import StoredBaseline
+    from glmquant.hub.push import Push
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -45,6 +46,7 @@ __all__ = [
     "generate",
     "inspect",
     "open_chat",
+    "push",
     "quantize",
     "read_report",
     "report",
@@ -288,9 +290,7 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     from glmquant.reports.write import named_apart, write_page
 
     paths = [Path(path) for path in _names(reports)]
-    write_page(
-        named_apart([(path, read_report(path)) for path in paths]), Path(out), made=circumstances_of(paths[0])
-    )
+    write_page(named_apart([(path, read_report(path)) for path in paths]), Path(out), made=circumstances_of(paths[0]))
 
 
 def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
@@ -531,6 +531,54 @@ def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progr
     path = directory if isinstance(directory, str | Path) else directory.path
     with shown(progress) as told:
         return verified(snapshot(Path(path)), told)
+
+
+def push(
+    bundle: "OnnxBundle | str | Path",
+    repo: str,
+    *,
+    upload: bool = False,
+    private: bool = False,
+    progress: Progress | bool = False,
+) -> "Push":
+    """Publish a bundle to a repository of the Hugging Face hub, by huggingface_hub; by default, only say what would be.
+
+    Every file is compared with its hash first, and only what `export` and `run` wrote is published. The license of the
+    base model holds for it too.
+
+    Args:
+        repo: ``ORG/NAME``; it is made where there is none.
+        upload: really do it; the token is huggingface_hub's (``hf auth login``, or ``HF_TOKEN``).
+        private: where the repository is made.
+
+    Raises:
+        CheckpointError: what :func:`verify` raises.
+        HubError: no id of a repository, or the hub refuses.
+    """
+    from glmquant.hub.push import Push, repository_url
+    from glmquant.hub.push import upload as uploaded
+    from glmquant.runtime.session import require_bundle
+    from glmquant.store.artifact import license_files
+    from glmquant.store.base_card import read_base_card
+    from glmquant.store.inventory import files_of
+    from glmquant.store.manifest import MANIFEST, read_manifest
+
+    path, url = _path(bundle), repository_url(repo)
+    require_bundle(path)
+    verify(path, progress=progress)
+    manifest = read_manifest(path / MANIFEST)
+    names = {*manifest.files, MANIFEST} if manifest.files else files_of(path)
+    planned = Push(
+        url=url,
+        files={name: (path / name).stat().st_size for name in sorted(names)},
+        base_model=manifest.origin,
+        license=read_base_card(path).license,
+        license_files=license_files(path),
+    )
+    if not upload:
+        return planned
+    message = f"{manifest.origin} as ONNX, by glmquant {manifest.glmquant_version}"
+    return replace(planned, commit=uploaded(path, repo, planned.files, private=private, message=message))
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":

@@ -42,6 +42,7 @@ VERBS: Final = (
     "export",
     "generate",
     "inspect",
+    "push",
     "quantize",
     "recipes",
     "report",

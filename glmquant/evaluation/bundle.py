@@ -13,17 +13,19 @@ from glmquant import assets
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids
+from glmquant.evaluation.answers import drafter, greedy_answers
 from glmquant.evaluation.baseline_cache import AnswerStore, BaselineCache, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.comparable import origin_notes, require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
-from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting, Subject
+from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, PromptAnswers, Setting, Subject
 from glmquant.evaluation.routing_metrics import RoutingMetrics, measure_routing
 from glmquant.evaluation.share import Share
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer
 from glmquant.progress import Progress
 from glmquant.recipe.changes import named
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
@@ -118,7 +120,30 @@ def check_bundle(
         route=None if baseline.config.experts is None else _router(path, source, ranks),
         share=share,
     )
-    return replace(report, notes=notes)
+    answers, unanswered = _answers(path, baseline, tokenizer, options, progress, store, ranks)
+    return replace(report, notes=(*notes, *unanswered), answers=answers)
+
+
+def _answers(
+    path: Path,
+    baseline: Checkpoint | StoredBaseline,
+    tokenizer: GlmTokenizer,
+    options: CheckOptions,
+    progress: Progress,
+    store: ActivationStore,
+    ranks: Ranks,
+) -> tuple[tuple[PromptAnswers, ...], tuple[str, ...]]:
+    """To the prompts, by the first rank; and a note where there can be none."""
+    if not options.prompts:
+        return (), ()
+    if isinstance(baseline, StoredBaseline):
+        return (), ("check.prompts were not asked, since a stored baseline answers nothing new",)
+    answers: tuple[PromptAnswers, ...] = ()
+    if ranks.is_first:
+        model = OnnxModel.open(path, num_threads=_threads(ranks))
+        source = BaselineSource(baseline, progress, None, store)
+        answers = greedy_answers(drafter(model), source, tokenizer, options, model.info.eos_ids)
+    return ranks.broadcast(answers), ()
 
 
 def _router(path: Path, baseline: BaselineSource, ranks: Ranks) -> Callable[[Sequence[Ids]], RoutingMetrics]:

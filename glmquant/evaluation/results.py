@@ -154,6 +154,24 @@ class Regression:
 
 
 @dataclass(frozen=True)
+class PromptAnswers:
+    """What both models answer to a prompt, greedily.
+
+    Attributes:
+        same_tokens: at the start of both answers.
+        baseline_tokens: of the baseline's answer.
+        is_whole: it came to its end, or to ``check.answer_tokens``; else the two differed too often to follow further.
+    """
+
+    prompt: str
+    baseline: str
+    candidate: str
+    same_tokens: int
+    baseline_tokens: int
+    is_whole: bool = True
+
+
+@dataclass(frozen=True)
 class AccuracyReport:
     """What the candidate loses against the baseline, and what the limits make of it.
 
@@ -165,6 +183,7 @@ class AccuracyReport:
         regression: what the candidate loses against an earlier one; None where it was not compared with any.
         coverage: of each text, in their order; empty in reports of earlier releases.
         routing: of a model with routed experts, how far both meet the same ones; None where it was not measured.
+        answers: of both models to ``check.prompts``.
         notes: what makes the numbers say something else than they seem to, each a sentence without its stop.
     """
 
@@ -179,6 +198,7 @@ class AccuracyReport:
     coverage: Several[TextCoverage] = ()
     notes: Several[str] = ()
     routing: RoutingMetrics | None = None
+    answers: tuple[PromptAnswers, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

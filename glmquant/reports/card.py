@@ -2,7 +2,6 @@
 that the same bundle gets the same card."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,14 +32,6 @@ class CardFacts:
     base_id: str | None
     license_files: tuple[str, ...]
     classifies: bool
-
-
-def license_files(bundle: Path) -> tuple[str, ...]:
-    """Those that came along with the base model."""
-    return tuple(sorted(path.name for path in bundle.iterdir() if path.name.upper().startswith(LICENSES)))
-
-
-LICENSES: Final = ("LICENSE", "MODEL_LICENSE", "NOTICE")
 
 
 def to_card(report: AccuracyReport, facts: CardFacts) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
-from glmquant.evaluation.results import AccuracyReport, Regression
+from glmquant.evaluation.results import AccuracyReport, PromptAnswers, Regression
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.inert import inert_markdown
@@ -19,6 +19,7 @@ from glmquant.reports.words import (
     points,
     rounded,
     routing_note,
+    same_words,
     sentences,
     task_notes,
 )
@@ -38,11 +39,20 @@ def to_markdown(report: AccuracyReport) -> str:
         parts += [f"## Against {inert_markdown(report.regression.name)}", _regression(report.regression)]
     for task in report.tasks:
         parts += [f"## Task: {inert_markdown(task.name)}", _task(task), _classes(task)]
+    if report.answers:
+        parts += ["## Answers", _answers(report.answers)]
     return "\n\n".join(parts) + "\n"
 
 
+def _answers(answers: Sequence[PromptAnswers]) -> str:
+    rows = [(each.prompt, each.baseline, each.candidate, same_words(each)) for each in answers]
+    return _table(("prompt", "float", "quantized", ""), rows)
+
+
 def _setting(report: AccuracyReport) -> str:
-    return "\n".join(f"- {name[:1].upper()}{name[1:]}: {inert_markdown(value)}" for name, value in subject_facts(report))
+    return "\n".join(
+        f"- {name[:1].upper()}{name[1:]}: {inert_markdown(value)}" for name, value in subject_facts(report)
+    )
 
 
 def _limits(limits: Sequence[LimitOutcome]) -> str:

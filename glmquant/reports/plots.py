@@ -178,7 +178,10 @@ def color_key(left: float, top: float, lowest: str, highest: str, class_: str = 
     for step in range(SHADES):
         opacity = LEAST + (MOST - LEAST) * step / (SHADES - 1)
         place: dict[str, float] = {"x": start + 22 * step, "y": top, "width": 22, "height": 16}
-        parts += [element("rect", class_="cell", **place), element("rect", class_=class_, fill_opacity=opacity, **place)]
+        parts += [
+            element("rect", class_="cell", **place),
+            element("rect", class_=class_, fill_opacity=opacity, **place),
+        ]
     return [*parts, text(highest, start + 22 * SHADES + 8, top + 13, class_="tick")]
 
 

@@ -96,7 +96,9 @@ def scale(values: Sequence[float], start: float, end: float, *, from_zero: bool 
     return Scale(low if from_zero and low == 0 else low - margin, high + margin, start, end)
 
 
-def axes(x: Scale, y: Scale | LogScale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = "") -> list[Markup]:
+def axes(
+    x: Scale, y: Scale | LogScale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = ""
+) -> list[Markup]:
     """Horizontal grid lines with their values, the x axis with its ticks, and both labels."""
     parts = []
     for value in y.ticks(4):

@@ -35,6 +35,7 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
         "coverage": [],
         "notes": [],
         "routing": None,
+        "setting": written["setting"] | {"subject": None},
         "tasks": [task | {"sha256": None} for task in written["tasks"]],
     }
     assert json.loads(read.to_json()) == written | {"schema": 3} | added
