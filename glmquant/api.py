@@ -239,8 +239,8 @@ def check(
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
-        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to, the model card that
-            goes with the bundle (``README.md``), and ``run.json``: when, where and how fast; None writes nothing.
+        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to, the model card
+            that goes with the bundle (``README.md``), and ``run.json``: when, where and how fast; None writes nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
             on the processor, as it ships.
     """

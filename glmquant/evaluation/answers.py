@@ -1,9 +1,10 @@
 """Greedy answers of both models to the user's prompts.
 
-The float model goes through its blocks once for many tokens: the candidate drafts an answer, one pass of the float model
-says up to which token it would have said the same, and what itself says next; from there the candidate drafts on. What
-comes out is the float model's own greedy answer, token by token (speculative decoding, Leviathan, Kalman and Matias 2023,
-https://arxiv.org/abs/2211.17192, with greedy choices), in one pass more than there are places where the two differ.
+The float model goes through its blocks once for many tokens: the candidate drafts an answer, one pass of the float
+model says up to which token it would have said the same, and what itself says next; from there the candidate drafts on.
+What comes out is the float model's own greedy answer, token by token (speculative decoding, Leviathan, Kalman and
+Matias 2023, https://arxiv.org/abs/2211.17192, with greedy choices), in at most one pass more than there are places
+where the two differ.
 
 Shape suffixes: T tokens, V vocabulary.
 """

@@ -56,8 +56,8 @@ def _guesses(logits_V: Logits, before: list[int], tokenizer: Tokenizer) -> tuple
 
 
 def _after(before: list[int], token: int, tokenizer: Tokenizer) -> str:
-    """A token's text in its context: decoded alone, it may lose the space it begins with. A part of a character is shown
-    as its bytes."""
+    """A token's text in its context: decoded alone, it may lose the space it begins with. A part of a character is
+    shown as its bytes."""
     start, whole = tokenizer.decode(before), tokenizer.decode([*before, token])
     text = whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])
     return text if NO_CHARACTER not in text else spelled(tokenizer.token(token) or "") or text

@@ -1,5 +1,5 @@
-"""A bundle's model card, as the Hugging Face hub reads one: from its report, and without a date, a machine or a speed, so
-that the same bundle gets the same card."""
+"""A bundle's model card, as the Hugging Face hub reads one: from its report, and without a date, a machine or a speed,
+so that the same bundle gets the same card."""
 
 from dataclasses import dataclass
 from typing import Any, Final

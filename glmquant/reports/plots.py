@@ -191,8 +191,8 @@ def _short(kind: str) -> str:
 
 
 def expert_load(routing: RoutingMetrics) -> Markup:
-    """A row for each layer with routed experts, a cell for each expert: the stronger its color, the more tokens it met in
-    the candidate, as a share of the layer's busiest."""
+    """A row for each layer with routed experts, a cell for each expert: the stronger its color, the more tokens it met
+    in the candidate, as a share of the layer's busiest."""
     left, high = 130.0, 18.0
     count = len(routing.layers[0].candidate_load)
     width = min(24.0, (WIDTH - left - 20) / count)

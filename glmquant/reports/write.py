@@ -19,8 +19,8 @@ def write_report(
     others: Sequence[AccuracyReport] = (),
     made: Circumstances | None = None,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory; the page alone
-    shows when, where and how fast it was ``made``."""
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory; the page
+    alone shows when, where and how fast it was ``made``."""
     contents = {
         "report.json": report.to_json(),
         "report.md": to_markdown(report),

@@ -10,8 +10,8 @@ from glmquant.store.manifest import MANIFEST, manifest_bytes, read_manifest
 
 
 def put_card(bundle: Path, text: str) -> None:
-    """Writes ``README.md`` into the bundle and its hash into the bundle's ``glmquant.json``. Doing it again gives the same
-    bytes; killed between the two, the bundle no longer verifies, and is made again.
+    """Writes ``README.md`` into the bundle and its hash into its ``glmquant.json``. Doing it again gives the same bytes;
+    killed between the two, the bundle no longer verifies, and is made again.
 
     Raises:
         CheckpointError: the manifest is damaged.

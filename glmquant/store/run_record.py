@@ -1,5 +1,5 @@
-"""``run.json``: which inputs a directory came from, so that the same run given again is known to be done; and when, where
-and how fast it was made."""
+"""``run.json``: which inputs a directory came from, so that the same run given again is known to be done; and when,
+where and how fast it was made."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -19,8 +19,8 @@ from glmquant.store.sealed_json import read_sealed, sealed
 
 RUN: Final = "run.json"
 FORMAT: Final = 3
-"""Format 2, which does not say how it was ``made``, is read as well; so is format 1, which has the sizes of the bundle's
-files in place of ``written``."""
+"""Format 2, which does not say how it was ``made``, is read as well; so is format 1, which has the sizes of the
+bundle's files in place of ``written``."""
 
 
 @dataclass(frozen=True)

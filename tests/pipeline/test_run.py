@@ -306,10 +306,17 @@ def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
     assert (out / "run.json").read_text() == text
 
 
-def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
-    gq.run(MODEL, recipe(), out=tmp_path / "out")
-    values = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert values.keys() == {"sha256", "format", "inputs", "check", "files", "written"}
+def test_only_the_record_and_the_page_name_time_and_place(tmp_path: Path) -> None:
+    for out in (tmp_path / "one", tmp_path / "other"):
+        gq.run(MODEL, recipe(), out=out)
+    one, other = (contents(tmp_path / name) for name in ("one", "other"))
+    differing = {name for name in one | other if one.get(name) != other.get(name)}
+    assert differing <= {"run.json", "report/report.html"}
+    made = json.loads(one["run.json"])["made"]
+    assert made["seconds"].keys() == {"quantize", "export", "check"}
+    assert made["peak_bytes"] > 10**7
+    assert made["machine"]["processor"] in one["report/report.html"].decode()
+    assert "onnx/README.md" in one
 
 
 def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:

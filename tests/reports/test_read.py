@@ -32,6 +32,7 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
     assert read.schema == SCHEMA == 3
     written = json.loads(text)
     added = {
+        "answers": [],
         "coverage": [],
         "notes": [],
         "routing": None,

@@ -23,8 +23,8 @@ def byte_letters() -> list[str]:
 
 
 def spelled(piece: str) -> str | None:
-    """A piece of a byte-level or SentencePiece vocabulary with ``<0xE7>`` for each byte that is no whole character; None
-    for a piece of another kind."""
+    """A piece of a byte-level or SentencePiece vocabulary with ``<0xE7>`` for each byte that is no whole character;
+    None for a piece of another kind."""
     if BYTE_PIECE.fullmatch(piece):
         return piece
     letters = _bytes_of_letters()

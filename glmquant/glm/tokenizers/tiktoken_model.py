@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.merges import joined_pairs, merges_budget
+from glmquant.glm.tokenizers.pieces import byte_letters
 
 PATTERN: Final = "|".join(
     (
