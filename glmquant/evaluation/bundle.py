@@ -1,11 +1,11 @@
 """The check of a bundle on disk, language model or classifier, against the checkpoint it comes from."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
 
@@ -39,6 +39,9 @@ from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
 
 log = logging.getLogger("glmquant")
+BESIDE_MANIFEST: Final = {"train", "export", "check"}
+"""Sections of a recipe that a bundle's manifest does not have."""
+
 MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
 
 
@@ -48,7 +51,6 @@ def check_bundle(
     options: CheckOptions,
     *,
     recipe: Recipe,
-    sections: Sequence[str],
     cache: Path | None,
     store: ActivationStore,
     progress: Progress,
@@ -59,7 +61,7 @@ def check_bundle(
     """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
     Args:
-        recipe: what the report says of the check, and of ``sections`` beside it, which made the bundle.
+        recipe: for what the report says of it, where it is the one that the bundle was made by.
         cache: where the baseline's answers are kept; a classifier's are never.
         save_baseline: file to write the baseline's answers to, with its head.
         store: for the baseline's activations; its device computes.
@@ -87,7 +89,7 @@ def check_bundle(
     )
     if classifies:
         classifier = OnnxClassifier.open(path, num_threads=_threads(ranks))
-        setting = _setting(path, baseline, classifier.accuracy_level, manifest, recipe, sections)
+        setting = _setting(path, baseline, classifier.accuracy_level, manifest, recipe)
         report = evaluate_classifier(
             classifier,
             baseline,
@@ -103,7 +105,7 @@ def check_bundle(
         )
         return replace(report, notes=(*notes, *report.notes))
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
-    setting = _setting(path, baseline, info.accuracy_level, manifest, recipe, sections)
+    setting = _setting(path, baseline, info.accuracy_level, manifest, recipe)
     context = min(info.max_length, baseline.config.max_position_embeddings)
     share = Share(ranks, info.vocab_size)
     source = BaselineSource(baseline, progress, kept, store, share)
@@ -228,22 +230,23 @@ def _setting(
     accuracy_level: int,
     manifest: Manifest | None,
     recipe: Recipe,
-    sections: Sequence[str],
 ) -> Setting:
-    described = recipe.description if manifest is None else manifest.recipe.get("description", "")
+    described = recipe.description if manifest is None else str(manifest.recipe.get("description", ""))
+    made_by_it = described == recipe.description
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
         baseline=ModelFacts(baseline.name, baseline.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
-        recipe=str(described) or recipe.description or None,
+        recipe=described or recipe.description or None,
         groups=() if manifest is None else manifest.groups,
-        subject=None if manifest is None else _subject(manifest, recipe.model_dump(mode="json", include={*sections})),
+        subject=None if manifest is None else _subject(manifest, recipe if made_by_it else None),
     )
 
 
-def _subject(manifest: Manifest, beside: Mapping[str, Any]) -> Subject:
-    """From what the bundle says of itself, and from sections of a recipe that it does not."""
+def _subject(manifest: Manifest, recipe: Recipe | None) -> Subject:
+    """From what the bundle says of itself, and from those sections of its recipe that it does not."""
+    beside = {} if recipe is None else recipe.model_dump(mode="json", include=BESIDE_MANIFEST)
     name, changes = named({**manifest.recipe, **beside})
     return Subject(
         source=manifest.origin,

@@ -57,7 +57,6 @@ def check_directory(
             baseline,
             options,
             recipe=recipe,
-            sections=(),
             against=against,
             cache=cache,
             resources=resources,
@@ -85,18 +84,13 @@ def measured(
     options: CheckOptions,
     *,
     recipe: Recipe,
-    sections: tuple[str, ...],
     against: AccuracyReport | None,
     cache: Path | None,
     resources: Resources,
     progress: Progress,
     save_baseline: Path | None = None,
 ) -> AccuracyReport:
-    """The report, written nowhere.
-
-    Args:
-        sections: of the recipe that made the bundle, beside those that its ``glmquant.json`` has.
-    """
+    """The report, written nowhere."""
     store = resources.store(forward_bytes(baseline.config, torch.float32))
     with resources.in_use():
         report = check_bundle(
@@ -104,7 +98,6 @@ def measured(
             baseline,
             options,
             recipe=recipe,
-            sections=sections,
             cache=cache,
             store=store,
             progress=progress,

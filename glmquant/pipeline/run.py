@@ -49,9 +49,6 @@ from glmquant.train.directory import TEST_FILE, examples_to_train_on, train_for_
 
 log = logging.getLogger("glmquant")
 BUNDLE, REPORT = "onnx/model.onnx", "report/report.json"
-BESIDE_MANIFEST: Final = ("train", "export", "check")
-"""Sections of the recipe that a bundle's manifest does not have."""
-
 STAGES: Final = ("classifier", "quantized", "calibration", "onnx", "report")
 PACKAGED_TEXT = ("glmquant:held-out-en.txt", "glmquant:held-out-zh.txt")
 
@@ -114,7 +111,6 @@ def run_directory(
                 checkpoint,
                 options,
                 recipe=recipe,
-                sections=BESIDE_MANIFEST,
                 against=against,
                 cache=cache,
                 resources=resources,

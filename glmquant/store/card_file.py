@@ -10,7 +10,7 @@ from glmquant.store.manifest import MANIFEST, manifest_bytes, read_manifest
 
 
 def put_card(bundle: Path, text: str) -> None:
-    """Writes ``README.md`` into the bundle and its hash into its ``glmquant.json``. Doing it again gives the same bytes;
+    """Writes ``README.md`` into the bundle and its hash into ``glmquant.json``. Doing it again gives the same bytes;
     killed between the two, the bundle no longer verifies, and is made again.
 
     Raises:

@@ -14,7 +14,7 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.store import output
 from tests.hints.follow import follows
-from tests.support.paths import GOLDEN, contents
+from tests.support.paths import GOLDEN, contents, lasting
 
 MODEL = GOLDEN["chatglm2-tiny"]
 FEW = {
@@ -134,7 +134,7 @@ def test_a_later_stages_error_keeps_the_finished_ones(tmp_path: Path) -> None:
     gq.run(MODEL, given, out=tmp_path / "out", progress=stages)
     assert stages.seen == {"baseline, block by block", "comparing, tokens"}
     whole = gq.run(MODEL, given, out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
     assert gq.read_report(tmp_path / "out" / "report") == whole
 
 
@@ -160,7 +160,7 @@ def test_a_finished_stage_that_changed_behind_the_run_is_done_again(
     assert seen.seen == {*again, "baseline, block by block", "comparing, tokens"}
     assert f"{name.partition('/')[0]} is no longer what the unfinished run wrote" in caplog.text
     gq.run(MODEL, recipe(), out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
 
 
 def test_other_texts_to_check_by_cost_no_second_quantization(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_a_changed_key_has_no_part_in_is_not_done_again(
     gq.run(MODEL, recipe(**after), out=tmp_path / "out", progress=seen)
     assert seen.seen == {*stages, "baseline, block by block", "comparing, tokens"}
     gq.run(MODEL, recipe(**after), out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
