@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from glmquant.core.several import Several
+from glmquant.core.several import Named, Several
 from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics
@@ -71,9 +71,9 @@ class Subject:
     revision: str | None
     fingerprint: str
     recipe: str | None
-    changes: tuple[str, ...]
+    changes: Several[str]
     calibration: str | None
-    files: dict[str, str]
+    files: Named[str]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class AccuracyReport:
     coverage: Several[TextCoverage] = ()
     notes: Several[str] = ()
     routing: RoutingMetrics | None = None
-    answers: tuple[PromptAnswers, ...] = ()
+    answers: Several[PromptAnswers] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

@@ -13,6 +13,7 @@ from typing import Final
 from pydantic import ConfigDict
 
 from glmquant.core.machine import peak_memory, physical_memory
+from glmquant.core.several import Named
 from glmquant.core.units import size
 
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -54,9 +55,9 @@ class Circumstances:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     date: str
-    machine: dict[str, str]
+    machine: Named[str]
     command: str
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Named[float] = field(default_factory=dict)
     peak_bytes: int = 0
     speed: BundleSpeed | None = None
 
