@@ -24,6 +24,9 @@ KEY_WIDTH = 340.0
 WIDE = 20.0
 """Times the least value: beyond that a linear axis shows the largest alone."""
 SHADES = 6
+WHITE_INK = {"heat": 0.81, "heat wrong": 0.87}
+"""Opacity of each color in the light style from which on white can be read on it, and before which black can, with a
+ratio of 4.5; in the dark style white can on all."""
 LEAST, MOST = 0.08, 1.0
 """Opacity of the smallest and the largest value of a scale of color."""
 KINDS = (
@@ -232,7 +235,7 @@ def _cell(
         element("rect", x=left + 1, y=top, width=width - 2, height=height, rx=4, class_="heat", fill_opacity=depth),
     ]
     if width >= 16:
-        ink = "on-heat" if depth > 0.55 else "on-cell"
+        ink = "on-heat" if depth > WHITE_INK["heat"] else "on-cell"
         parts.append(text(bits, left + width / 2, top + height / 2 + 4, class_=ink, text_anchor="middle"))
     return element("g", *parts)
 
@@ -259,7 +262,7 @@ def confusion(quality: ClassifierQuality, heading: str) -> Markup:
             place = {"x": left + side * j + 1, "y": top + side * i + 1, "width": side - 2, "height": side - 2, "rx": 4}
             words = f"{labels[i]} predicted as {labels[j]}: {count} of {sum(row)}"
             tint = "heat" if i == j else "heat wrong"
-            ink = "on-heat" if share > 0.55 else "on-cell"
+            ink = "on-heat" if share > WHITE_INK[tint] else "on-cell"
             middle = (left + side * (j + 0.5), top + side * (i + 0.5) + 4)
             parts += [
                 element("rect", class_="cell", **place),

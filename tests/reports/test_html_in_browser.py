@@ -147,4 +147,4 @@ def test_the_style_sheet_applies(tmp_path: Path) -> None:
     seen = chromium("--window-size=1120,1000", "--dump-dom", page.as_uri())
     title = re.search("<title>(styles [^<]*)</title>", seen)
     assert title is not None
-    assert title[1] == "styles rgb(198, 40, 40); 12px; rgb(37, 99, 235)"
+    assert title[1] == "styles rgb(198, 40, 40); 12px; rgb(29, 78, 216)"
