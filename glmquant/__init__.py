@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         generate,
         inspect,
         open_chat,
+        push,
         quantize,
         read_report,
         report,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from glmquant.evaluation.results import AccuracyReport
+    from glmquant.hub.push import Push
     from glmquant.methods.registry import METHODS, register_method
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
@@ -78,6 +80,7 @@ __all__ = [
     "ModelSummary",
     "OnnxBundle",
     "OutputError",
+    "Push",
     "QuantizationError",
     "Recipe",
     "RecipeError",
@@ -97,6 +100,7 @@ __all__ = [
     "load_recipe",
     "open_chat",
     "packaged_recipes",
+    "push",
     "quantize",
     "read_report",
     "register_method",
@@ -128,6 +132,7 @@ _HOMES = {
     "ModelSummary": "glmquant.quantization.summary",
     "OnnxBundle": "glmquant.onnx_export.bundle",
     "OutputError": "glmquant.errors",
+    "Push": "glmquant.hub.push",
     "QuantizationError": "glmquant.errors",
     "Recipe": "glmquant.recipe.schema",
     "ReportComparison": "glmquant.reports.comparison",
@@ -147,6 +152,7 @@ _HOMES = {
     "inspect": "glmquant.api",
     "load_recipe": "glmquant.recipe.load",
     "open_chat": "glmquant.api",
+    "push": "glmquant.api",
     "packaged_recipes": "glmquant.recipe.packaged",
     "quantize": "glmquant.api",
     "read_report": "glmquant.api",

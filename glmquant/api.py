@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.evaluation.results import AccuracyReport
     from glmquant.evaluation.stored_baseline import StoredBaseline
+    from glmquant.hub.push import Push
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -45,6 +46,7 @@ __all__ = [
     "generate",
     "inspect",
     "open_chat",
+    "push",
     "quantize",
     "read_report",
     "report",
@@ -240,8 +242,8 @@ def check(
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
-        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
-            nothing.
+        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to, the model card
+            that goes with the bundle (``README.md``), and ``run.json``: when, where and how fast; None writes nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
             on the processor, as it ships.
     """
@@ -256,7 +258,7 @@ def check(
             _path(bundle),
             _baseline(baseline, recipe, adapter, save_baseline, told),
             options,
-            description=recipe.description or None,
+            recipe=recipe,
             against=read_report(against) if isinstance(against, str | Path) else against,
             cache=None if cache is None else Path(cache),
             save_baseline=None if save_baseline is None else Path(save_baseline),
@@ -287,9 +289,11 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     """
     if not _names(reports):
         raise CheckError("there is no report to show", where="reports", expected="one or more")
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import named_apart, write_page
 
-    write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
+    paths = [Path(path) for path in _names(reports)]
+    write_page(named_apart([(path, read_report(path)) for path in paths]), Path(out), made=circumstances_of(paths[0]))
 
 
 def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
@@ -304,11 +308,13 @@ def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None
         OutputError: ``out`` cannot be written.
     """
     from glmquant.reports.comparison import compare_reports as compared
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import write_page
 
-    comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
+    paths = [Path(path) for path in _names(reports)]
+    comparison = compared([(path, read_report(path)) for path in paths])
     if out is not None:
-        write_page(comparison.reports, Path(out), comparison.table())
+        write_page(comparison.reports, Path(out), comparison.table(), circumstances_of(paths[0]))
         comparison = replace(comparison, page=Path(out))
     return comparison
 
@@ -530,6 +536,54 @@ def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progr
     path = directory if isinstance(directory, str | Path) else directory.path
     with shown(progress) as told:
         return verified(snapshot(Path(path)), told)
+
+
+def push(
+    bundle: "OnnxBundle | str | Path",
+    repo: str,
+    *,
+    upload: bool = False,
+    private: bool = False,
+    progress: Progress | bool = False,
+) -> "Push":
+    """Publish a bundle to a repository of the Hugging Face hub, by huggingface_hub; by default, only say what would be.
+
+    Every file is compared with its hash first, and only what `export` and `run` wrote is published. The license of the
+    base model holds for it too.
+
+    Args:
+        repo: ``ORG/NAME``; it is made where there is none.
+        upload: really do it; the token is huggingface_hub's (``hf auth login``, or ``HF_TOKEN``).
+        private: where the repository is made.
+
+    Raises:
+        CheckpointError: what :func:`verify` raises.
+        HubError: no id of a repository, or the hub refuses.
+    """
+    from glmquant.hub.push import Push, repository_url
+    from glmquant.hub.push import upload as uploaded
+    from glmquant.runtime.session import require_bundle
+    from glmquant.store.artifact import license_files
+    from glmquant.store.base_card import read_base_card
+    from glmquant.store.inventory import files_of
+    from glmquant.store.manifest import MANIFEST, read_manifest
+
+    path, url = _path(bundle), repository_url(repo)
+    require_bundle(path)
+    verify(path, progress=progress)
+    manifest = read_manifest(path / MANIFEST)
+    names = {*manifest.files, MANIFEST} if manifest.files else files_of(path)
+    planned = Push(
+        url=url,
+        files={name: (path / name).stat().st_size for name in sorted(names)},
+        base_model=manifest.origin,
+        license=read_base_card(path).license,
+        license_files=license_files(path),
+    )
+    if not upload:
+        return planned
+    message = f"{manifest.origin} as ONNX, by glmquant {manifest.glmquant_version}"
+    return replace(planned, commit=uploaded(path, repo, planned.files, private=private, message=message))
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":

@@ -467,6 +467,21 @@ def verify(
         raise typer.Exit(EXIT_CODES["not judged"])
 
 
+def push(
+    bundle: Annotated[Path, typer.Argument(help="Publish the ONNX bundle in this directory.")],
+    repo: Annotated[str, typer.Argument(help="Publish to this repository of the Hugging Face hub: ORG/NAME.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload; without it, only what would be is shown.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish an ONNX bundle on the Hugging Face hub; without --yes, show what would be uploaded."""
+    from glmquant.cli.rendering import push_text
+
+    with _progress(took=False) as progress:
+        pushed = gq.push(bundle, repo, upload=yes, private=private, progress=progress)
+    show(_json(pushed.to_dict()) if as_json else push_text(pushed))
+
+
 def recipes(
     name: Annotated[
         str | None,
@@ -502,6 +517,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     train_classifier,
     classify,
     verify,
+    push,
     recipes,
 )
 """In the order of the help."""

@@ -43,6 +43,7 @@ VERBS: Final = (
     "export",
     "generate",
     "inspect",
+    "push",
     "quantize",
     "recipes",
     "report",

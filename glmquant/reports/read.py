@@ -22,6 +22,8 @@ from glmquant.core.untrusted import parse_text, read_bytes
 from glmquant.errors import CheckError, CheckpointError
 from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
+from glmquant.store.circumstances import Circumstances
+from glmquant.store.run_record import read_run_record
 
 READ: Final = (2, SCHEMA)
 REPORT: Final = "report.json"
@@ -60,6 +62,14 @@ def _file(path: Path) -> Path:
         return beside if path.name in OTHER_FORMS and beside.is_file() else path
     of_run = path / "report" / REPORT
     return of_run if of_run.is_file() and not (path / REPORT).exists() else path / REPORT
+
+
+def circumstances_of(path: Path) -> Circumstances | None:
+    """When, where and how fast the report that :func:`read_report` reads there was made: as ``run.json`` beside it, or
+    beside its directory, says it; None without one."""
+    directory = _file(path).parent
+    records = (read_run_record(each) for each in (directory, directory.resolve().parent))
+    return next((record.made for record in records if record is not None), None)
 
 
 def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
