@@ -1,0 +1,80 @@
+"""docs/running.md: the same words from the bundle in every runtime that is here.
+
+``GENAI_PYTHON``, ``OPTIMUM_PYTHON`` and ``NODE_MODULES`` name environments that are there already; others are made.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glmquant as gq
+from glmquant import assets
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n.*?^```\w+\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL))
+PEERS = ROOT / "benchmarks" / "interop"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the demo model's bundle under the document's name."""
+    directory = tmp_path_factory.mktemp("desk")
+    gq.export(assets.DEMO_MODEL, "int8-rtn", out=directory / "out" / "onnx")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def expected(desk: Path) -> str:
+    options = gq.GenerationOptions(max_new_tokens=16)
+    return "".join(gq.generate(desk / "out" / "onnx", "A file is", options=options)).strip()
+
+
+def installed(directory: Path, requirements: Path) -> str:
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    subprocess.run([directory / "bin" / "pip", "install", "-q", "-r", requirements], check=True)
+    return str(directory / "bin" / "python")
+
+
+def said(command: list[str], desk: Path) -> str:
+    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_plain_onnx_runtime(desk: Path, expected: str) -> None:
+    assert expected
+    assert said([sys.executable, "-c", SECTIONS["Python, plain ONNX Runtime"]], desk) == expected
+
+
+@pytest.mark.slow
+def test_genai(desk: Path, expected: str, tmp_path: Path) -> None:
+    python = os.environ.get("GENAI_PYTHON") or installed(tmp_path / "genai", PEERS / "requirements-genai.txt")
+    assert said([python, "-c", SECTIONS["Python, onnxruntime-genai"]], desk) == expected
+
+
+@pytest.mark.slow
+def test_optimum(desk: Path, expected: str, tmp_path: Path) -> None:
+    python = os.environ.get("OPTIMUM_PYTHON") or installed(tmp_path / "optimum", PEERS / "requirements-optimum.txt")
+    assert said([python, "-c", SECTIONS["Python, Optimum"]], desk) == expected
+
+
+@pytest.mark.slow
+def test_javascript(desk: Path, expected: str) -> None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node.js is not installed")
+    script = "JavaScript, onnxruntime-node"
+    (desk / "run.mjs").write_text(SECTIONS[script], encoding="utf-8")
+    if "NODE_MODULES" in os.environ:
+        (desk / "node_modules").symlink_to(os.environ["NODE_MODULES"])
+    else:
+        # Its script after installation fetches CUDA's libraries, and nothing else.
+        packages = ["onnxruntime-node", "@huggingface/tokenizers"]
+        subprocess.run([npm, "install", "--ignore-scripts", *packages], cwd=desk, check=True)
+    assert said([node, "run.mjs"], desk) == expected
