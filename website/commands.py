@@ -55,7 +55,9 @@ def _needed(parameter: Any) -> str:
 def _spelled(option: Any, kinds: dict[str, Any]) -> str:
     choices = [choice for kind in (kinds[option.name], *get_args(kinds[option.name])) for choice in _choices(kind)]
     value = option.metavar or "|".join(choices) or option.name.upper().replace("_", "-")
-    return ", ".join(f"`{name}`" if option.is_flag else f"`{name} {value}`" for name in [*option.opts, *option.secondary_opts])
+    return ", ".join(
+        f"`{name}`" if option.is_flag else f"`{name} {value}`" for name in [*option.opts, *option.secondary_opts]
+    )
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
