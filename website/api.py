@@ -71,7 +71,9 @@ def _starred(signature: inspect.Signature) -> Iterator[str]:
 
 
 def _type(annotation: Any) -> str:
-    return _unquoted(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))
+    return _unquoted(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)).replace(
+        "typing.", ""
+    )
 
 
 def _unquoted(text: str) -> str:
@@ -79,7 +81,7 @@ def _unquoted(text: str) -> str:
     name, colon, rest = text.partition(": ")
     kind, equals, default = rest.partition(" = ")
     kind = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", kind.strip("'\""))
-    default = re.sub(r"<factory>|<.*>", "…", default)
+    default = re.sub(r"<.*>", "…", re.sub(r"^(\w+)\(.{20,}\)$", r"\1(…)", default))
     return f"{name}{colon}{kind}{equals}{default}" if colon else text.strip("'\"")
 
 

@@ -17,8 +17,8 @@ INTRODUCTION: Final = """# Troubleshooting
 
 An error says what happened, where, what was expected, and what to do. Below is every message that comes with a hint, by
 where it comes from; *…* stands for what is filled in. Each hint is followed by a test, but for a few that
-[say why none can](../tests/hints/exempt.py). Exit code 70 is a fault of glmquant: `--debug` shows its traceback, which we
-would like to see.
+[say why none can](../tests/hints/exempt.py). Exit code 70 is a fault of glmquant: `--debug` shows its traceback, which
+we would like to see.
 """
 ROOMS: Final = {
     "hub": "Finding and downloading models",
@@ -68,4 +68,5 @@ def _told(module: Module) -> list[tuple[str, str]]:
 
 
 def _shown(words: str) -> str:
-    return escaped(re.sub(r"(\{\})+", "…", words))
+    """Gaps of an f-string, of ``str.format``, and what another function words, are the same to a reader."""
+    return escaped(re.sub(r"(\{\w*\}|<[a-z_]+>)+", "…", words))
