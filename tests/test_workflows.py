@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WRITES = {"release.yml: publish": {"id-token": "write"}, "release.yml: notes": {"contents": "write"}}
+WRITES = {
+    "release.yml: publish": {"id-token": "write"},
+    "release.yml: notes": {"contents": "write"},
+    "release.yml: pages": {"pages": "write", "id-token": "write"},
+}
 
 
 def read(path: Path) -> Any:
@@ -82,6 +86,14 @@ def test_every_glmquant_command_of_the_jobs_parses() -> None:
             command.commands["demo"].make_context("demo", arguments[1:])  # type: ignore[attr-defined]
         else:
             assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
+def test_the_site_is_built_with_what_the_extra_names_and_published_after_the_package() -> None:
+    (wanted,) = PROJECT["optional-dependencies"]["docs"]
+    for name in ("ci.yml: site", "release.yml: site"):
+        runs = [step["run"] for step in jobs()[name]["steps"] if "run" in step]
+        assert runs == [f"python -m pip install '{wanted}'", "mkdocs build --strict"]
+    assert jobs()["release.yml: pages"]["needs"] == ["site", "publish"]
 
 
 def test_pythons_and_systems_are_those_the_project_promises() -> None:
