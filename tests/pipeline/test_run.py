@@ -188,7 +188,7 @@ def stopped_before_the_report(directory: Path, monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopping:
-        stopping.setattr("glmquant.pipeline.run.check_directory", stop)
+        stopping.setattr("glmquant.pipeline.run.measured", stop)
         with pytest.raises(KeyboardInterrupt):
             gq.run(MODEL, recipe(**changes), out=directory)
 

@@ -13,9 +13,9 @@ def test_a_packaged_recipe_is_known_by_its_name() -> None:
 
 
 def test_each_key_that_differs_is_named_without_directories() -> None:
-    name, changes = said("demo", calibration__data=["/home/me/zh.txt"], rules__1__spec__bits=3, check__seq_len=64)
+    name, changes = said("demo", calibration__data=["/home/me/zh.txt"], rules__1__spec__bits=2, check__seq_len=64)
     assert name == "demo"
-    assert changes == ('calibration.data=["zh.txt"]', "rules.1.spec.bits=3", "check.seq_len=64")
+    assert changes == ('calibration.data=["zh.txt"]', "rules.1.spec.bits=2", "check.seq_len=64")
 
 
 def test_rules_laid_over_a_recipe_do_not_pass_for_it() -> None:
