@@ -61,7 +61,8 @@ def to_card(report: AccuracyReport, facts: CardFacts) -> str:
 def _metadata(report: AccuracyReport, facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
-    base, more = facts.base, dict[str, Any]()
+    base = facts.base
+    more: dict[str, Any] = {}
     if facts.base_id is not None:
         more = {"base_model": facts.base_id, "base_model_relation": "quantized"}
     bits = sorted({group.spec.bits for group in report.setting.groups if group.spec is not None})
