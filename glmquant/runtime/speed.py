@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from glmquant.core.machine import peak_memory
+from glmquant.core.machine import own_peak_memory
 from glmquant.data.sequences import Ids
 from glmquant.glm.layouts.hf_config import read_bundle_config
 from glmquant.runtime.classify import OnnxClassifier
@@ -89,7 +89,7 @@ def measure(bundle: Path) -> BundleSpeed:
         mask = np.ones((1, cache.length + 1), np.int64)
         logits_BTV = model.forward_with_cache(next_BT, mask, cache, keep=1)
         made += 1
-    return BundleSpeed(length, read - start, made, perf_counter() - read, peak_memory(), threads)
+    return BundleSpeed(length, read - start, made, perf_counter() - read, own_peak_memory(), threads)
 
 
 def _classifier(bundle: Path, threads: int) -> BundleSpeed:
@@ -99,7 +99,7 @@ def _classifier(bundle: Path, threads: int) -> BundleSpeed:
     classifier.logits([tokens_T[:1]])
     start = perf_counter()
     classifier.logits([tokens_T])
-    return BundleSpeed(length, perf_counter() - start, 0, 0.0, peak_memory(), threads)
+    return BundleSpeed(length, perf_counter() - start, 0, 0.0, own_peak_memory(), threads)
 
 
 def _tokens(count: int, vocabulary: int) -> Ids:
