@@ -8,6 +8,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
 
+OF_THE_PLACE: Final = ("__module__", "__firstlineno__")
 CONSTANTS: Final = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 
 
@@ -59,8 +60,9 @@ class _Code:
         self._seen.add(id(value))
         if isinstance(value, type):
             for name, part in sorted(vars(value).items()):
-                yield name
-                yield from self.of(part)
+                if name not in OF_THE_PLACE:
+                    yield name
+                    yield from self.of(part)
         elif isinstance(value, FunctionType):
             yield _in_words((value.__code__, value.__defaults__, tuple(sorted((value.__kwdefaults__ or {}).items()))))
             for name in sorted(_names(value.__code__)):

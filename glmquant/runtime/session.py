@@ -41,6 +41,7 @@ nothing."""
 FATAL = 4
 """Errors are raised; logged as well, what a graph's names hold would reach the terminal as it is."""
 
+INTEGER_PRODUCT = b"MatMulIntegerToFloat"
 NUMBER = re.compile("[0-9]{1,4}")
 NUMBER_OF_METADATA = re.compile("[0-9]{1,9}")
 CACHE_DIMENSIONS = 4
@@ -105,9 +106,12 @@ def open_session(
         ExportError: ONNX Runtime cannot load it, or does not have the execution provider.
     """
     require_provider(provider)
-    graph = directory / GRAPH_FILE
+    graph, options = directory / GRAPH_FILE, session_options(settings, num_threads)
+    if INTEGER_PRODUCT in graph.read_bytes():
+        # Without VNNI, these sums would saturate at 16 bits. Elsewhere ONNX Runtime 1.32 damages blocks of int8 by it.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = ort.InferenceSession(graph, session_options(settings, num_threads), providers=[PROVIDERS[provider]])
+        session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
         raise ExportError(
             f"ONNX Runtime cannot load {graph}: {error}",
@@ -291,8 +295,6 @@ def session_options(settings: Settings, num_threads: int | None) -> ort.SessionO
         options.intra_op_num_threads = num_threads
     # Every decoding step has its own shapes, and ONNX Runtime would keep a memory pattern for each.
     options.enable_mem_pattern = False
-    # Without VNNI, products of uint8 and int8 would saturate at 16 bits; elsewhere this changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in settings.entries.items():
         options.add_session_config_entry(name, value)
     return options

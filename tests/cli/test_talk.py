@@ -33,7 +33,7 @@ def test_a_conversation_is_typed_edited_stopped_and_ended(bundle: Path) -> None:
         terminal.expect("forget the conversation")
         terminal.expect("> ")
         terminal.type(f"{UP}{UP}")
-        terminal.expect("/nowsh")
+        terminal.expect("nowsh")
         terminal.type(f"\x15half a line{INTERRUPT}")
         terminal.expect("Ctrl-D ends the conversation")
         terminal.expect("> ")
@@ -59,7 +59,7 @@ def test_a_full_context_forgets_the_oldest_turns_and_says_so(bundle: Path) -> No
     with in_terminal("chat", bundle, "--max-new-tokens", 1) as (terminal, process):
         for _ in range(3):
             terminal.expect("> ")
-            terminal.type(f"{'Debian ' * 100}\n")
+            terminal.type(f"{'Debian ' * 400}\n")
         terminal.expect("the context of 1,024 tokens is full: the oldest 2 turns are forgotten")
         terminal.expect("> ")
         terminal.type(f"{'Debian ' * 2000}\n")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import glmquant as gq
-from glmquant.errors import CheckError
 from glmquant.evaluation.answers import MOST_PASSES, greedy_answers, read_prompts
 from glmquant.evaluation.source import Logits, Query
 from glmquant.recipe.check_options import CheckOptions
+from tests.hints.follow import follows, refused
 from tests.support.paths import CHATGLM2
 from tests.support.tokenizers import Letters
 
@@ -68,10 +68,15 @@ def test_an_answer_ends_with_its_last_token() -> None:
     assert answers.candidate == "th? float"
 
 
+@follows("shorten the prompt, or lower check.answer_tokens")
 def test_a_prompt_leaves_room_for_an_answer() -> None:
-    assert read_prompts(Plain(), OPTIONS, 41) == [[ord("p")]]
-    with pytest.raises(CheckError, match=r"check\.prompts\.0"):
-        read_prompts(Plain(), OPTIONS, 40)
+    def read(prompt: str, answer_tokens: int) -> list[list[int]]:
+        options = OPTIONS.model_copy(update={"prompts": (prompt,), "answer_tokens": answer_tokens})
+        return read_prompts(Plain(), options, 41)
+
+    assert refused(lambda: read("pp", 40)).where == "check.prompts.0"
+    assert read("p", 40) == [[ord("p")]]
+    assert read("pp", 39) == [[ord("p")] * 2]
 
 
 def test_both_models_answer_in_a_report(tmp_path) -> None:  # type: ignore[no-untyped-def]

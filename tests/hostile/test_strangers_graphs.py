@@ -13,6 +13,7 @@ import glmquant as gq
 from glmquant.onnx_export.save import export_bundle
 from glmquant.recipe.schema import ExportOptions
 from glmquant.store.checkpoint import open_checkpoint
+from tests.hints.follow import follows, refused
 from tests.support.golden import directory as golden
 
 Edit = Callable[[ModelProto], None]
@@ -142,5 +143,9 @@ def test_the_names_in_a_graph_reach_no_terminal(
     assert "pwned" not in "".join(capfd.readouterr())
 
 
+@follows("export the checkpoint with glmquant", "require_data_inside")
+@follows("export the checkpoint with glmquant", "_logits")
 def test_an_honest_graph_answers(exported: Path, tmp_path: Path) -> None:
+    for case in ("a function", "fewer logits than tokens"):
+        refused(lambda case=case: answer(exported, tmp_path / case, HOSTILE[case]))  # type: ignore[misc]
     assert answer(exported, tmp_path, lambda _: None)

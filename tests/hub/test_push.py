@@ -1,14 +1,15 @@
 """A bundle published on a hub that speaks what huggingface_hub asks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, close_session, constants
 
 import glmquant as gq
 from glmquant.errors import CheckpointError, HubError
+from tests.hints.follow import follows, refused
 from tests.support.hub import COMMIT, Handler, Hub, running
 from tests.support.paths import CHATGLM2
 from tests.test_cli import glmquant
@@ -67,14 +68,48 @@ def test_a_bundle_that_was_changed_is_not_published(bundle: Path, hub: Hub, tmp_
     assert hub.requests == []
 
 
-def test_a_token_that_may_not_write_is_named(bundle: Path, hub: Hub) -> None:
-    def forbidden(handler: Handler) -> bool:
-        handler.refuse(403, "Forbidden", "no")
+def refusing(status: int) -> Callable[[Handler], bool]:
+    def refuse(handler: Handler) -> bool:
+        handler.refuse(status, "", "no")
         return True
 
-    hub.faults["/api/repos/create"] = forbidden
-    with pytest.raises(HubError, match="hf auth login"):
-        gq.push(bundle, REPO, upload=True)
+    return refuse
+
+
+@follows("run `hf auth login`, or set HF_TOKEN, with a token that may write there")
+def test_a_token_that_may_write_there_publishes(bundle: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.faults["/api/repos/create"] = lambda handler: (
+        "hf_mine" in handler.headers["Authorization"] and refusing(403)(handler)
+    )
+    refused(lambda: gq.push(bundle, REPO, upload=True), "hf auth login")
+    monkeypatch.setenv("HF_TOKEN", "hf_may_write")
+    assert gq.push(bundle, REPO, upload=True).commit
+
+
+@follows("run the same command again, a little later", "push:upload")
+def test_a_hub_that_is_too_busy_takes_it_later(bundle: Path, hub: Hub) -> None:
+    hub.faults["/api/repos/create"] = refusing(400)
+    refused(lambda: gq.push(bundle, REPO, upload=True))
+    hub.faults.clear()
+    assert gq.push(bundle, REPO, upload=True).commit
+
+
+@follows("check the network, and try again")
+def test_a_hub_that_is_not_reached_takes_it_later(bundle: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+        refused(lambda: gq.push(bundle, REPO, upload=True))
+    assert gq.push(bundle, REPO, upload=True).commit
+
+
+@follows("unset HF_HUB_OFFLINE", "push:upload")
+def test_online_it_is_published(bundle: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        close_session()
+        refused(lambda: gq.push(bundle, REPO, upload=True))
+    close_session()
+    assert gq.push(bundle, REPO, upload=True).commit
 
 
 @pytest.mark.parametrize("repo", ["tiny", "me/tiny@main", "a/b/c", "../x"])

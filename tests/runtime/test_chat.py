@@ -41,7 +41,7 @@ def test_the_oldest_turns_are_left_out_where_the_context_is_full(bundle: Path) -
     chat = api.open_chat(bundle, options=GenerationOptions(max_new_tokens=1))
     left_out = []
     for number in range(3):
-        "".join(chat.say(f"{number} " + "Debian " * 100))
+        "".join(chat.say(f"{number} " + "Debian " * 400))
         left_out.append(chat.left_out)
     assert left_out == [0, 0, 2]
     assert [turn.content[0] for turn in chat.messages if turn.role == "user"] == ["1", "2"]

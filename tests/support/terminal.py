@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SECONDS = 40
+PIECE = 512
+"""Bytes typed at once; the terminal holds few that nobody has read, of what is echoed too."""
+
 CODE = (
     "import fcntl, signal, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom glmquant.cli import main\nmain()"
@@ -24,15 +27,22 @@ class Terminal:
         self._descriptor, self._shown, self._read = descriptor, "", 0
 
     def type(self, text: str) -> None:
-        os.write(self._descriptor, text.encode())
+        typed = text.encode()
+        for start in range(0, len(typed), PIECE):
+            os.write(self._descriptor, typed[start : start + PIECE])
+            self._look(0)
+
+    def _look(self, seconds: float) -> None:
+        while select.select([self._descriptor], [], [], seconds)[0]:
+            self._shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+            seconds = 0
 
     def expect(self, text: str) -> str:
         """What is shown, up to ``text``, since the last time."""
         deadline = time.monotonic() + SECONDS
         while (found := self._shown.find(text, self._read)) < 0:
             assert time.monotonic() < deadline, f"{text!r} is not shown: {self._shown[self._read :]!r}"
-            if select.select([self._descriptor], [], [], 1)[0]:
-                self._shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+            self._look(1)
         start, self._read = self._read, found + len(text)
         return self._shown[start : self._read]
 
