@@ -18,7 +18,7 @@ from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.card import CardFacts, to_card
 from glmquant.reports.write import write_report
-from glmquant.runtime.session import GRAPH_FILE, is_classifier
+from glmquant.runtime.session import GRAPH_FILE, is_classifier, multiplies_integers
 from glmquant.runtime.speed import measure_apart
 from glmquant.store.artifact import license_files
 from glmquant.store.base_card import CARD, BaseCard, read_base_card
@@ -116,6 +116,7 @@ def card_of(report: AccuracyReport, bundle: Path, base: Checkpoint | StoredBasel
         base_id=source if REPO_ID.fullmatch(source) else None,
         license_files=license_files(bundle),
         classifies=is_classifier(bundle),
+        multiplies_integers=multiplies_integers(bundle),
     )
     return to_card(report, facts)
 

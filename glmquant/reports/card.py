@@ -26,12 +26,14 @@ class CardFacts:
         base_id: the base model's repository on the hub; None where that is not known.
         license_files: of the bundle, by name.
         classifies: the bundle labels texts, and generates none.
+        multiplies_integers: see :func:`glmquant.runtime.session.multiplies_integers`.
     """
 
     base: BaseCard
     base_id: str | None
     license_files: tuple[str, ...]
     classifies: bool
+    multiplies_integers: bool = False
 
 
 def to_card(report: AccuracyReport, facts: CardFacts) -> str:

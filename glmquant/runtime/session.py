@@ -107,8 +107,7 @@ def open_session(
     """
     require_provider(provider)
     graph, options = directory / GRAPH_FILE, session_options(settings, num_threads)
-    if INTEGER_PRODUCT in graph.read_bytes():
-        # Without VNNI, these sums would saturate at 16 bits. Elsewhere ONNX Runtime 1.32 damages blocks of int8 by it.
+    if multiplies_integers(directory):
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
@@ -122,6 +121,15 @@ def open_session(
     if PROVIDERS[provider] not in session.get_providers():
         raise _missing(provider, f"it is installed but does not start; only {', '.join(session.get_providers())} do")
     return session
+
+
+def multiplies_integers(directory: Path) -> bool:
+    """Whether the graph multiplies activations and weights in 8-bit integers.
+
+    Such sums saturate at 16 bits on a processor without VNNI, unless the session is asked for exact ones by
+    ``session.x64quantprecision``; by which ONNX Runtime 1.32 damages blocks of int8 in other graphs.
+    """
+    return INTEGER_PRODUCT in (directory / GRAPH_FILE).read_bytes()
 
 
 def require_provider(provider: Provider) -> None:

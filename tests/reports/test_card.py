@@ -42,6 +42,12 @@ def test_what_is_not_known_is_not_claimed() -> None:
     assert "genai" not in card.text
 
 
+@pytest.mark.parametrize("integers", [True, False])
+def test_a_session_is_asked_for_exact_sums_where_they_are_of_integers(integers: bool) -> None:
+    facts = CardFacts(BaseCard(), None, (), classifies=True, multiplies_integers=integers)
+    assert ("session.x64quantprecision" in to_card(report(), facts)) == integers
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
