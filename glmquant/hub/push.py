@@ -7,7 +7,7 @@ from typing import Any
 
 from glmquant.core.untrusted import shown
 from glmquant.errors import HubError
-from glmquant.hub.http import endpoint
+from glmquant.hub.http import endpoint, library
 from glmquant.hub.names import parse_id
 
 
@@ -70,7 +70,7 @@ def upload(bundle: Path, repo: str, names: Mapping[str, int], *, private: bool, 
     Raises:
         HubError: the hub cannot be reached, or refuses.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     api = HfApi(endpoint=endpoint(), library_name="glmquant")
@@ -90,7 +90,7 @@ def upload(bundle: Path, repo: str, names: Mapping[str, int], *, private: bool, 
             if status in (401, 403)
             else "run the same command again, a little later",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, library(get_session()).TransportError) as error:
         raise HubError(
             f"the upload failed: {str(error)[:200]}",
             where=repository_url(repo),

@@ -146,6 +146,6 @@ def test_the_names_in_a_graph_reach_no_terminal(
 @follows("export the checkpoint with glmquant", "require_data_inside")
 @follows("export the checkpoint with glmquant", "_logits")
 def test_an_honest_graph_answers(exported: Path, tmp_path: Path) -> None:
-    for case in ("a function", "fewer logits than tokens"):
+    for case in ("a function", "logits of other rows"):
         refused(lambda case=case: answer(exported, tmp_path / case, HOSTILE[case]))  # type: ignore[misc]
     assert answer(exported, tmp_path, lambda _: None)
