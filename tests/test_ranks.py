@@ -124,7 +124,7 @@ def test_a_run_is_the_same_bytes_and_ends_with_its_verdict(
     count: int, tiny: Path, run_alone: Path, tmp_path: Path
 ) -> None:
     done = torchrun(count, "-m", "glmquant", *running(tiny, tmp_path / "run"))
-    assert contents(tmp_path / "run") == contents(run_alone), done.stderr
+    assert lasting(tmp_path / "run") == lasting(run_alone), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert done.stderr.count("exitcode  : 1 ") == count
     assert done.stdout.count("next    glmquant") == 1
@@ -148,7 +148,7 @@ def test_a_run_whose_rank_is_killed_goes_on_with_its_finished_steps(
     done = torchrun(count, "-m", "glmquant", *running(tiny, out))
     assert "1 of 1 check" in done.stderr
     assert "quantizing" not in done.stderr
-    assert contents(out) == contents(run_alone)
+    assert lasting(out) == lasting(run_alone)
     again = torchrun(count, "-m", "glmquant", *running(tiny, out))
     assert "finished earlier" in again.stderr
     assert again.stderr.count("exitcode  : 1 ") == count
@@ -160,7 +160,7 @@ def test_a_run_that_trains_is_the_same_bytes(tiny: Path, task: Path, tmp_path: P
     given = ["run", tiny, "--recipe", "classifier-int8", "--train-data", task, "--set", "train.mode=head", "--out"]
     assert "Accuracy check" in alone(*given, tmp_path / "alone").stdout
     done = torchrun(2, "-m", "glmquant", *given, tmp_path / "run")
-    assert contents(tmp_path / "run") == contents(tmp_path / "alone"), done.stderr
+    assert lasting(tmp_path / "run") == lasting(tmp_path / "alone"), done.stderr
 
 
 @pytest.mark.parametrize("count", SEVERAL)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import yaml
 from website.pages import DOCS, ROOT, written
 from website.translations import TRANSLATIONS, with_blocks_of
 
-PUBLISHED = "https://github.com/glmquant/glmquant"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PUBLISHED = PROJECT["urls"]["Repository"]
 
 
 @pytest.fixture(scope="module")

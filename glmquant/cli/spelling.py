@@ -20,6 +20,7 @@ OPTIONS: Final = {
     "out": "--out",
     "overrides": "--set",
     "predict": "--predict",
+    "private": "--private",
     "provider": "--provider",
     "ranks": "--ranks",
     "recipe": "--recipe",
@@ -33,6 +34,7 @@ OPTIONS: Final = {
     "thinking": "--thinking",
     "top_k": "--top-k",
     "top_p": "--top-p",
+    "upload": "--yes",
 }
 """Parameter of a public function: the option that sets it."""
 

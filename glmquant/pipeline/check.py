@@ -13,13 +13,13 @@ from glmquant.evaluation.bundle import check_bundle
 from glmquant.evaluation.regression import with_regression
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.stored_baseline import StoredBaseline
+from glmquant.pipeline.speed import measure_apart
 from glmquant.progress import Progress
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.card import CardFacts, to_card
 from glmquant.reports.write import write_report
 from glmquant.runtime.session import GRAPH_FILE, is_classifier, multiplies_integers
-from glmquant.runtime.speed import measure_apart
 from glmquant.store.artifact import license_files
 from glmquant.store.base_card import CARD, BaseCard, read_base_card
 from glmquant.store.checkpoint import Checkpoint

@@ -25,6 +25,7 @@ from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import positions
 from glmquant.pipeline.check import card_of, measured
 from glmquant.pipeline.export import export_directory
+from glmquant.pipeline.speed import measure_apart
 from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
 from glmquant.pipeline.steps import CALIBRATE, CHECK, EXPORT, QUANTIZE, TRAIN, announced, steps_of_run
 from glmquant.progress import Progress, Steps
@@ -37,7 +38,6 @@ from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
 from glmquant.reports.write import write_report
-from glmquant.runtime.speed import measure_apart
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.card_file import put_card
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint

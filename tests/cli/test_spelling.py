@@ -152,9 +152,9 @@ def test_one_error_in_both_spellings(error: GlmQuantError, python: str, command_
 
 IMPERATIVES = (
     *("Answer", "Calibrate", "Chat", "Check", "Classify", "Compare", "Compute", "Continue", "Divide", "Estimate"),
-    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Measure", "Merge", "Override", "Penalize", "Print"),
-    *("Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Tell", "Train", "Treat"),
-    *("Use", "Write"),
+    *("Export", "Generate", "Keep", "Limit", "List", "Log", "Make", "Measure", "Merge", "Override", "Penalize"),
+    *("Print", "Publish", "Quantize", "Read", "Render", "Run", "Sample", "Seed", "Show", "Start", "Stop", "Tell"),
+    *("Train", "Treat", "Upload", "Use", "Write"),
 )
 
 

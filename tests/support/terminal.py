@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 import time
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,7 @@ class Terminal:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._shown, self._read = descriptor, "", 0
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
 
     def type(self, text: str) -> None:
         typed = text.encode()
@@ -34,7 +36,7 @@ class Terminal:
 
     def _look(self, seconds: float) -> None:
         while select.select([self._descriptor], [], [], seconds)[0]:
-            self._shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+            self._shown += self._decoder.decode(os.read(self._descriptor, 1 << 16))
             seconds = 0
 
     def expect(self, text: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 import glmquant as gq
 from glmquant import assets
-from glmquant.runtime.speed import NEW_TOKENS, PROMPT_TOKENS, measure_apart
+from glmquant.pipeline.speed import NEW_TOKENS, PROMPT_TOKENS, measure_apart
 from tests.support.paths import CHATGLM2
 
 

@@ -3,7 +3,6 @@
 Shape suffixes: B batch (of one), T tokens.
 """
 
-import json
 import logging
 import os
 import subprocess
@@ -17,6 +16,7 @@ from typing import Final
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from glmquant.core.files import write_json
 from glmquant.core.machine import own_peak_memory
 from glmquant.data.sequences import Ids
 from glmquant.glm.layouts.hf_config import read_bundle_config
@@ -49,7 +49,7 @@ def measure_apart(bundle: Path) -> BundleSpeed | None:
         return None
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "speed.json"
-        code = "import sys; from glmquant.runtime.speed import write_measured; write_measured(*sys.argv[1:])"
+        code = "import sys; from glmquant.pipeline.speed import write_measured; write_measured(*sys.argv[1:])"
         command = [sys.executable, "-c", code, str(bundle.resolve()), str(out)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
@@ -62,7 +62,7 @@ def measure_apart(bundle: Path) -> BundleSpeed | None:
 
 def write_measured(bundle: str, out: str) -> None:
     """What :func:`measure` says of a bundle, as JSON in the file ``out``."""
-    Path(out).write_text(json.dumps(asdict(measure(Path(bundle)))), encoding="utf-8")
+    write_json(Path(out), asdict(measure(Path(bundle))))
 
 
 def measure(bundle: Path) -> BundleSpeed:
