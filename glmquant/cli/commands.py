@@ -470,7 +470,7 @@ def verify(
 def push(
     bundle: Annotated[Path, typer.Argument(help="Publish the ONNX bundle in this directory.")],
     repo: Annotated[str, typer.Argument(help="Publish to this repository of the Hugging Face hub: ORG/NAME.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload; without it, only what would be is shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload, rather than only show what would be.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
     as_json: Json = False,
 ) -> None:
