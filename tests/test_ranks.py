@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,11 +16,13 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.cli.several import Ending, outcome, require_ranked
 from glmquant.core.ranks import Ranks
-from glmquant.quantization.directory import require_seen
 from glmquant.store.checkpoint import open_checkpoint
+from glmquant.store.output import require_seen
 from tests.hints.follow import follows, refused
+from tests.quantization.test_threads import scaled
+from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.moe import write_moe
-from tests.support.paths import contents
+from tests.support.paths import contents, lasting
 from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
 from tests.test_sparse_document import SHAPES
 
@@ -82,7 +85,8 @@ def checked_alone(bundle: Path, task: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-@pytest.mark.parametrize("count", SEVERAL)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3, 4])
 def test_a_calibration_is_the_same_bytes(count: int, calibrated_alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibration"
     done = torchrun(count, "-m", "glmquant", "calibrate", MODEL, "--out", out, *settings(RANGES))
@@ -92,12 +96,79 @@ def test_a_calibration_is_the_same_bytes(count: int, calibrated_alone: Path, tmp
     assert done.stderr.count("calibrating: 6 of 6") == 1
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with the packaged one's tokenizer."""
+    config = replace(tiny_config(), vocab_size=5440, max_position_embeddings=1024, head_dim=32, rotary_dim=16)
+    model = write_checkpoint(tmp_path_factory.mktemp("tiny") / "model", config, scaled(config))
+    open_checkpoint(MODEL).tokenizer.save(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = alone(*running(tiny, out))
+    assert done.returncode == 1, done.stderr
+    return out
+
+
+def running(model: Path, out: Path) -> list[object]:
+    """All that is shared: bits allocated, samples of two leaves, ranges, a check; which fails."""
+    values = CHECK | RANGES | {"check.limits": {"mean_kl": 1e-9}}
+    return ["run", model, "--recipe", "int4-auto-4.25", "--out", out, *settings(values)]
+
+
+@pytest.mark.parametrize("count", SEVERAL)
+def test_a_run_is_the_same_bytes_and_ends_with_its_verdict(
+    count: int, tiny: Path, run_alone: Path, tmp_path: Path
+) -> None:
+    done = torchrun(count, "-m", "glmquant", *running(tiny, tmp_path / "run"))
+    assert lasting(tmp_path / "run") == lasting(run_alone), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert done.stderr.count("exitcode  : 1 ") == count
+    assert done.stdout.count("next    glmquant") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_whose_rank_is_killed_goes_on_with_its_finished_steps(
+    count: int, tiny: Path, run_alone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    line = command(2, "-m", "glmquant", *running(tiny, out))
+    with subprocess.Popen(line, env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for told in process.stderr:
+            if "baseline, block by block" in told:
+                break
+        rank_of(process, count % 2).kill()
+        process.communicate(timeout=SECONDS)
+    assert not out.exists()
+    done = torchrun(count, "-m", "glmquant", *running(tiny, out))
+    assert "1 of 1 check" in done.stderr
+    assert "quantizing" not in done.stderr
+    assert lasting(out) == lasting(run_alone)
+    again = torchrun(count, "-m", "glmquant", *running(tiny, out))
+    assert "finished earlier" in again.stderr
+    assert again.stderr.count("exitcode  : 1 ") == count
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_is_the_same_bytes(tiny: Path, task: Path, tmp_path: Path) -> None:
+    """The first rank trains."""
+    given = ["run", tiny, "--recipe", "classifier-int8", "--train-data", task, "--set", "train.mode=head", "--out"]
+    assert "Accuracy check" in alone(*given, tmp_path / "alone").stdout
+    done = torchrun(2, "-m", "glmquant", *given, tmp_path / "run")
+    assert lasting(tmp_path / "run") == lasting(tmp_path / "alone"), done.stderr
+
+
 @pytest.mark.parametrize("count", SEVERAL)
 def test_a_check_is_the_same_bytes(count: int, bundle: Path, task: Path, checked_alone: Path, tmp_path: Path) -> None:
     """So is what it keeps of the baseline: of a cache, and of a stored one."""
     done = torchrun(count, "-m", "glmquant", *checking(bundle, task, tmp_path))
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == contents(checked_alone)
+    assert lasting(tmp_path) == lasting(checked_alone)
     assert done.stdout.count("next    glmquant") == 1
     assert done.stderr.count("comparing, tokens: ") <= 3
 
@@ -111,7 +182,7 @@ def test_a_check_of_routed_experts_is_the_same_bytes(tmp_path: Path) -> None:
     assert alone(*given, "--out", tmp_path / "alone").returncode == 0
     done = torchrun(2, "-m", "glmquant", *given, "--out", tmp_path / "report")
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "report") == contents(tmp_path / "alone")
+    assert lasting(tmp_path / "report") == lasting(tmp_path / "alone")
     assert gq.read_report(tmp_path / "report").routing is not None
 
 
@@ -128,7 +199,7 @@ def test_a_check_of_a_classifier_is_the_same_bytes(count: int, task: Path, tmp_p
         given = [*common, model, *kept]
         done = alone(*given) if directory == "alone" else torchrun(count, "-m", "glmquant", *given)
         assert "Accuracy check" in done.stdout, done.stderr
-    assert contents(tmp_path / "ranks") == contents(tmp_path / "alone")
+    assert lasting(tmp_path / "ranks") == lasting(tmp_path / "alone")
     again = [*common, tmp_path / "ranks" / "saved", "--out", tmp_path / "again"]
     assert "Accuracy check" in torchrun(count, "-m", "glmquant", *again).stdout
     assert (tmp_path / "again" / "report.json").read_bytes() == (tmp_path / "alone/report/report.json").read_bytes()

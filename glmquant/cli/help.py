@@ -17,7 +17,11 @@ EXAMPLES: Final = {
         "glmquant run THUDM/chatglm2-6b --recipe my.yaml --out out --set check.num_tokens=4096",
         "glmquant run ./chatglm2-6b --recipe classifier-int8 --train-data train.jsonl --out classified",
     ),
-    "inspect": ("glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq", "glmquant inspect ./int4 --compare ./int8"),
+    "inspect": (
+        "glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq",
+        "glmquant inspect ./chatglm2-6b --recipe int4-g128-gptq --ranks 4",
+        "glmquant inspect ./int4 --compare ./int8",
+    ),
     "calibrate": ("glmquant calibrate ./chatglm2-6b --data zh_en.txt --out calib",),
     "quantize": ("glmquant quantize ./chatglm2-6b --recipe int4-g128-gptq --calibration calib --out int4",),
     "export": (
@@ -35,6 +39,7 @@ EXAMPLES: Final = {
         "glmquant classify classified/onnx --file texts.txt",
     ),
     "verify": ("glmquant verify ./onnx",),
+    "push": ("glmquant push ./onnx me/chatglm2-6b-int4-onnx", "glmquant push ./onnx me/chatglm2-6b-int4-onnx --yes"),
     "recipes": ("glmquant recipes", "glmquant recipes int4-g128-gptq > my.yaml", "glmquant recipes --schema"),
 }
 """Lines a user can type, by command."""

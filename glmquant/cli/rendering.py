@@ -9,6 +9,7 @@ from glmquant.core.units import duration, size
 from glmquant.inert import inert_line
 
 if TYPE_CHECKING:
+    from glmquant.hub.push import Push
     from glmquant.quantization.bundle_size import BundleForecast
     from glmquant.quantization.diagnosis import Comparison, GroupComparison
     from glmquant.quantization.forecast import Forecast
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from glmquant.quantization.text_summary import TextSummary
 
 QUANTIZATIONS: Final = {"gptq": "GPTQ-quantized", "rows": "quantized by its publisher, one scale per row"}
+NETWORKS: Final = (1, 10, 100)
+"""Gigabits a second."""
 GROUPS_SHOWN: Final = 12
 GROUPS_TO_RAISE: Final = 3
 OF_A_LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)")
@@ -120,11 +123,19 @@ def _text(text: "TextSummary", vocabulary: int, family: str) -> list[str]:
 
 
 def _forecast(forecast: "Forecast") -> list[str]:
-    lines = [f"  on this machine, about {duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
+    shared = f"on {forecast.ranks} ranks with as many cores each" if forecast.ranks > 1 else "on this machine"
+    lines = [f"  {shared}, about {duration(forecast.seconds)} and {size(forecast.disk_bytes)} of disk:"]
     for stage in forecast.stages:
         rate = "" if stage.gigaflops is None else f", {stage.gigaflops:.0f} GFLOP/s"
         lines.append(f"    {stage.name:10} {duration(stage.seconds)}, peak memory {size(stage.peak_bytes)}{rate}")
+    if forecast.ranks > 1:
+        lines.append(_network(forecast.sent_bytes))
     return [*lines, *(f"    {sentence}" for sentence in forecast.how)]
+
+
+def _network(sent_bytes: int) -> str:
+    seconds = ", ".join(f"{duration(sent_bytes * 8 / 1e9 / speed)} at {speed} Gb/s" for speed in NETWORKS)
+    return f"    each rank sends {size(sent_bytes)} a block, which comes on top: {seconds}"
 
 
 def _spec(group: "GroupSummary") -> str:
@@ -167,3 +178,21 @@ def _advice(comparison: "Comparison") -> list[str]:
 
 def _bits(bits: int | None) -> str:
     return "–" if bits is None else str(bits)
+
+
+def push_text(pushed: "Push") -> str:
+    """What was uploaded or would be, and whose license holds for it."""
+    done = "uploaded" if pushed.commit else "would upload"
+    lines = [f"{done} {len(pushed.files)} files, {size(pushed.num_bytes)}, to {pushed.url}"]
+    width = max(map(len, pushed.files))
+    lines += [f"  {inert_line(name):{width}}  {size(num_bytes)}" for name, num_bytes in pushed.files.items()]
+    terms = f"{pushed.license}, as its card says" if pushed.license else "not named by the bundle's card"
+    beside = f"; its terms: {', '.join(pushed.license_files)}" if pushed.license_files else ""
+    lines.append(
+        f"license of the base model, {inert_line(pushed.base_model)}: {inert_line(terms + beside)}. It holds for what "
+        "you publish: see that it allows that"
+    )
+    if "README.md" not in pushed.files:
+        lines.append("no model card: `run` writes one into its bundle, `check --out DIR` one beside its report")
+    lines.append(pushed.commit or "nothing was uploaded: the same with --yes does it")
+    return "\n".join(lines)

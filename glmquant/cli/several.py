@@ -20,7 +20,7 @@ from glmquant.cli.streams import ReaderGoneError, lead_nowhere
 from glmquant.core.ranks import RankLostError, Ranks, are_several, joined, last_words
 from glmquant.errors import GlmQuantError
 
-RANKED: Final = ("calibrate", "quantize", "check")
+RANKED: Final = ("demo", "run", "calibrate", "quantize", "check")
 """Commands that share their work."""
 
 NAME: Final = "glmquant: "

@@ -111,6 +111,15 @@ class Ranks:
         """What ``work`` gives on the first rank, which alone does it."""
         return self.broadcast(cast(T, work() if self.is_first else None))
 
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """What is within is done by the first rank, and then by the others, who find it done."""
+        if not self.is_first:
+            self.barrier()
+        yield
+        if self.is_first:
+            self.barrier()
+
     def barrier(self) -> None:
         """Waits until every rank is here."""
         self.gather(None)

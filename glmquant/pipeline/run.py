@@ -10,9 +10,11 @@ from typing import Final
 import torch
 
 from glmquant.core.matmul import dtype_for
+from glmquant.core.ranks import Ranks
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError, GlmQuantError, OutputError
+from glmquant.evaluation.baseline_cache import require_writable_cache
 from glmquant.evaluation.bundle import with_files
 from glmquant.evaluation.classifier import read_classifier_tasks
 from glmquant.evaluation.evaluate import read_material
@@ -21,11 +23,12 @@ from glmquant.evaluation.results import AccuracyReport
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import positions
-from glmquant.pipeline.check import check_directory
+from glmquant.pipeline.check import card_of, measured
 from glmquant.pipeline.export import export_directory
+from glmquant.pipeline.speed import measure_apart
 from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
 from glmquant.pipeline.steps import CALIBRATE, CHECK, EXPORT, QUANTIZE, TRAIN, announced, steps_of_run
-from glmquant.progress import Progress
+from glmquant.progress import Progress, Steps
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, take_up
 from glmquant.quantization.memory import quantize_bytes
@@ -34,9 +37,12 @@ from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
+from glmquant.reports.write import write_report
 from glmquant.store.calibration import read_calibration, write_calibration
-from glmquant.store.checkpoint import Checkpoint
-from glmquant.store.output import is_finished, output_directory, require_free, require_room
+from glmquant.store.card_file import put_card
+from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.circumstances import Circumstances, circumstances
+from glmquant.store.output import is_finished, output_of_all, output_of_first, require_free, require_room
 from glmquant.store.run_record import RUN, RunRecord, read_run_record, require_recorded, write_run_record
 from glmquant.store.verify import verify
 from glmquant.streaming.memory import forward_bytes
@@ -57,13 +63,20 @@ def run_directory(
     against: AccuracyReport | None,
     progress: Progress,
     force: bool = False,
+    cache: Path | None = None,
 ) -> AccuracyReport:
-    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
+    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first.
+
+    Args:
+        cache: directory where the check keeps what the float checkpoint says, for other runs on the same data.
+    """
     if force:
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
         require_free(out)
-    labeled = examples_to_train_on(checkpoint, recipe)
+    if cache is not None:
+        require_writable_cache(cache)
+    labeled, published = examples_to_train_on(checkpoint, recipe), checkpoint
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
     require_exportable(config, recipe.export, plan.possible_specs)
@@ -74,42 +87,70 @@ def run_directory(
         resources.store(needed)
     keys = stage_keys(checkpoint, plan, samples, labeled, check_key(options, data, against), resources)
     record = RunRecord(keys["onnx"], keys["report"])
-    if not force and is_finished(out) and (earlier := _finished(out, record)) is not None:
+    ranks = resources.ranks
+    ranks.require_same(lambda: {"what is run": keys["report"]})
+    if not force and (earlier := ranks.from_first(lambda: _finished(out, record))) is not None:
         return earlier
     stored = stored_bytes(summarize(checkpoint, plan), plan)
     require_room(out, 2 * stored)  # quantized, and in the bundle
-    with output_directory(out, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
-        todo = steps_of_run(partial, checkpoint, plan, stored, resources, trains=labeled is not None)
+    with output_of_all(out, ranks, resume_key=run_key(checkpoint), stages=keys, replace=force) as partial:
+        todo = ranks.from_first(
+            lambda: steps_of_run(partial, checkpoint, plan, stored, resources, trains=labeled is not None)
+        )
         steps = announced(todo, progress)
         if labeled is not None:
             steps.begin(TRAIN)
-            _is_kept(partial / "classifier", verify)
-            checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
+            with ranks.first():
+                if ranks.is_first:
+                    _is_kept(partial / "classifier", verify)
+                checkpoint, options = train_for_run(checkpoint, labeled, recipe, options, partial, resources, progress)
         steps.begin(QUANTIZE)
         quantized = _quantized(checkpoint, plan, samples, partial / "quantized", resources, progress)
         steps.begin(CALIBRATE)
         ranges = _ranges(checkpoint, plan, samples, partial / "calibration", resources, progress)
         steps.begin(EXPORT)
-        if not _is_kept(partial / "onnx", verify):
-            export_directory(quantized, plan, ranges, partial / "onnx", progress)
+        with ranks.first():
+            if ranks.is_first and not _is_kept(partial / "onnx", verify):
+                export_directory(quantized, plan, ranges, partial / "onnx", progress)
         steps.begin(CHECK)
-        report = partial / "report"
-        if _is_kept(report, require_recorded):
-            checked = read_report(report)
-        else:
-            checked = check_directory(
+
+        def check() -> AccuracyReport:
+            return measured(
                 partial / "onnx",
                 checkpoint,
                 options,
-                description=recipe.description or None,
+                recipe=recipe,
                 against=against,
-                cache=None,
-                out=report,
+                cache=cache,
                 resources=resources,
                 progress=progress,
             )
-        write_run_record(record, partial, "onnx")
+
+        checked, made = _report(partial, check, against, steps, ranks)
+        if ranks.is_first:
+            put_card(partial / "onnx", card_of(checked, partial / "onnx", published))
+            write_run_record(replace(record, made=made), partial, "onnx")
     return checked
+
+
+def _report(
+    partial: Path,
+    check: Callable[[], AccuracyReport],
+    against: AccuracyReport | None,
+    steps: Steps,
+    ranks: Ranks,
+) -> tuple[AccuracyReport, Circumstances | None]:
+    """What the check says, which the first rank writes down with the circumstances, unless an earlier try did."""
+    report = partial / "report"
+    recorded = ranks.from_first(lambda: read_run_record(partial) if _is_kept(report, require_recorded) else None)
+    if recorded is not None:
+        return read_report(report), recorded.made
+    checked, made = check(), None
+    with output_of_first(report, ranks) as unfinished:
+        if unfinished is not None:
+            made = circumstances(steps.seconds, measure_apart(partial / "onnx"))
+            write_report(checked, unfinished, () if against is None else (against,), made)
+    return checked, made
 
 
 def _is_kept(stage: Path, require: Callable[[Path], object]) -> bool:
@@ -128,7 +169,7 @@ def _is_kept(stage: Path, require: Callable[[Path], object]) -> bool:
 
 def _finished(out: Path, record: RunRecord) -> AccuracyReport | None:
     """The report of a finished run with the same inputs; None where nothing is in the way."""
-    earlier = read_run_record(out)
+    earlier = read_run_record(out) if is_finished(out) else None
     if earlier is None:
         require_free(out)
         return None
@@ -255,8 +296,10 @@ def _quantized(
     resources: Resources,
     progress: Progress,
 ) -> Checkpoint:
-    if _is_kept(out, verify):
-        return take_up(out, plan, samples)
+    ranks = resources.ranks
+    if ranks.from_first(lambda: _is_kept(out, verify)):
+        with ranks.first():
+            return take_up(out, plan, samples) if ranks.is_first else open_checkpoint(out)
     return quantize_directory(checkpoint, plan, samples, out, resources, progress)
 
 
@@ -270,9 +313,10 @@ def _ranges(
 ) -> Sequence[KeyValueRange] | None:
     if samples is None or not plan.needs_ranges:
         return None
-    if _is_kept(out, read_calibration):
+    if resources.ranks.from_first(lambda: _is_kept(out, read_calibration)):
         return read_calibration(out).key_values
-    with output_directory(out) as partial:
-        calibration = calibrate(checkpoint, plan, samples, resources, partial.parent, progress)
-        write_calibration(calibration, partial)
+    with output_of_first(out, resources.ranks) as partial:
+        calibration = calibrate(checkpoint, plan, samples, resources, out.parent, progress)
+        if partial is not None:
+            write_calibration(calibration, partial)
     return calibration.key_values

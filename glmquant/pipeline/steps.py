@@ -51,7 +51,7 @@ def steps_of_run(
     work = quantize_work(plan, range(plan.config.num_hidden_layers), _tokens(plan))
     if QUANTIZE not in todo or trains or resources.memory_limit is not None or work < WORTH_A_FORECAST:
         return [Step(does) for does in todo]
-    foretold = forecast(checkpoint, plan, stored_bytes, resources)
+    foretold = forecast(checkpoint, plan, stored_bytes, resources, resources.ranks.count)
     log.info(
         "about %s on this machine before the check, %s of memory and %s of disk",
         duration(foretold.seconds),

@@ -11,6 +11,7 @@ import torch
 
 from glmquant.core.device import CPU
 from glmquant.core.files import write_atomically
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import require_regular
 from glmquant.data.calibration import CalibrationSet
@@ -35,11 +36,13 @@ def allocate(
     progress: Progress = silent,
     *,
     device: torch.device = CPU,
+    ranks: Ranks = ALONE,
 ) -> Plan:
     """The plan of the recipe with a rule for each linear group in place of ``allocate``.
 
     Args:
         device: what computes.
+        ranks: who shares what is measured; the first one chooses.
 
     Raises:
         RecipeError: a budget that not even the smallest alternatives fit.
@@ -53,9 +56,9 @@ def allocate(
     most = budget_bytes(recipe.allocate, taking_part)
     require_budget(most, taking_part, choices)
     errors = measure_sensitivities(
-        checkpoint, choices, tokens_SL, equalized=recipe.fit.equalize, device=device, progress=progress
+        checkpoint, choices, tokens_SL, equalized=recipe.fit.equalize, device=device, progress=progress, ranks=ranks
     )
-    chosen = choose(taking_part, errors, most)
+    chosen = ranks.from_first(lambda: choose(taking_part, errors, most))
     resolved = recipe.model_copy(update={"allocate": None, "rules": tuple(_rules(plan, chosen))})
     return make_plan(resolved, plan.config)
 
@@ -68,8 +71,10 @@ def allocated(
     progress: Progress,
     *,
     device: torch.device = CPU,
+    ranks: Ranks = ALONE,
 ) -> Plan:
-    """The plan as :func:`allocate` gives it, or as it did in an unfinished run that left ``directory``.
+    """The plan as :func:`allocate` gives it, or as it did in an unfinished run that left ``directory``, of which the
+    first rank reads and writes.
 
     Raises:
         CalibrationError: there are no samples to measure on.
@@ -83,14 +88,18 @@ def allocated(
             hint="`calibrate` first, and give what it gives as `calibration`",
         )
     found = directory / FOUND
-    kept = _kept(found)
+    kept = ranks.from_first(lambda: _kept(found))
     if kept is None:
-        kept = allocate(checkpoint, plan, samples, progress, device=device).recipe
-        with write_atomically(found) as unfinished:
-            unfinished.write_bytes(sealed((kept.model_dump_json(indent=1) + "\n").encode()))
-        kept = Recipe.model_validate(read_sealed(found)[0])
-    rules = kept.rules
-    return make_plan(plan.recipe.model_copy(update={"allocate": None, "rules": rules}), plan.config)
+        new = allocate(checkpoint, plan, samples, progress, device=device, ranks=ranks).recipe
+        kept = ranks.from_first(lambda: _keep(found, new))
+    return make_plan(plan.recipe.model_copy(update={"allocate": None, "rules": kept.rules}), plan.config)
+
+
+def _keep(found: Path, recipe: Recipe) -> Recipe:
+    """The recipe as an unfinished run that is taken up will read it."""
+    with write_atomically(found) as unfinished:
+        unfinished.write_bytes(sealed((recipe.model_dump_json(indent=1) + "\n").encode()))
+    return Recipe.model_validate(read_sealed(found)[0])
 
 
 def _kept(found: Path) -> Recipe | None:

@@ -11,9 +11,7 @@ import torch
 
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.matmul import dtype_for
-from glmquant.core.ranks import Ranks
 from glmquant.data.calibration import CalibrationSet
-from glmquant.errors import OutputError
 from glmquant.progress import Progress, silent
 from glmquant.quantization.calibrate import require_own_tokens
 from glmquant.quantization.memory import quantize_bytes
@@ -22,7 +20,7 @@ from glmquant.quantization.work import quantize_rate
 from glmquant.recipe.plan import Plan
 from glmquant.store.artifact import renew_manifest, seal
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.output import output_of_first, partial_of
+from glmquant.store.output import output_of_all
 from glmquant.streaming.resources import Resources
 
 log = logging.getLogger("glmquant")
@@ -48,29 +46,14 @@ def quantize_directory(
     store = resources.store(quantize_bytes(plan, dtype), out.resolve().parent)
     key = resume_key(checkpoint, plan, samples, device=resources.device)
     ranks.require_same(lambda: {"what is quantized": key})
-    with output_of_first(out, ranks, resume_key=key) as partial, resources.in_use():
+    with output_of_all(out, ranks, resume_key=key) as partial, resources.in_use():
         started = time.monotonic()
-        ranks.barrier()
-        directory = partial_of(out) if partial is None else partial
-        require_seen(directory, ranks)
-        done = quantize(checkpoint, plan, samples, directory, progress, store=store, dtype=dtype, ranks=ranks)
+        done = quantize(checkpoint, plan, samples, partial, progress, store=store, dtype=dtype, ranks=ranks)
         log.info(quantize_rate(checkpoint, plan, samples, done, time.monotonic() - started))
-        if partial is not None:
+        if ranks.is_first:
             checkpoint.tokenizer.save(partial)
             seal(partial)
-    ranks.barrier()
     return open_checkpoint(out)
-
-
-def require_seen(directory: Path, ranks: Ranks) -> None:
-    """Raises OutputError on a rank that is on a machine without the directory."""
-    if not directory.is_dir():
-        raise OutputError(
-            f"rank {ranks.rank} does not see the directory that the first rank writes to",
-            where=directory,
-            expected="one file system for all ranks of quantizing",
-            hint="choose an output directory that every machine has under the same path",
-        )
 
 
 def resume_key(

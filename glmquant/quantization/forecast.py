@@ -28,6 +28,7 @@ from glmquant.glm.parts.routing import EXPERT_LINEARS, RoutedExperts, Router
 from glmquant.quantization.block_pass import quantize_block
 from glmquant.quantization.memory import allocate_bytes, quantize_bytes
 from glmquant.quantization.sensitivity import MEASURED_TOKENS, SensitivityMeter
+from glmquant.quantization.sharing import gathered_bytes, largest_share, sent_bytes, share_of_samples, shared_seconds
 from glmquant.quantization.work import forward_work, quantize_work
 from glmquant.recipe.plan import Plan
 from glmquant.store.checkpoint import Checkpoint
@@ -57,11 +58,15 @@ class Forecast:
     Attributes:
         disk_bytes: written at most at one time, beside the checkpoint: the quantized one, the bundle, activations.
         how: what was measured to know, in sentences.
+        ranks: how many share the work, each with as many cores as this process; memory is each one's.
+        sent_bytes: by each of them while the largest block is quantized; its time is in no stage.
     """
 
     stages: tuple[StageForecast, ...]
     disk_bytes: int
     how: tuple[str, ...]
+    ranks: int = 1
+    sent_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -85,12 +90,14 @@ def forecast(
     plan: Plan,
     stored_bytes: int,
     resources: Resources,
+    ranks: int = 1,
 ) -> Forecast:
     """What quantizing (with what it measures to allocate bits) and exporting, and the samples' float pass where the
     KV cache is quantized, will take.
 
     Args:
         stored_bytes: of the quantized linear layers, as the recipe makes them.
+        ranks: how many are to share the work.
 
     Raises:
         OutputError: a memory limit that one block exceeds.
@@ -99,22 +106,27 @@ def forecast(
     config, options, device = plan.config, plan.recipe.calibration, resources.device
     dtype = dtype_for(options.precision, device)
     samples = options.num_samples if plan.first_fitted is not None else 0
-    probe = _measure(checkpoint, plan, dtype, options.seq_len if samples else 0, device)
+    share = share_of_samples(samples, options.seq_len, ranks)
+    probe = _measure(checkpoint, plan, dtype, options.seq_len if samples else 0, device, ranks)
     written = stored_bytes + _kept_bytes(config)
     stages = []
     if plan.needs_ranges:
-        stages.append(_calibrate_stage(plan, dtype, device))
+        stages.append(_calibrate_stage(plan, dtype, device, ranks))
     if plan.recipe.allocate:
-        seconds = config.num_hidden_layers * _allocate_second(plan, device) + checkpoint.tensor_bytes * probe.read
+        measured = config.num_hidden_layers * largest_share(config.num_hidden_layers, ranks)
+        seconds = measured * _allocate_second(plan, device) + checkpoint.tensor_bytes * probe.read
         stages.append(_Stage("allocate", seconds, allocate_bytes(config)))
-    stages.append(_quantize_stage(checkpoint, plan, dtype, probe, written, samples))
+    stages.append(_quantize_stage(checkpoint, plan, dtype, probe, written, samples, ranks))
     packing = written * (probe.read + probe.pack + probe.write)
     stages.append(_Stage("export", packing, forward_bytes(config, torch.float32) // 2))
     active = max(stage.active for stage in stages)
+    layers = unlike_layers(config)
     return Forecast(
         tuple(stage.forecast(held, resources) for stage in stages),
-        2 * written + 2 * active,
+        2 * written + 2 * round(active / share),
         _how(probe, samples * options.seq_len, dtype),
+        ranks,
+        max(sent_bytes(plan, layer, samples * options.seq_len, dtype, ranks) for layer in layers),
     )
 
 
@@ -135,27 +147,30 @@ class _Stage:
         return StageForecast(self.name, self.seconds, peak, self.work / self.seconds / 1e9 if self.work else None)
 
 
-def _calibrate_stage(plan: Plan, dtype: torch.dtype, device: torch.device) -> _Stage:
+def _calibrate_stage(plan: Plan, dtype: torch.dtype, device: torch.device, ranks: int) -> _Stage:
     config, options = plan.config, plan.recipe.calibration
+    share = share_of_samples(options.num_samples, options.seq_len, ranks)
     work = forward_work(config, range(config.num_hidden_layers), options.num_samples * options.seq_len)
     active = activation_bytes(config, options.num_samples, options.seq_len, dtype)
-    seconds = work * _second_an_operation(config, dtype, device)
-    return _Stage("calibrate", seconds, forward_bytes(config, dtype), active, work)
+    seconds = share * work * _second_an_operation(config, dtype, device)
+    return _Stage("calibrate", seconds, forward_bytes(config, dtype), round(share * active), round(share * work))
 
 
 def _quantize_stage(
-    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, probe: "_Probe", written: int, samples: int
+    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, probe: "_Probe", written: int, samples: int, ranks: int
 ) -> _Stage:
     config, length = plan.config, plan.recipe.calibration.seq_len
     layers, tokens = range(config.num_hidden_layers), samples * length
-    active = plan.num_streams * activation_bytes(config, samples, length, dtype)
+    share = share_of_samples(samples, length, ranks)
+    active = round(share * plan.num_streams * activation_bytes(config, samples, length, dtype))
     read = checkpoint.tensor_bytes * probe.read
-    blocks = len(layers) * (probe.fixed + tokens * probe.a_token)
+    blocks = len(layers) * (probe.fixed + share * tokens * probe.a_token)
     state = len(layers) * 2 * plan.num_streams * tokens * config.hidden_size * 4 * probe.write
     # Without samples, blocks are read and written while others are worked on; with them, too, but only up to the next
     # block's first change of the activations, which is not counted.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
-    return _Stage("quantize", seconds, quantize_bytes(plan, dtype), active, quantize_work(plan, layers, tokens))
+    needed = quantize_bytes(plan, dtype) + max(gathered_bytes(plan, layer, ranks) for layer in unlike_layers(config))
+    return _Stage("quantize", seconds, needed, active, round(share * quantize_work(plan, layers, tokens)))
 
 
 def _kept_bytes(config: GlmConfig) -> int:
@@ -163,7 +178,9 @@ def _kept_bytes(config: GlmConfig) -> int:
     return 2 * config.vocab_size * config.hidden_size
 
 
-def _measure(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, seq_len: int, device: torch.device) -> _Probe:
+def _measure(
+    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, seq_len: int, device: torch.device, ranks: int
+) -> _Probe:
     config, streams = plan.config, list[Activations]()
     if seq_len:
         samples = max(1, PROBE_BATCHES * TOKENS_AT_ONCE // seq_len)
@@ -179,10 +196,13 @@ def _measure(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, seq_len: in
     started = time.monotonic()
     done, outcomes = quantize_block(block.to(device), layer, plan, activations, reference)
     seconds = time.monotonic() - started
-    fixed = sum(outcome.seconds for outcome in outcomes)
-    a_token = max(0.0, seconds - fixed) / streams[0].num_tokens if streams else 0.0
+    units = {outcome.name: outcome.seconds for outcome in outcomes}
+    a_token = max(0.0, seconds - sum(units.values())) / streams[0].num_tokens if streams else 0.0
     if config.experts is not None and done.mlp.experts is not None:
-        fixed += outcomes[-1].seconds * (config.experts.count / done.mlp.experts.count - 1)
+        units[outcomes[-1].name] *= config.experts.count / done.mlp.experts.count
+    fixed = sum(units.values())
+    if ranks > 1:
+        fixed = shared_seconds(plan, layer, units, _second_an_operation(config, torch.float32, device), ranks)
     return _Probe(equalized + fixed, a_token, _read_second(checkpoint), _write_second(), _pack_second(done.to(CPU)))
 
 

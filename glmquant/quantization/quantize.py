@@ -82,11 +82,7 @@ def quantize(
             hint="start from the original; this one can be exported as it is",
         )
     store = store or ActivationStore()
-    if ranks.is_first:
-        plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
-    ranks.barrier()
-    if not ranks.is_first:  # as the first one found
-        plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device)
+    plan = allocated(checkpoint, plan, samples, directory, progress, device=store.device, ranks=ranks)
     writer = ArtifactWriter(directory, checkpoint.config, plan.specs, layout=plan.recipe.store.layout)
     needed = _samples_needed(plan, samples)
     run = _Run(checkpoint, plan, writer, SavedStates(directory), store, ranks)

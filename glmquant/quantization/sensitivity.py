@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glmquant.core.device import CPU
 from glmquant.core.qtensor import QuantTensor
+from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import mean_square
 from glmquant.glm.block import Block
@@ -44,12 +45,14 @@ def measure_sensitivities(
     equalized: bool,
     device: torch.device = CPU,
     progress: Progress = silent,
+    ranks: Ranks = ALONE,
 ) -> Sensitivities:
     """For each group of ``choices``, by name, each spec's relative squared error; float32, one block in memory.
 
     Args:
         device: what computes.
         equalized: blocks are to be equalized (:mod:`glmquant.glm.equalization`) before they are quantized.
+        ranks: who shares the blocks; all get the whole of it.
 
     Raises:
         CalibrationError: token ids that are not the model's.
@@ -57,7 +60,7 @@ def measure_sensitivities(
     """
     config, layers = source.config, source.config.num_hidden_layers
     activations = embed(tokens_SL, source.embedding(), config, ActivationStore(device=device))
-    meter = SensitivityMeter(choices, equalized=equalized)
+    meter = SensitivityMeter(choices, equalized=equalized, layers=ranks.dealt(range(layers)))
     walk(
         source.block,
         range(layers),
@@ -68,7 +71,7 @@ def measure_sensitivities(
         stage="measuring sensitivities",
         total=layers,
     )
-    return meter.found
+    return {name: errors for found in ranks.gather(meter.found) for name, errors in found.items()}
 
 
 class SensitivityMeter:
@@ -76,19 +79,33 @@ class SensitivityMeter:
 
     Args:
         equalized: see :func:`measure_sensitivities`.
+        layers: blocks to measure, and only to pass the others; None for all.
 
     Attributes:
         found: errors so far.
     """
 
-    def __init__(self, choices: Mapping[str, Sequence[QuantSpec]], *, equalized: bool) -> None:
-        self._choices, self._equalized = choices, equalized
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence[QuantSpec]],
+        *,
+        equalized: bool,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        self._choices, self._equalized, self._layers = choices, equalized, layers
         self.found: Sensitivities = {}
 
     def visit(self, layer: int, block: Block, streams: Sequence[Activations]) -> None:
         (stream,) = streams
         block = block.equalized(stream.config) if self._equalized else block.floating()
         passes = [_Pass(block, stream.hidden.read(batch).clone(), stream.context(batch)) for batch in stream.batches]
+        if self._layers is None or layer in self._layers:
+            self._measure(layer, block, passes)
+        for batch, each in zip(stream.batches, passes, strict=True):
+            require_finite(each.output_BTD, f"layers.{layer}")
+            stream.hidden.write(batch, each.output_BTD)
+
+    def _measure(self, layer: int, block: Block, passes: "Sequence[_Pass]") -> None:
         for place, part in enumerate(block.parts):
             self._measure_experts(place, part, passes)
             for step, (name, linear) in enumerate(part.linears.items()):
@@ -98,9 +115,6 @@ class SensitivityMeter:
                     changed = part.with_linears({name: _rounded(linear, spec, importance_K)})
                     errors = [_relative(each.output_with(place, step, changed), each.output_BTD) for each in passes]
                     self.found.setdefault(group, {})[spec] = float(torch.cat(errors).mean())
-        for batch, each in zip(stream.batches, passes, strict=True):
-            require_finite(each.output_BTD, f"layers.{layer}")
-            stream.hidden.write(batch, each.output_BTD)
 
     def _measure_experts(self, place: int, part: Part, passes: "Sequence[_Pass]") -> None:
         """All routed experts of a layer at a time; the inputs' sizes of the layer stand for those of each expert."""

@@ -63,13 +63,54 @@ def output_directory(
 
 
 @contextmanager
-def output_of_first(out: Path, ranks: Ranks, *, resume_key: str | None = None) -> Iterator[Path | None]:
+def output_of_first(
+    out: Path,
+    ranks: Ranks,
+    *,
+    resume_key: str | None = None,
+    stages: Mapping[str, str] = NO_STAGES,
+    replace: bool = False,
+) -> Iterator[Path | None]:
     """:func:`output_directory` of the first rank; None on the others, who publish nothing."""
     if not ranks.is_first:
         yield None
         return
-    with output_directory(out, resume_key=resume_key) as partial:
+    with output_directory(out, resume_key=resume_key, stages=stages, replace=replace) as partial:
         yield partial
+
+
+@contextmanager
+def output_of_all(
+    out: Path,
+    ranks: Ranks,
+    *,
+    resume_key: str | None = None,
+    stages: Mapping[str, str] = NO_STAGES,
+    replace: bool = False,
+) -> Iterator[Path]:
+    """:func:`output_directory`, prepared and published by the first rank, which all of them see: they leave it when
+    ``out`` is there.
+
+    Raises:
+        OutputError: also on a rank that is on a machine without the directory.
+    """
+    with output_of_first(out, ranks, resume_key=resume_key, stages=stages, replace=replace) as partial:
+        ranks.barrier()
+        directory = partial_of(out) if partial is None else partial
+        require_seen(directory, ranks)
+        yield directory
+    ranks.barrier()
+
+
+def require_seen(directory: Path, ranks: Ranks) -> None:
+    """Raises OutputError on a rank that is on a machine without the directory."""
+    if not directory.is_dir():
+        raise OutputError(
+            f"rank {ranks.rank} does not see the directory that the first rank writes to",
+            where=directory,
+            expected="one file system for all ranks",
+            hint="choose an output directory that every machine has under the same path",
+        )
 
 
 def partial_of(out: Path) -> Path:

@@ -93,13 +93,16 @@ def train_for_run(
     progress: Progress = silent,
 ) -> tuple[Checkpoint, CheckOptions]:
     """The classifier, in ``directory``, and what to check it on: examples held out in ``directory``, where
-    ``check`` names none itself. What an unfinished run trained is not trained again.
+    ``check`` names none itself. What an unfinished run trained is not trained again; of several ranks, the first one
+    trains before the others come here.
     """
     if check.tasks:
-        (directory / TEST_FILE).unlink(missing_ok=True)  # held out when the recipe named no tasks yet
+        if resources.ranks.is_first:
+            (directory / TEST_FILE).unlink(missing_ok=True)  # held out when the recipe named no tasks yet
     else:
         labeled, test = hold_out(labeled, recipe.train.test, recipe.train.seed)
-        write_jsonl(test, directory / TEST_FILE)
+        if resources.ranks.is_first:
+            write_jsonl(test, directory / TEST_FILE)
         task = Task(data=str(directory / TEST_FILE), name=Path(labeled.name).stem)
         check = check.model_copy(update={"tasks": (task,)})
     out = directory / CLASSIFIER
