@@ -11,11 +11,13 @@ if TYPE_CHECKING:
         check,
         classify,
         compare,
+        compare_recipes,
         compare_reports,
         export,
         generate,
         inspect,
         open_chat,
+        push,
         quantize,
         read_report,
         report,
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from glmquant.evaluation.results import AccuracyReport
-    from glmquant.methods import METHODS
+    from glmquant.hub.push import Push
+    from glmquant.methods.registry import METHODS, register_method
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -77,6 +80,7 @@ __all__ = [
     "ModelSummary",
     "OnnxBundle",
     "OutputError",
+    "Push",
     "QuantizationError",
     "Recipe",
     "RecipeError",
@@ -88,6 +92,7 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_recipes",
     "compare_reports",
     "export",
     "generate",
@@ -95,8 +100,10 @@ __all__ = [
     "load_recipe",
     "open_chat",
     "packaged_recipes",
+    "push",
     "quantize",
     "read_report",
+    "register_method",
     "report",
     "run",
     "train_classifier",
@@ -121,10 +128,11 @@ _HOMES = {
     "GenerationOptions": "glmquant.runtime.sampling",
     "GlmQuantError": "glmquant.errors",
     "HubError": "glmquant.errors",
-    "METHODS": "glmquant.methods",
+    "METHODS": "glmquant.methods.registry",
     "ModelSummary": "glmquant.quantization.summary",
     "OnnxBundle": "glmquant.onnx_export.bundle",
     "OutputError": "glmquant.errors",
+    "Push": "glmquant.hub.push",
     "QuantizationError": "glmquant.errors",
     "Recipe": "glmquant.recipe.schema",
     "ReportComparison": "glmquant.reports.comparison",
@@ -136,6 +144,7 @@ _HOMES = {
     "check": "glmquant.api",
     "classify": "glmquant.api",
     "compare": "glmquant.api",
+    "compare_recipes": "glmquant.api",
     "compare_reports": "glmquant.api",
     "report": "glmquant.api",
     "export": "glmquant.api",
@@ -143,9 +152,11 @@ _HOMES = {
     "inspect": "glmquant.api",
     "load_recipe": "glmquant.recipe.load",
     "open_chat": "glmquant.api",
+    "push": "glmquant.api",
     "packaged_recipes": "glmquant.recipe.packaged",
     "quantize": "glmquant.api",
     "read_report": "glmquant.api",
+    "register_method": "glmquant.methods.registry",
     "run": "glmquant.api",
     "train_classifier": "glmquant.api",
     "verify": "glmquant.api",

@@ -7,7 +7,7 @@ else as lines on stderr. A verb imports what it alone needs when it is called: O
 to import than a small model to quantize.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glmquant.data.calibration import Calibration, CalibrationSet
     from glmquant.evaluation.results import AccuracyReport
     from glmquant.evaluation.stored_baseline import StoredBaseline
+    from glmquant.hub.push import Push
     from glmquant.onnx_export.bundle import OnnxBundle
     from glmquant.quantization.diagnosis import Comparison
     from glmquant.quantization.summary import ModelSummary
@@ -39,11 +40,13 @@ __all__ = [
     "check",
     "classify",
     "compare",
+    "compare_recipes",
     "compare_reports",
     "export",
     "generate",
     "inspect",
     "open_chat",
+    "push",
     "quantize",
     "read_report",
     "report",
@@ -239,8 +242,8 @@ def check(
         against: the report of an earlier check on the same data; what is lost since then counts by ``check.against``.
         cache: directory where what the float checkpoint says is kept for the next check on the same data.
         save_baseline: file to write what the float checkpoint says to, for checks where it is not at hand.
-        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to; None writes
-            nothing.
+        out: directory to write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` to, the model card
+            that goes with the bundle (``README.md``), and ``run.json``: when, where and how fast; None writes nothing.
         memory_limit, device: as in :func:`calibrate`, for the float checkpoint's pass; the bundle runs in ONNX Runtime
             on the processor, as it ships.
     """
@@ -255,7 +258,7 @@ def check(
             _path(bundle),
             _baseline(baseline, recipe, adapter, save_baseline, told),
             options,
-            description=recipe.description or None,
+            recipe=recipe,
             against=read_report(against) if isinstance(against, str | Path) else against,
             cache=None if cache is None else Path(cache),
             save_baseline=None if save_baseline is None else Path(save_baseline),
@@ -286,9 +289,11 @@ def report(reports: Sequence[str | Path] | str | Path, out: str | Path) -> None:
     """
     if not _names(reports):
         raise CheckError("there is no report to show", where="reports", expected="one or more")
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import named_apart, write_page
 
-    write_page(named_apart([(Path(path), read_report(path)) for path in _names(reports)]), Path(out))
+    paths = [Path(path) for path in _names(reports)]
+    write_page(named_apart([(path, read_report(path)) for path in paths]), Path(out), made=circumstances_of(paths[0]))
 
 
 def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None) -> "ReportComparison":
@@ -303,12 +308,64 @@ def compare_reports(reports: Sequence[str | Path], out: str | Path | None = None
         OutputError: ``out`` cannot be written.
     """
     from glmquant.reports.comparison import compare_reports as compared
+    from glmquant.reports.read import circumstances_of
     from glmquant.reports.write import write_page
 
-    comparison = compared([(Path(path), read_report(path)) for path in _names(reports)])
+    paths = [Path(path) for path in _names(reports)]
+    comparison = compared([(path, read_report(path)) for path in paths])
     if out is not None:
-        write_page(comparison.reports, Path(out), comparison.table())
+        write_page(comparison.reports, Path(out), comparison.table(), circumstances_of(paths[0]))
+        comparison = replace(comparison, page=Path(out))
     return comparison
+
+
+def compare_recipes(
+    model: "Checkpoint | str | Path",
+    recipes: "Mapping[str, Recipe | str | Path] | Sequence[str | Path]",
+    *,
+    adapter: Directory = None,
+    data: Files = None,
+    text: Files = None,
+    tasks: Sequence[str | Path] | None = None,
+    out: str | Path,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    progress: Progress | bool = False,
+) -> "ReportComparison":
+    """Run several recipes on a model and compare what comes of them: the same calibration, the same texts and tasks,
+    differences from the first recipe paired by window and by example.
+
+    All are run with the first one's ``calibration`` and ``check``; rules, fit and export are each recipe's own. ``out``
+    gets a directory for each, as :func:`run` writes it, what the float model said in ``baseline/``, once for all, and
+    the page ``comparison.html``. What an earlier call finished is not done again.
+
+    Args:
+        recipes: by the names to tell them apart by, ``{"rtn": "int4-g128-rtn", "mine": recipe}``; or by name or path.
+        adapter: as in :func:`inspect`.
+        data: files to calibrate on instead of the first recipe's ``calibration.data``.
+        text, tasks: as in :func:`check`.
+        memory_limit, device: as in :func:`calibrate`.
+
+    Returns:
+        The comparison: its ``table()``, printed as text, and the path of its ``page``.
+
+    Raises:
+        RecipeError: fewer than two recipes, or names that do not tell them apart.
+    """
+    from glmquant.evaluation.bundle import with_files
+    from glmquant.pipeline.compare import compare_recipes as compared
+    from glmquant.pipeline.compare import named_recipes, on_the_same_ground
+    from glmquant.streaming.resources import Resources
+
+    loaded = {name: _loaded(recipe) for name, recipe in named_recipes(recipes).items()}  # type: ignore[arg-type]
+    name, first = next(iter(loaded.items()))
+    options = with_files(first.check, _names(text), None if tasks is None else _names(tasks))
+    calibration = first.calibration.model_copy(update={"data": _names(data), "weights": ()} if data else {})
+    loaded[name] = first.model_copy(update={"check": options, "calibration": calibration})
+    with shown(progress) as told:
+        checkpoint = _opened(model, first, adapter, told)
+        resources = Resources.named(device, memory_limit)
+        return compared(checkpoint, on_the_same_ground(loaded), Path(out), resources, told)
 
 
 def run(
@@ -350,6 +407,7 @@ def run(
 def open_chat(
     bundle: "OnnxBundle | str | Path",
     *,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -357,6 +415,7 @@ def open_chat(
     """Open a conversation with the bundle: ``for piece in chat.say("你好")``.
 
     Args:
+        system: what the model is told before the first turn, where its chat template takes a system message.
         thinking: whether the model is to think before it answers, where its chat template has a switch for that; None
             for the template's own default.
     """
@@ -366,7 +425,7 @@ def open_chat(
 
     path = _path(bundle)
     model = OnnxModel.open(path, provider=provider)
-    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking)
+    return Chat(model, load_bundle_tokenizer(path), options or GenerationOptions(), thinking, system)
 
 
 def generate(
@@ -374,6 +433,7 @@ def generate(
     prompt: str,
     *,
     chat: bool = True,
+    system: str | None = None,
     thinking: bool | None = None,
     options: GenerationOptions | None = None,
     provider: "Provider" = "cpu",
@@ -382,7 +442,7 @@ def generate(
 
     Args:
         chat: put the prompt into the model's chat template; else continue it as text.
-        thinking: as in :func:`open_chat`; without the chat template it has no meaning.
+        system, thinking: as in :func:`open_chat`; without the chat template they have no meaning.
     """
     from glmquant.glm.tokenizers.tokenizer import StreamDecoder
     from glmquant.runtime.generate import generate as generate_ids
@@ -391,7 +451,13 @@ def generate(
     from glmquant.runtime.tokenizer import load_bundle_tokenizer
 
     if chat:
-        return open_chat(bundle, thinking=thinking, options=options, provider=provider).say(prompt)
+        return open_chat(bundle, system=system, thinking=thinking, options=options, provider=provider).say(prompt)
+    if system is not None:
+        raise GenerationError(
+            "a prompt that is continued as text has no chat template to put a system message into",
+            where=Parameter("system"),
+            hint="put it at the start of the prompt, or use the chat template",
+        )
     if thinking is not None:
         raise GenerationError(
             "a prompt that is continued as text has no chat template to switch thinking",
@@ -470,6 +536,54 @@ def verify(directory: "Checkpoint | OnnxBundle | str | Path", *, progress: Progr
     path = directory if isinstance(directory, str | Path) else directory.path
     with shown(progress) as told:
         return verified(snapshot(Path(path)), told)
+
+
+def push(
+    bundle: "OnnxBundle | str | Path",
+    repo: str,
+    *,
+    upload: bool = False,
+    private: bool = False,
+    progress: Progress | bool = False,
+) -> "Push":
+    """Publish a bundle to a repository of the Hugging Face hub, by huggingface_hub; by default, only say what would be.
+
+    Every file is compared with its hash first, and only what `export` and `run` wrote is published. The license of the
+    base model holds for it too.
+
+    Args:
+        repo: ``ORG/NAME``; it is made where there is none.
+        upload: really do it; the token is huggingface_hub's (``hf auth login``, or ``HF_TOKEN``).
+        private: where the repository is made.
+
+    Raises:
+        CheckpointError: what :func:`verify` raises.
+        HubError: no id of a repository, or the hub refuses.
+    """
+    from glmquant.hub.push import Push, repository_url
+    from glmquant.hub.push import upload as uploaded
+    from glmquant.runtime.session import require_bundle
+    from glmquant.store.artifact import license_files
+    from glmquant.store.base_card import read_base_card
+    from glmquant.store.inventory import files_of
+    from glmquant.store.manifest import MANIFEST, read_manifest
+
+    path, url = _path(bundle), repository_url(repo)
+    require_bundle(path)
+    verify(path, progress=progress)
+    manifest = read_manifest(path / MANIFEST)
+    names = {*manifest.files, MANIFEST} if manifest.files else files_of(path)
+    planned = Push(
+        url=url,
+        files={name: (path / name).stat().st_size for name in sorted(names)},
+        base_model=manifest.origin,
+        license=read_base_card(path).license,
+        license_files=license_files(path),
+    )
+    if not upload:
+        return planned
+    message = f"{manifest.origin} as ONNX, by glmquant {manifest.glmquant_version}"
+    return replace(planned, commit=uploaded(path, repo, planned.files, private=private, message=message))
 
 
 def _loaded(recipe: "Recipe | str | Path | None") -> "Recipe":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol, runtime_checkable
 
 
@@ -36,9 +37,18 @@ class Steps:
 
     def __init__(self, steps: Sequence[Step], progress: Progress) -> None:
         self._steps, self._progress = steps, progress
+        self._begun: list[tuple[str, float]] = []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each step took that was still to do; the last one until now."""
+        ends = [*(at for _, at in self._begun[1:]), perf_counter()]
+        return {does: end - at for (does, at), end in zip(self._begun, ends, strict=False)}  # none may have begun
 
     def begin(self, does: str) -> None:
         """The step that does this begins, where it is still to do."""
+        if any(step.does == does for step in self._steps):
+            self._begun.append((does, perf_counter()))
         number = next((number for number, step in enumerate(self._steps) if step.does == does), None)
         if number is not None and isinstance(self._progress, Stepwise):
             self._progress.begin_step(f"{number + 1} of {len(self._steps)}", self._steps[number].seconds)

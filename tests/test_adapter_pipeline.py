@@ -54,7 +54,10 @@ def test_every_step_sees_the_merged_model(
     report = gq.check(bundle, baseline=DEMO, adapter=adapter, recipe=recipe)
     assert gq.run(DEMO, recipe, adapter=adapter, out=tmp_path / "run") == report
     assert contents(tmp_path / "run" / "quantized") == contents(quantized.path)
-    assert contents(tmp_path / "run" / "onnx") == contents(bundle.path)
+    of_run = contents(tmp_path / "run" / "onnx")
+    assert of_run.pop("README.md")
+    assert of_run.keys() == contents(bundle.path).keys()
+    assert {n for n, data in contents(bundle.path).items() if data != of_run[n]} == {"glmquant.json"}, "names the card"
     assert report.setting.baseline.name.endswith("with adapter my-lora")
     assert "not made from these files" not in caplog.text
     without = gq.check(bundle, baseline=DEMO, recipe=recipe)

@@ -1,5 +1,6 @@
 """From end to end: against the publisher's numbers, and what is shipped against what was quantized."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ from glmquant.recipe.load import load_recipe
 from glmquant.runtime.generate import generate as generate_ids
 from glmquant.runtime.model import OnnxModel
 from glmquant.store.checkpoint import open_checkpoint
-from tests.support.paths import GOLDEN, contents
+from tests.support.paths import GOLDEN, contents, lasting
 
 TEXT = {"check.text": ["glmquant:held-out-en.txt"], "check.num_tokens": 256, "check.seq_len": 64}
 
@@ -78,8 +79,13 @@ def test_step_by_step_and_in_one_run_give_the_same(tmp_path: Path) -> None:
     assert quantized.manifest is not None
     assert quantized.manifest.calibration == calibration.samples.sha256
     assert gq.run(model, recipe, out=tmp_path / "run") == report
-    for part in ("quantized", "onnx", "report"):
-        assert contents(tmp_path / "run" / part) == contents(tmp_path / part)
+    assert contents(tmp_path / "run" / "quantized") == contents(tmp_path / "quantized")
+    of_run, alone = lasting(tmp_path / "run" / "onnx"), lasting(tmp_path / "onnx")
+    card, named = of_run.pop("README.md"), json.loads(of_run.pop("glmquant.json"))
+    assert named["files"].pop("README.md")["size"] == len(card)
+    assert named | {"sha256": None} == json.loads(alone.pop("glmquant.json")) | {"sha256": None}
+    assert of_run == alone
+    assert lasting(tmp_path / "run" / "report") | {"README.md": card} == lasting(tmp_path / "report")
 
 
 def test_float32_against_itself_loses_nothing(tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stages == set()
     assert report == gq.read_report(tmp_path / "broken" / "report")
     gq.run(assets.DEMO_MODEL, recipe, out=tmp_path / "whole")
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "broken") == lasting(tmp_path / "whole")
 
 
 def test_generate_streams_an_answer(tmp_path: Path) -> None:

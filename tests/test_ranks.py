@@ -22,7 +22,7 @@ from tests.hints.follow import follows, refused
 from tests.quantization.test_threads import scaled
 from tests.support.checkpoints import tiny_config, write_checkpoint
 from tests.support.moe import write_moe
-from tests.support.paths import contents
+from tests.support.paths import contents, lasting
 from tests.support.ranks import ENVIRONMENT, SECONDS, command, torchrun
 from tests.test_sparse_document import SHAPES
 
@@ -124,7 +124,7 @@ def test_a_run_is_the_same_bytes_and_ends_with_its_verdict(
     count: int, tiny: Path, run_alone: Path, tmp_path: Path
 ) -> None:
     done = torchrun(count, "-m", "glmquant", *running(tiny, tmp_path / "run"))
-    assert contents(tmp_path / "run") == contents(run_alone), done.stderr
+    assert lasting(tmp_path / "run") == lasting(run_alone), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert done.stderr.count("exitcode  : 1 ") == count
     assert done.stdout.count("next    glmquant") == 1
@@ -148,7 +148,7 @@ def test_a_run_whose_rank_is_killed_goes_on_with_its_finished_steps(
     done = torchrun(count, "-m", "glmquant", *running(tiny, out))
     assert "1 of 1 check" in done.stderr
     assert "quantizing" not in done.stderr
-    assert contents(out) == contents(run_alone)
+    assert lasting(out) == lasting(run_alone)
     again = torchrun(count, "-m", "glmquant", *running(tiny, out))
     assert "finished earlier" in again.stderr
     assert again.stderr.count("exitcode  : 1 ") == count
@@ -160,7 +160,7 @@ def test_a_run_that_trains_is_the_same_bytes(tiny: Path, task: Path, tmp_path: P
     given = ["run", tiny, "--recipe", "classifier-int8", "--train-data", task, "--set", "train.mode=head", "--out"]
     assert "Accuracy check" in alone(*given, tmp_path / "alone").stdout
     done = torchrun(2, "-m", "glmquant", *given, tmp_path / "run")
-    assert contents(tmp_path / "run") == contents(tmp_path / "alone"), done.stderr
+    assert lasting(tmp_path / "run") == lasting(tmp_path / "alone"), done.stderr
 
 
 @pytest.mark.parametrize("count", SEVERAL)
@@ -168,7 +168,7 @@ def test_a_check_is_the_same_bytes(count: int, bundle: Path, task: Path, checked
     """So is what it keeps of the baseline: of a cache, and of a stored one."""
     done = torchrun(count, "-m", "glmquant", *checking(bundle, task, tmp_path))
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path) == contents(checked_alone)
+    assert lasting(tmp_path) == lasting(checked_alone)
     assert done.stdout.count("next    glmquant") == 1
     assert done.stderr.count("comparing, tokens: ") <= 3
 
@@ -182,7 +182,7 @@ def test_a_check_of_routed_experts_is_the_same_bytes(tmp_path: Path) -> None:
     assert alone(*given, "--out", tmp_path / "alone").returncode == 0
     done = torchrun(2, "-m", "glmquant", *given, "--out", tmp_path / "report")
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "report") == contents(tmp_path / "alone")
+    assert lasting(tmp_path / "report") == lasting(tmp_path / "alone")
     assert gq.read_report(tmp_path / "report").routing is not None
 
 
@@ -199,7 +199,7 @@ def test_a_check_of_a_classifier_is_the_same_bytes(count: int, task: Path, tmp_p
         given = [*common, model, *kept]
         done = alone(*given) if directory == "alone" else torchrun(count, "-m", "glmquant", *given)
         assert "Accuracy check" in done.stdout, done.stderr
-    assert contents(tmp_path / "ranks") == contents(tmp_path / "alone")
+    assert lasting(tmp_path / "ranks") == lasting(tmp_path / "alone")
     again = [*common, tmp_path / "ranks" / "saved", "--out", tmp_path / "again"]
     assert "Accuracy check" in torchrun(count, "-m", "glmquant", *again).stdout
     assert (tmp_path / "again" / "report.json").read_bytes() == (tmp_path / "alone/report/report.json").read_bytes()

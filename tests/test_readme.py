@@ -18,13 +18,22 @@ from tests.support.hub import Hub, Repository, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = ("mixture-of-experts.md", "scale-out.md", "sweeps.md")
-"""Run by tests/test_sparse_document.py, on a model of its kind, and by tests/test_scale_out_document.py
-and tests/test_sweeps_document.py."""
+ELSEWHERE = {
+    "index.md": "test_start_document.py",
+    "index.zh.md": "test_website.py",
+    "methods.md": "test_methods_document.py",
+    "mixture-of-experts.md": "test_sparse_document.py",
+    "pipelines.md": "test_pipelines.py",
+    "running.md": "test_running_document.py",
+    "scale-out.md": "test_scale_out_document.py",
+    "sweeps.md": "test_sweeps_document.py",
+}
+"""What runs the blocks of pages that want more than the README's models."""
 
 DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE]
 HOW_TOS = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join([README, *HOW_TOS]), flags=re.MULTILINE | re.DOTALL)
+FENCED = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join([README, *HOW_TOS]), flags=re.MULTILINE | re.DOTALL)
+BLOCKS = list(dict.fromkeys(FENCED))
 SET_UP = [body for kind, body in BLOCKS if kind == "bash" and "glmquant " not in body.replace(".venv/bin/glmquant", "")]
 
 

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WRITES = {"release.yml: publish": {"id-token": "write"}, "release.yml: notes": {"contents": "write"}}
+WRITES = {
+    "release.yml: publish": {"id-token": "write"},
+    "release.yml: notes": {"contents": "write"},
+    "release.yml: pages": {"pages": "write", "id-token": "write"},
+}
 
 
 def read(path: Path) -> Any:
@@ -83,6 +88,14 @@ def test_every_glmquant_command_of_the_jobs_parses() -> None:
             assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
+def test_the_site_is_built_with_what_the_extra_names_and_published_after_the_package() -> None:
+    (wanted,) = PROJECT["optional-dependencies"]["docs"]
+    for name in ("ci.yml: site", "release.yml: site"):
+        runs = [step["run"] for step in jobs()[name]["steps"] if "run" in step]
+        assert runs == [f"python -m pip install '{wanted}'", "mkdocs build --strict"]
+    assert jobs()["release.yml: pages"]["needs"] == ["site", "publish"]
+
+
 def test_pythons_and_systems_are_those_the_project_promises() -> None:
     tested = jobs()["ci.yml: test"]["strategy"]["matrix"]["python"]
     promised = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
@@ -91,10 +104,58 @@ def test_pythons_and_systems_are_those_the_project_promises() -> None:
     assert jobs()["ci.yml: smoke"]["strategy"]["matrix"]["os"] == ["macos-latest", "windows-latest"]
 
 
-def test_every_address_names_one_repository() -> None:
-    (repository,) = re.findall(r"uses: (\S+)@main", (ROOT / "ci" / "github.yml").read_text(encoding="utf-8"))
-    addresses = [*PROJECT["urls"].values(), read(GITHUB / "ISSUE_TEMPLATE" / "config.yml")["contact_links"][0]["url"]]
-    assert all(address.startswith(f"https://github.com/{repository}") for address in addresses)
+ADDRESS = re.compile(r"github\.com/([\w.-]+/glmquant)\b|repository: ([\w.-]+/glmquant)\b")
+
+
+def addresses() -> dict[str, list[str]]:
+    """Where the project's files name a repository of glmquant, and which."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = {}
+    for name in filter(None, listed.stdout.split("\0")):
+        with suppress(UnicodeDecodeError, FileNotFoundError):
+            named = ADDRESS.findall((ROOT / name).read_text(encoding="utf-8"))
+            found[name] = [first or second for first, second in named]
+    return {name: named for name, named in found.items() if named}
+
+
+def test_the_repositorys_address_stands_in_pyproject_and_where_a_file_cannot_look_it_up() -> None:
+    repository = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+    found = addresses()
+    assert {name for named in found.values() for name in named} == {repository}
+    once = (
+        *("ci/github.yml", "ci/gitlab.yml", "glmquant/cli/endings.py", "mkdocs.yml"),
+        ".github/ISSUE_TEMPLATE/config.yml",
+    )
+    assert {name: len(named) for name, named in found.items()} == dict.fromkeys(once, 1) | {"pyproject.toml": 3}
+
+
+SCHEMAS = {
+    "github-actions": [ROOT / "action.yml"],
+    "github-workflows": [ROOT / "ci" / "github.yml", *WORKFLOWS],
+    "gitlab-ci": [ROOT / "ci" / "gitlab.yml"],
+    "dependabot": [GITHUB / "dependabot.yml"],
+}
+
+
+@pytest.mark.parametrize(("schema", "files"), SCHEMAS.items(), ids=SCHEMAS)
+def test_every_file_is_what_its_runners_schema_says(schema: str, files: list[Path]) -> None:
+    transform = ["--data-transform", "gitlab-ci"] if schema == "gitlab-ci" else []
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *transform]
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_template_is_bounded_and_reads_only() -> None:
+    workflow = read(ROOT / "ci" / "github.yml")
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["group"]
+    assert all(int(job["timeout-minutes"]) for job in workflow["jobs"].values())
+
+
+def test_nothing_that_a_user_gives_is_pasted_into_a_script() -> None:
+    """An expression in ``run`` would be bash; values come through the environment."""
+    action = [step["run"] for step in read(ROOT / "action.yml")["runs"]["steps"] if "run" in step]
+    assert [script for script in (*action, *scripts()) if "${{" in script] == []
 
 
 @pytest.mark.parametrize("path", sorted(GITHUB.glob("ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda path: path.name)

@@ -6,16 +6,20 @@ The model and the recipe are those of `benchmarks.kill_and_resume.run`. Moments 
 unbroken run. Of each kill, what was left is copied for every flip: a random bit of a random file, files by their number
 rather than their size, so that small ones get their share. A run that then ends must have written the bytes of the
 unbroken run; or it must end with exit code 2 and one error that names the file.
+
+900 resumed runs take hours: with ``--log``, one that was stopped goes on behind what is in the file.
 """
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,11 +36,13 @@ class Flipped:
     """A resumed run.
 
     Attributes:
+        kill: its number.
         stage: what was at work at the kill.
         file: in which the bit was.
         ending: ``same`` bytes as the unbroken run, an ``error`` that names the file, or what was wrong.
     """
 
+    kill: int
     stage: str
     file: str
     ending: str
@@ -73,38 +79,64 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", default="demo")
     parser.add_argument("--model", default=assets.DEMO_MODEL)
+    parser.add_argument("--log", type=Path, help="resumed runs, a line each, from which to go on")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("flips.md"))
     args = parser.parse_args()
-    chance = random.Random(args.seed)
-    rows: list[Flipped] = []
+    rows = logged(args.log)
     with tempfile.TemporaryDirectory() as work:
-        out, kept = Path(work) / "out", Path(work) / "kept"
-        arguments, partial = command(args.recipe, str(args.model), out), out.with_name("out.partial")
+        out = Path(work) / "out"
+        arguments = command(args.recipe, str(args.model), out)
         started = time.monotonic()
         subprocess.run(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         seconds, expected = time.monotonic() - started, hashes(out)
         shutil.rmtree(out)
         for number in range(args.kills):
-            run_for(seconds * (number + chance.random()) / args.kills, arguments)
-            stage = stage_of(out)
-            if partial.exists():
-                partial.rename(kept)
-            shutil.rmtree(out, ignore_errors=True)
-            files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
-            for _ in range(args.flips if files else 0):
-                shutil.copytree(kept, partial)
-                file = chance.choice(files)
-                flip(partial / file, chance)
-                rows.append(Flipped(stage, str(file), resume(arguments, out, partial / file, expected)))
-                print(number, rows[-1], flush=True)
-                shutil.rmtree(out, ignore_errors=True)
-                shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(kept, ignore_errors=True)
-    write_results(rows, seconds, args)
+            done = [row.kill for row in rows].count(number)
+            chance = random.Random(f"{args.seed} {number} {done}")
+            moment = seconds * (number + chance.random()) / args.kills
+            for row in flips_after(number, moment, args.flips - done, arguments, out, expected, chance):
+                rows.append(row)
+                print(row, flush=True)
+                if args.log is not None:
+                    with args.log.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(row)) + "\n")
+            write_results(rows, seconds, args)
+
+
+def logged(path: Path | None) -> list[Flipped]:
+    """Resumed runs of earlier."""
+    if path is None or not path.exists():
+        return []
+    return [Flipped(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flips_after(
+    number: int, moment: float, flips: int, arguments: list[str], out: Path, expected: dict[str, str],
+    chance: random.Random,
+) -> Iterator[Flipped]:  # fmt: skip
+    """Kills a run after ``moment`` seconds, and resumes it from copies of what it left, a bit flipped in each."""
+    partial, kept = out.with_name("out.partial"), out.with_name("kept")
+    if flips <= 0:
+        return
+    run_for(moment, arguments)
+    stage = stage_of(out)
+    if partial.exists():
+        partial.rename(kept)
+    shutil.rmtree(out, ignore_errors=True)
+    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
+    for _ in range(flips if files else 0):
+        shutil.copytree(kept, partial)
+        file = chance.choice(files)
+        flip(partial / file, chance)
+        yield Flipped(number, stage, str(file), resume(arguments, out, partial / file, expected))
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def write_results(rows: list[Flipped], seconds: float, args: argparse.Namespace) -> None:
     endings = Counter(row.ending for row in rows if row.is_good)
+    kills = len({row.kill for row in rows})
     lines = [
         "# Killed, a bit flipped, and resumed",
         "",
@@ -112,9 +144,9 @@ def write_results(rows: list[Flipped], seconds: float, args: argparse.Namespace)
         f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}. glmquant {version('glmquant')}, "
         f"torch {version('torch')}.",
         "",
-        f"`glmquant run {args.recipe}` on the model inside the package ({', '.join(OPTIONS)}; unbroken {seconds:.0f} "
-        f"s), killed with SIGKILL {args.kills} times, moments spread over its length; {len(rows)} times a bit flipped "
-        "in what was left.",
+        f"`glmquant run {args.recipe}` on {Path(args.model).name} ({', '.join(OPTIONS)}; unbroken {seconds:.0f} s), "
+        f"killed with SIGKILL {kills} times, moments spread over its length; {len(rows)} times a bit flipped in what "
+        "was left.",
         "",
         f"**{sum(endings.values())} of {len(rows)} good**: {endings['same']} ended byte-identical, "
         f"{endings['error']} in an error that names the file.",

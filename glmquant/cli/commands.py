@@ -5,7 +5,7 @@ A command imports what it needs when it runs, so that ``--help`` waits for nothi
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,11 +34,13 @@ from glmquant.cli.options import (
     ModelArgument,
     OptionalRecipe,
     Out,
+    Plugin,
     ProviderOption,
     RecipeOption,
     RepetitionPenalty,
     Seed,
     Set,
+    System,
     TaskOption,
     Temperature,
     Text,
@@ -49,10 +51,11 @@ from glmquant.cli.options import (
     Verbose,
     recipe_names,
 )
-from glmquant.cli.printing import show, show_pieces
+from glmquant.cli.printing import show, show_answer
 from glmquant.cli.streams import as_typed
 from glmquant.cli.swapped import require_bundle_before_baseline, require_recipe_after_model
 from glmquant.core.ranks import current
+from glmquant.data.streams import STDIN
 from glmquant.inert import inert_line
 from glmquant.progress import Progress
 
@@ -61,6 +64,7 @@ def demo(
     out: Out,
     recipe: RecipeOption = "demo",
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
     verbose: Verbose = False,
     force: Force = False,
@@ -69,7 +73,7 @@ def demo(
     from glmquant import assets
 
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(assets.DEMO_MODEL, chosen, out=out, force=force, progress=progress)
     _finish(result, out / "onnx", out / "report", as_json=as_json, verbose=verbose)
 
@@ -82,6 +86,7 @@ def run(
     adapter: AdapterOption = None,
     train_data: TrainData = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     cache: Cache = None,
     inconclusive: Inconclusive = None,
@@ -98,7 +103,7 @@ def run(
     with _progress(lines=ci) as progress:
         model, recipe = old.model_and_recipe(model, recipe, old_model)
         require_recipe_after_model(model, recipe)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.run(
             model,
             chosen,
@@ -123,6 +128,7 @@ def inspect(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     predict: Annotated[
         bool, typer.Option(help="Estimate the recipe's time, memory and disk by measuring this machine.")
     ] = True,
@@ -137,14 +143,20 @@ def inspect(
     from glmquant.cli.rendering import comparison_text, summary_text
 
     if compare is not None:
-        given = {"--adapter": adapter, "--recipe": recipe, "--set": overrides, "--memory-limit": memory_limit}
+        given = {
+            "--adapter": adapter,
+            "--recipe": recipe,
+            "--set": overrides,
+            "--plugin": plugin,
+            "--memory-limit": memory_limit,
+        }
         if beside := [name for name, value in given.items() if value]:
             raise typer.BadParameter(f"--compare reads what was quantized; it takes no {' and no '.join(beside)}")
         with _progress(took=False) as progress:
             comparison = gq.compare(model, compare, progress=progress)
         show(_json(comparison.to_dict()) if as_json else comparison_text(comparison))
         return
-    chosen = gq.load_recipe(recipe, _overrides(overrides)) if recipe or overrides else None
+    chosen = _recipe(recipe, overrides, plugin) if recipe or overrides or plugin else None
     with _progress(took=False) as progress:
         summary = gq.inspect(
             model,
@@ -169,13 +181,14 @@ def calibrate(
     adapter: AdapterOption = None,
     recipe: RecipeOption = "int4-g128-gptq",
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Sample calibration text, for quantize to fit to and export to take KV-cache ranges from."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.calibrate(
             model,
             chosen,
@@ -196,13 +209,14 @@ def quantize(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     memory_limit: MemoryLimit = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint into a directory in GPTQ format."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         gq.quantize(
             model,
             chosen,
@@ -226,6 +240,7 @@ def export(
     calibration: CalibrationOption = None,
     adapter: AdapterOption = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint as an ONNX bundle with KV-cache inputs.
@@ -233,7 +248,7 @@ def export(
     A float checkpoint is quantized during export by the recipe's rules (data-free methods only).
     """
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         bundle = gq.export(model, chosen, calibration, adapter=adapter, out=out, progress=progress)
     _show_written(bundle.path, as_json)
 
@@ -248,6 +263,7 @@ def check(
     old_report: old.Report = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     against: Against = None,
     cache: Cache = None,
     save_baseline: Annotated[
@@ -268,7 +284,7 @@ def check(
     with _progress(lines=ci) as progress:
         out = old.report_directory(out, old_report)
         require_bundle_before_baseline(bundle, baseline)
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         result = gq.check(
             bundle,
             baseline=baseline,
@@ -319,8 +335,9 @@ def compare(
 
 def generate(
     bundle: BundleArgument,
-    prompt: Annotated[str, typer.Argument(help="Answer this prompt.")],
+    prompt: Annotated[str, typer.Argument(help="Answer this prompt; `-` reads it from stdin.")],
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text, without the chat template.")] = False,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -333,12 +350,17 @@ def generate(
 ) -> None:
     """Generate an answer with an ONNX bundle, and stream it."""
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    typed = as_typed(prompt)
-    _answer(gq.generate(bundle, typed, chat=not raw, thinking=thinking, options=options, provider=provider), as_json)
+    typed = as_typed(sys.stdin.read(), sys.stdin.encoding) if prompt == STDIN else as_typed(prompt)
+    told = None if system is None else as_typed(system)
+    show_answer(
+        gq.generate(bundle, typed, chat=not raw, system=told, thinking=thinking, options=options, provider=provider),
+        as_json,
+    )
 
 
 def chat(
     bundle: BundleArgument,
+    system: System = None,
     thinking: Thinking = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
@@ -349,13 +371,21 @@ def chat(
     provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D)."""
-    from glmquant.cli.terminal import turns
+    """Chat with an ONNX bundle, a line a turn, until the input ends (Ctrl-D). In a terminal, lines can be edited and
+    recalled, Ctrl-C stops an answer, and /help lists what else there is."""
+    from glmquant.cli.talk import converse, is_by_hand, of_lines, say_what_is_loaded
 
     options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
-    conversation = gq.open_chat(bundle, thinking=thinking, options=options, provider=provider)
-    for text in turns():
-        _answer(conversation.say(text), as_json)
+    told, by_hand, is_quiet = None if system is None else as_typed(system), is_by_hand(), anywhere.is_quiet()
+    if by_hand and not is_quiet:
+        show(f"loading {bundle}", to=sys.stderr)
+    conversation = gq.open_chat(bundle, system=told, thinking=thinking, options=options, provider=provider)
+    if not by_hand:
+        of_lines(conversation, as_json=as_json, quiet=is_quiet)
+        return
+    if not is_quiet:
+        say_what_is_loaded(bundle, conversation)
+    converse(conversation, as_json=as_json, quiet=is_quiet)
 
 
 def train_classifier(
@@ -370,11 +400,12 @@ def train_classifier(
     adapter: AdapterOption = None,
     recipe: OptionalRecipe = None,
     overrides: Set = None,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Train a text classifier: its head, or with --set train.mode=lora or full the model too."""
     with _progress() as progress:
-        chosen = gq.load_recipe(recipe, _overrides(overrides))
+        chosen = _recipe(recipe, overrides, plugin)
         trained = gq.train_classifier(model, data, chosen, adapter=adapter, out=out, progress=progress)
     show(trained.to_json() if as_json else trained.to_markdown(), end="")
 
@@ -436,6 +467,21 @@ def verify(
         raise typer.Exit(EXIT_CODES["not judged"])
 
 
+def push(
+    bundle: Annotated[Path, typer.Argument(help="Publish the ONNX bundle in this directory.")],
+    repo: Annotated[str, typer.Argument(help="Publish to this repository of the Hugging Face hub: ORG/NAME.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload, rather than only show what would be.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish an ONNX bundle on the Hugging Face hub; without --yes, show what would be uploaded."""
+    from glmquant.cli.rendering import push_text
+
+    with _progress(took=False) as progress:
+        pushed = gq.push(bundle, repo, upload=yes, private=private, progress=progress)
+    show(_json(pushed.to_dict()) if as_json else push_text(pushed))
+
+
 def recipes(
     name: Annotated[
         str | None,
@@ -471,6 +517,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     train_classifier,
     classify,
     verify,
+    push,
     recipes,
 )
 """In the order of the help."""
@@ -486,18 +533,16 @@ def _show_written(out: Path, as_json: bool) -> None:
     show(_json({"out": str(out)}) if as_json else out)
 
 
-def _answer(pieces: Iterable[str], as_json: bool) -> None:
-    """As it comes; as JSON in a line, once it is whole."""
-    if as_json:
-        show(json.dumps({"answer": "".join(pieces)}, ensure_ascii=False))
-    else:
-        show_pieces(pieces)
-
-
-def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+def _recipe(name: str | None, pairs: list[str] | None, plugins: list[Path] | None) -> "gq.Recipe":
+    """The recipe with its overrides, once the user's own code has registered the methods that it may name."""
     from glmquant.recipe.load import parse_override
 
-    return dict(parse_override(pair) for pair in pairs or ())
+    if plugins:
+        from glmquant.methods.plugin import load_plugin
+
+        for path in plugins:
+            load_plugin(path)
+    return gq.load_recipe(name, dict(parse_override(pair) for pair in pairs or ()))
 
 
 def _json(values: Any) -> str:
@@ -513,7 +558,10 @@ def _finish(
     verbose: bool,
     inconclusive: str | None = None,
 ) -> None:
+    from glmquant.cli.annotations import annotate_result
     from glmquant.cli.verdict import exit_code, show_result
 
     show_result(result, bundle, written, as_json=as_json, verbose=verbose)
-    raise typer.Exit(exit_code(result, inconclusive))
+    code = exit_code(result, inconclusive)
+    annotate_result(result, code)
+    raise typer.Exit(code)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
+from glmquant.cli.annotations import annotate
 from glmquant.cli.printing import show
 from glmquant.cli.spelling import as_told
 from glmquant.cli.streams import ReaderGoneError, lead_nowhere
@@ -60,6 +61,8 @@ def tell(error: BaseException, *, debug: bool = False) -> int:
         if debug and isinstance(error, Exception):
             show("".join(traceback.format_exception(error)), end="", to=sys.stderr)
         show(message, to=sys.stderr)
+        if isinstance(error, Exception):
+            annotate("error", "glmquant", message.removeprefix("glmquant: "))
     return code
 
 

@@ -39,6 +39,7 @@ EXAMPLES: Final = {
         "glmquant classify classified/onnx --file texts.txt",
     ),
     "verify": ("glmquant verify ./onnx",),
+    "push": ("glmquant push ./onnx me/chatglm2-6b-int4-onnx", "glmquant push ./onnx me/chatglm2-6b-int4-onnx --yes"),
     "recipes": ("glmquant recipes", "glmquant recipes int4-g128-gptq > my.yaml", "glmquant recipes --schema"),
 }
 """Lines a user can type, by command."""

@@ -45,6 +45,15 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of the recipe, e.g. --set calibration.seq_len=512. May be repeated."),
 ]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Run this Python file of your own first: it registers quantization methods (docs/methods.md). It is code, "
+        "and may do all that you may. May be repeated.",
+    ),
+]
 AdapterOption = Annotated[
     Path | None,
     typer.Option("--adapter", help="Merge the LoRA adapter in this directory into the float model, as PEFT would."),
@@ -101,11 +110,11 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", help="Compare with the report of an earlier model, and fail on a regression too."),
 ]
-Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
 Cache = Annotated[
     Path | None,
     typer.Option("--cache", help="Keep the baseline's logits in this directory, and reuse them in later checks."),
 ]
+Ci = Annotated[bool, typer.Option("--ci", help="Log plain lines in place of progress bars.")]
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="Use the calibration that calibrate wrote here.")
 ]
@@ -115,6 +124,10 @@ TaskOption = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Divide logits by this before sampling; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens (default: off).")]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="Tell the model this before the first turn, as a system message."),
+]
 Thinking = Annotated[
     bool | None,
     typer.Option(

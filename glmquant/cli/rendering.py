@@ -9,6 +9,7 @@ from glmquant.core.units import duration, size
 from glmquant.inert import inert_line
 
 if TYPE_CHECKING:
+    from glmquant.hub.push import Push
     from glmquant.quantization.bundle_size import BundleForecast
     from glmquant.quantization.diagnosis import Comparison, GroupComparison
     from glmquant.quantization.forecast import Forecast
@@ -177,3 +178,21 @@ def _advice(comparison: "Comparison") -> list[str]:
 
 def _bits(bits: int | None) -> str:
     return "–" if bits is None else str(bits)
+
+
+def push_text(pushed: "Push") -> str:
+    """What was uploaded or would be, and whose license holds for it."""
+    done = "uploaded" if pushed.commit else "would upload"
+    lines = [f"{done} {len(pushed.files)} files, {size(pushed.num_bytes)}, to {pushed.url}"]
+    width = max(map(len, pushed.files))
+    lines += [f"  {inert_line(name):{width}}  {size(num_bytes)}" for name, num_bytes in pushed.files.items()]
+    terms = f"{pushed.license}, as its card says" if pushed.license else "not named by the bundle's card"
+    beside = f"; its terms: {', '.join(pushed.license_files)}" if pushed.license_files else ""
+    lines.append(
+        f"license of the base model, {inert_line(pushed.base_model)}: {inert_line(terms + beside)}. It holds for what "
+        "you publish: see that it allows that"
+    )
+    if "README.md" not in pushed.files:
+        lines.append("no model card: `run` writes one into its bundle, `check --out DIR` one beside its report")
+    lines.append(pushed.commit or "nothing was uploaded: the same with --yes does it")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Progress and notes on stderr: bars on a terminal, else plain lines, none when quiet. And the lines a user types."""
+"""Progress and notes on stderr: bars on a terminal, else plain lines, none when quiet."""
 
 import logging
 import sys
@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Drawn
 
 from glmquant.cli.printing import show
-from glmquant.cli.streams import as_typed
 from glmquant.core.machine import peak_memory
 from glmquant.core.units import duration
 from glmquant.inert import inert, inert_line
@@ -56,18 +55,6 @@ def print_markdown(text: str) -> None:
         console.print(Markdown(inert(text)))
     else:
         show(text, end="")
-
-
-def turns() -> Iterator[str]:
-    """The lines a user types, blank ones passed over, until the input ends."""
-    while True:
-        if sys.stdin.isatty():
-            show("> ", end="", to=sys.stderr)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield as_typed(line.strip(), sys.stdin.encoding)
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,8 @@
 """What this process and this machine have, on Linux, macOS and Windows; psutil is imported where it is asked."""
 
+import re
 import sys
+from pathlib import Path
 
 
 def peak_memory() -> int:
@@ -17,6 +19,17 @@ def peak_memory() -> int:
         return int(getattr(info, "peak_wset", info.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def own_peak_memory() -> int:
+    """:func:`peak_memory` of the program that runs, without what the process held that started it: on Linux, a resource
+    usage goes on from there through fork and exec."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return peak_memory()
+    highest = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return peak_memory() if highest is None else int(highest[1]) * 1024
 
 
 def physical_memory() -> int:

@@ -49,6 +49,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text that ``ids`` stand for."""
 
+    def token(self, index: int) -> str | None:
+        """How the vocabulary spells one id; None where it has none."""
+
     def apply_chat_template(
         self,
         messages: Sequence[Turn],

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -12,19 +13,23 @@ from glmquant import assets
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.sequences import Ids
+from glmquant.evaluation.answers import drafter, greedy_answers
 from glmquant.evaluation.baseline_cache import AnswerStore, BaselineCache, require_writable_cache
 from glmquant.evaluation.baseline_source import BaselineSource
 from glmquant.evaluation.classifier import evaluate_classifier
 from glmquant.evaluation.comparable import origin_notes, require_same_model
 from glmquant.evaluation.evaluate import evaluate
 from glmquant.evaluation.onnx_source import OnnxSource
-from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, Setting
+from glmquant.evaluation.results import AccuracyReport, LibraryVersion, ModelFacts, PromptAnswers, Setting, Subject
 from glmquant.evaluation.routing_metrics import RoutingMetrics, measure_routing
 from glmquant.evaluation.share import Share
 from glmquant.evaluation.source import Logits, Query
 from glmquant.evaluation.stored_baseline import BaselineWriter, StoredBaseline
+from glmquant.glm.tokenizers.tokenizer import GlmTokenizer
 from glmquant.progress import Progress
+from glmquant.recipe.changes import named
 from glmquant.recipe.check_options import CheckOptions, Limits, Task
+from glmquant.recipe.schema import Recipe
 from glmquant.runtime.classify import OnnxClassifier
 from glmquant.runtime.model import OnnxModel
 from glmquant.runtime.session import GRAPH_FILE, is_classifier
@@ -34,6 +39,9 @@ from glmquant.store.manifest import MANIFEST, Manifest, read_manifest
 from glmquant.streaming.activations import ActivationStore
 
 log = logging.getLogger("glmquant")
+BESIDE_MANIFEST: Final = {"train", "export", "check"}
+"""Sections of a recipe that a bundle's manifest does not have."""
+
 MEASURED_LIBRARIES = ("glmquant", "onnxruntime", "torch")
 
 
@@ -42,7 +50,7 @@ def check_bundle(
     baseline: Checkpoint | StoredBaseline,
     options: CheckOptions,
     *,
-    recipe: str | None,
+    recipe: Recipe,
     cache: Path | None,
     store: ActivationStore,
     progress: Progress,
@@ -53,7 +61,7 @@ def check_bundle(
     """The report on the bundle in ``path``; where ``options`` has no limits, by those that the bundle brings.
 
     Args:
-        recipe: its name or description, for the report.
+        recipe: for what the report says of it, where it is the one that the bundle was made by.
         cache: where the baseline's answers are kept; a classifier's are never.
         save_baseline: file to write the baseline's answers to, with its head.
         store: for the baseline's activations; its device computes.
@@ -81,7 +89,7 @@ def check_bundle(
     )
     if classifies:
         classifier = OnnxClassifier.open(path, num_threads=_threads(ranks))
-        setting = _setting(path, baseline, classifier.accuracy_level, recipe, manifest)
+        setting = _setting(path, baseline, classifier.accuracy_level, manifest, recipe)
         report = evaluate_classifier(
             classifier,
             baseline,
@@ -97,7 +105,7 @@ def check_bundle(
         )
         return replace(report, notes=(*notes, *report.notes))
     info = OnnxModel.open(path).info  # which shows, too, that it can be opened; then it is let go
-    setting = _setting(path, baseline, info.accuracy_level, recipe, manifest)
+    setting = _setting(path, baseline, info.accuracy_level, manifest, recipe)
     context = min(info.max_length, baseline.config.max_position_embeddings)
     share = Share(ranks, info.vocab_size)
     source = BaselineSource(baseline, progress, kept, store, share)
@@ -114,7 +122,30 @@ def check_bundle(
         route=None if baseline.config.experts is None else _router(path, source, ranks),
         share=share,
     )
-    return replace(report, notes=notes)
+    answers, unanswered = _answers(path, baseline, tokenizer, options, progress, store, ranks)
+    return replace(report, notes=(*notes, *unanswered), answers=answers)
+
+
+def _answers(
+    path: Path,
+    baseline: Checkpoint | StoredBaseline,
+    tokenizer: GlmTokenizer,
+    options: CheckOptions,
+    progress: Progress,
+    store: ActivationStore,
+    ranks: Ranks,
+) -> tuple[tuple[PromptAnswers, ...], tuple[str, ...]]:
+    """To the prompts, by the first rank; and a note where there can be none."""
+    if not options.prompts:
+        return (), ()
+    if isinstance(baseline, StoredBaseline):
+        return (), ("check.prompts were not asked, since a stored baseline answers nothing new",)
+    answers: tuple[PromptAnswers, ...] = ()
+    if ranks.is_first:
+        model = OnnxModel.open(path, num_threads=_threads(ranks))
+        source = BaselineSource(baseline, progress, None, store)
+        answers = greedy_answers(drafter(model), source, tokenizer, options, model.info.eos_ids)
+    return ranks.broadcast(answers), ()
 
 
 def _router(path: Path, baseline: BaselineSource, ranks: Ranks) -> Callable[[Sequence[Ids]], RoutingMetrics]:
@@ -197,16 +228,34 @@ def _setting(
     path: Path,
     baseline: Checkpoint | StoredBaseline,
     accuracy_level: int,
-    recipe: str | None,
     manifest: Manifest | None,
+    recipe: Recipe,
 ) -> Setting:
+    described = recipe.description if manifest is None else str(manifest.recipe.get("description", ""))
+    made_by_it = described == recipe.description
     return Setting(
         candidate=ModelFacts(path.name, _bundle_bytes(path)),
         baseline=ModelFacts(baseline.name, baseline.tensor_bytes),
         accuracy_level=accuracy_level,
         versions=tuple(LibraryVersion(name, version(name)) for name in MEASURED_LIBRARIES),
-        recipe=recipe,
+        recipe=described or recipe.description or None,
         groups=() if manifest is None else manifest.groups,
+        subject=None if manifest is None else _subject(manifest, recipe if made_by_it else None),
+    )
+
+
+def _subject(manifest: Manifest, recipe: Recipe | None) -> Subject:
+    """From what the bundle says of itself, and from those sections of its recipe that it does not."""
+    beside = {} if recipe is None else recipe.model_dump(mode="json", include=BESIDE_MANIFEST)
+    name, changes = named({**manifest.recipe, **beside})
+    return Subject(
+        source=manifest.origin,
+        revision=manifest.source_revision,
+        fingerprint=manifest.source_fingerprint,
+        recipe=name,
+        changes=changes,
+        calibration=manifest.calibration,
+        files={file: each.sha256 for file, each in manifest.files.items() if file.startswith(GRAPH_FILE)},
     )
 
 

@@ -22,6 +22,7 @@ from glmquant.data.sequences import Ids
 from glmquant.data.text import holds_conversations
 from glmquant.data.windows import EvaluationText, read_windows
 from glmquant.errors import CheckError
+from glmquant.evaluation.answers import read_prompts
 from glmquant.evaluation.examples import worst_token
 from glmquant.evaluation.gate import judge, overall
 from glmquant.evaluation.metrics import LanguageMetrics, ScoredWindow, score_tokens, summarize
@@ -77,8 +78,8 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
 
     Raises:
         DataError: text or labeled data that cannot be read.
-        CheckError: nothing to measure, too little text, windows longer than the context, or a task that cannot be
-            scored.
+        CheckError: nothing to measure, too little text, windows longer than the context, a task that cannot be scored,
+            or a prompt that leaves no room for an answer.
     """
     texts = tuple(_read_text(Path(name), tokenizer, options) for name in options.text)
     _refuse_repeated(texts)
@@ -90,6 +91,7 @@ def read_material(tokenizer: Tokenizer, options: CheckOptions, max_length: int |
             expected=f"at most {max_length + 1 - len(tokenizer.prefix_ids)}",
             hint="lower check.seq_len, or, where the model was made for more, export with a larger export.max_length",
         )
+    read_prompts(tokenizer, options, max_length)
     plans = tuple(plan_task(task, tokenizer, max_length) for task in options.tasks)
     if not texts and not plans:
         raise CheckError(

@@ -10,9 +10,12 @@ from glmquant.core.protocols import Tokenizer
 from glmquant.core.softmax import softmax
 from glmquant.evaluation.metrics import Guess, TokenScores, WorstToken
 from glmquant.evaluation.source import Logits
+from glmquant.glm.tokenizers.pieces import spelled
 
 CONTEXT_TOKENS = 24
 GUESSES = 3
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""What bytes that are no UTF-8 are decoded to."""
 
 
 def worst_token(
@@ -53,6 +56,8 @@ def _guesses(logits_V: Logits, before: list[int], tokenizer: Tokenizer) -> tuple
 
 
 def _after(before: list[int], token: int, tokenizer: Tokenizer) -> str:
-    """A token's text in its context: decoded alone, it may lose the space it begins with."""
+    """A token's text in its context: decoded alone, it may lose the space it begins with. A part of a character is
+    shown as its bytes."""
     start, whole = tokenizer.decode(before), tokenizer.decode([*before, token])
-    return whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])
+    text = whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])
+    return text if NO_CHARACTER not in text else spelled(tokenizer.token(token) or "") or text

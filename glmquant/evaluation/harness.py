@@ -15,11 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import lm_eval.models  # noqa: F401  registers lm-eval's own models, which it skips once another is registered
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
 
 from glmquant.core.softmax import logsumexp
 from glmquant.errors import CheckError
@@ -36,6 +32,18 @@ from glmquant.runtime.sampling import GenerationOptions
 from glmquant.runtime.session import GRAPH_FILE
 from glmquant.runtime.text import stream_text
 from glmquant.store.checkpoint import open_checkpoint
+
+try:
+    import lm_eval.models  # noqa: F401  registers lm-eval's own models, which it skips once another is registered
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ModuleNotFoundError as error:
+    raise CheckError(
+        f"lm-evaluation-harness needs the package {error.name}, which is not installed",
+        expected="the extra 'lm-eval'",
+        hint="pip install 'glmquant[lm-eval]'",
+    ) from None
 
 DEFAULT_NEW_TOKENS = 256
 

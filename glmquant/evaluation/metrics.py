@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from glmquant.core.several import Several
 from glmquant.errors import CheckError
 from glmquant.evaluation.source import Logits
 from glmquant.evaluation.statistics import Interval, mean_interval, ratio_interval
@@ -61,8 +62,8 @@ class WorstToken:
     before: str
     actual: str
     kl: float
-    baseline: tuple[Guess, ...]
-    candidate: tuple[Guess, ...]
+    baseline: Several[Guess]
+    candidate: Several[Guess]
     baseline_probability: float
     candidate_probability: float
 
@@ -123,7 +124,7 @@ class LanguageMetrics:
         worst: the tokens with the largest KL divergence, at most one per window.
     """
 
-    texts: tuple[str, ...]
+    texts: Several[str]
     num_tokens: int
     baseline: Perplexity
     candidate: Perplexity
@@ -133,8 +134,8 @@ class LanguageMetrics:
     top1_agreement: Interval
     correct_probability_change: Interval
     correct_probability_rms: float
-    windows: tuple[WindowMeans, ...] = field(repr=False)
-    worst: tuple[WorstToken, ...] = field(default=(), repr=False)
+    windows: Several[WindowMeans] = field(repr=False)
+    worst: Several[WorstToken] = field(default=(), repr=False)
 
 
 def score_tokens(baseline_RV: Logits, candidate_RV: Logits, targets_R: NDArray[np.int64]) -> TokenScores:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from glmquant.core.several import Named, Several
 from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome, Verdict
 from glmquant.evaluation.metrics import LanguageMetrics
@@ -53,6 +54,29 @@ class LibraryVersion:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What the candidate was made from, and how, as far as its ``glmquant.json`` and the recipe at hand say it.
+
+    Attributes:
+        source: the model, with an adapter that was merged into it.
+        revision: the commit of its repository; None where that is not known.
+        fingerprint: of its weights (:attr:`glmquant.store.checkpoint.Checkpoint.fingerprint`).
+        recipe: the packaged recipe's name; None for one's own.
+        changes: ``key=value`` for each key that is another than there (:func:`glmquant.recipe.changes.named`).
+        calibration: sha256 of the calibration tokens; None where none were used.
+        files: sha256 of the candidate's graph and weights, by name.
+    """
+
+    source: str
+    revision: str | None
+    fingerprint: str
+    recipe: str | None
+    changes: Several[str]
+    calibration: str | None
+    files: Named[str]
+
+
+@dataclass(frozen=True)
 class Setting:
     """What was compared, and how: the part of a report that the caller knows.
 
@@ -60,14 +84,24 @@ class Setting:
         accuracy_level: ``accuracy_level`` of the candidate's MatMulNBits operators; None where it has none.
         recipe: the recipe's name or description; None where there is none.
         groups: what quantization did to each linear group, from the candidate's ``glmquant.json``; empty without one.
+        subject: what the candidate was made from; None without a ``glmquant.json``, and in reports of earlier releases.
     """
 
     candidate: ModelFacts
     baseline: ModelFacts
     accuracy_level: int | None
-    versions: tuple[LibraryVersion, ...]
+    versions: Several[LibraryVersion]
     recipe: str | None = None
-    groups: tuple[GroupRecord, ...] = field(default=(), repr=False)
+    groups: Several[GroupRecord] = field(default=(), repr=False)
+    subject: Subject | None = field(default=None, repr=False)
+
+    @property
+    def title(self) -> str:
+        """What the report is about: the model and the recipe where they are known, else the candidate's directory."""
+        if self.subject is None:
+            return self.candidate.name
+        how = self.subject.recipe or (self.recipe or "").rstrip(".") or self.candidate.name
+        return f"{self.subject.source}, {how}{' with changes' if self.subject.recipe and self.subject.changes else ''}"
 
     @property
     def size_ratio(self) -> float | None:
@@ -116,7 +150,25 @@ class Regression:
     num_bytes: int
     perplexity_ratio: Interval | None
     mean_kl_rise: Interval | None
-    tasks: tuple[TaskRegression, ...]
+    tasks: Several[TaskRegression]
+
+
+@dataclass(frozen=True)
+class PromptAnswers:
+    """What both models answer to a prompt, greedily.
+
+    Attributes:
+        same_tokens: at the start of both answers.
+        baseline_tokens: of the baseline's answer.
+        is_whole: it came to its end, or to ``check.answer_tokens``; else the two differed too often to follow further.
+    """
+
+    prompt: str
+    baseline: str
+    candidate: str
+    same_tokens: int
+    baseline_tokens: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,20 +183,22 @@ class AccuracyReport:
         regression: what the candidate loses against an earlier one; None where it was not compared with any.
         coverage: of each text, in their order; empty in reports of earlier releases.
         routing: of a model with routed experts, how far both meet the same ones; None where it was not measured.
+        answers: of both models to ``check.prompts``.
         notes: what makes the numbers say something else than they seem to, each a sentence without its stop.
     """
 
     schema: int
     verdict: Verdict
     setting: Setting
-    limits: tuple[LimitOutcome, ...]
+    limits: Several[LimitOutcome]
     language: LanguageMetrics | None
-    texts: tuple[LanguageMetrics, ...]
-    tasks: tuple[TaskResult, ...]
+    texts: Several[LanguageMetrics]
+    tasks: Several[TaskResult]
     regression: Regression | None = None
-    coverage: tuple[TextCoverage, ...] = ()
-    notes: tuple[str, ...] = ()
+    coverage: Several[TextCoverage] = ()
+    notes: Several[str] = ()
     routing: RoutingMetrics | None = None
+    answers: Several[PromptAnswers] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`glmquant.reports.read.report_from_dict` is the inverse."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from glmquant.core.ranks import ALONE, Ranks
+from glmquant.core.several import Several
 from glmquant.data.sequences import Ids
 from glmquant.evaluation.routing import LayerRouting, Routes, compare_routes
 from glmquant.evaluation.statistics import Interval, mean_interval
@@ -32,8 +33,8 @@ class LayerAgreement:
 
     layer: int
     differing: float
-    baseline_load: tuple[int, ...]
-    candidate_load: tuple[int, ...]
+    baseline_load: Several[int]
+    candidate_load: Several[int]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RoutingMetrics:
 
     num_tokens: int
     change: Interval
-    layers: tuple[LayerAgreement, ...]
+    layers: Several[LayerAgreement]
 
 
 def measure_routing(

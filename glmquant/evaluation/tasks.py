@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from glmquant.core.several import Several
 from glmquant.evaluation.statistics import (
     Interval,
     PairedCounts,
@@ -39,9 +40,9 @@ class Truth:
     """
 
     name: str
-    labels: tuple[str, ...]
-    answers: tuple[int, ...]
-    texts: tuple[str, ...]
+    labels: Several[str]
+    answers: Several[int]
+    texts: Several[str]
     num_truncated: int = 0
 
     @property
@@ -71,8 +72,8 @@ class ClassifierQuality:
 
     accuracy: float
     macro_f1: float
-    classes: tuple[ClassQuality, ...] = field(repr=False)
-    confusion: tuple[tuple[int, ...], ...] = field(repr=False)
+    classes: Several[ClassQuality] = field(repr=False)
+    confusion: Several[Several[int]] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class TaskResult:
     """
 
     name: str
-    labels: tuple[str, ...]
+    labels: Several[str]
     num_examples: int
     num_truncated: int
     baseline: ClassifierQuality
@@ -124,8 +125,8 @@ class TaskResult:
     same_answer: float
     majority: float
     near_chance: bool
-    answers: tuple[tuple[int, int, int], ...] = field(repr=False)
-    changed: tuple[ChangedAnswer, ...] = field(repr=False)
+    answers: Several[tuple[int, int, int]] = field(repr=False)
+    changed: Several[ChangedAnswer] = field(repr=False)
     sha256: str | None = None
 
     @property

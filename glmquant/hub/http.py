@@ -49,7 +49,7 @@ def get(url: str, *, start: int = 0) -> Iterator[Any]:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     session = get_session()
-    client = import_module(type(session).__module__.partition(".")[0])  # httpx, or httpx2 since huggingface_hub 2
+    client = library(session)
     headers = _headers() | ({"Range": f"bytes={start}-"} if start else {})
     seconds = max(SECONDS, constants.HF_HUB_DOWNLOAD_TIMEOUT)
     began = False
@@ -76,6 +76,11 @@ def get(url: str, *, start: int = 0) -> Iterator[Any]:
             where=url,
             hint=f"check the network (HTTPS_PROXY is honored), or {_other_endpoint()}",
         ) from error
+
+
+def library(session: Any) -> Any:
+    """The module that a session of huggingface_hub's is of: httpx, or httpx2 since huggingface_hub 2."""
+    return import_module(type(session).__module__.partition(".")[0])
 
 
 def require_success(response: Any, repo: RepoId, what: str) -> None:

@@ -2,9 +2,7 @@
 
 from glmquant.methods.base import Method
 from glmquant.methods.gptq import Gptq
+from glmquant.methods.registry import METHODS, register_method
 from glmquant.methods.rtn import Rtn
 
-METHODS: dict[str, type[Method]] = {method.kind: method for method in (Gptq, Rtn)}
-"""The methods a recipe can name. A method of one's own joins by being put in here."""
-
-__all__ = ["METHODS", "Gptq", "Method", "Rtn"]
+__all__ = ["METHODS", "Gptq", "Method", "Rtn", "register_method"]

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from glmquant.core.matmul import dtype_for
+from glmquant.core.ranks import Ranks
 from glmquant.data.calibration import CalibrationSet, KeyValueRange
 from glmquant.data.labeled import LabeledSet
 from glmquant.errors import CheckError, GlmQuantError, OutputError
@@ -22,11 +23,12 @@ from glmquant.evaluation.results import AccuracyReport
 from glmquant.glm.config import GlmConfig
 from glmquant.onnx_export.feasible import require_exportable
 from glmquant.onnx_export.save import positions
-from glmquant.pipeline.check import check_directory
+from glmquant.pipeline.check import card_of, measured
 from glmquant.pipeline.export import export_directory
+from glmquant.pipeline.speed import measure_apart
 from glmquant.pipeline.stage_keys import check_key, run_key, stage_keys
 from glmquant.pipeline.steps import CALIBRATE, CHECK, EXPORT, QUANTIZE, TRAIN, announced, steps_of_run
-from glmquant.progress import Progress
+from glmquant.progress import Progress, Steps
 from glmquant.quantization.calibrate import calibrate, sample_texts
 from glmquant.quantization.directory import quantize_directory, take_up
 from glmquant.quantization.memory import quantize_bytes
@@ -35,8 +37,11 @@ from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.plan import Plan, make_plan
 from glmquant.recipe.schema import Recipe
 from glmquant.reports.read import read_report
+from glmquant.reports.write import write_report
 from glmquant.store.calibration import read_calibration, write_calibration
+from glmquant.store.card_file import put_card
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
+from glmquant.store.circumstances import Circumstances, circumstances
 from glmquant.store.output import is_finished, output_of_all, output_of_first, require_free, require_room
 from glmquant.store.run_record import RUN, RunRecord, read_run_record, require_recorded, write_run_record
 from glmquant.store.verify import verify
@@ -60,20 +65,24 @@ def run_directory(
     force: bool = False,
     cache: Path | None = None,
 ) -> AccuracyReport:
-    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first."""
+    """All stages; see :func:`glmquant.api.run`. What would stop a later one stops the run before the first.
+
+    Args:
+        cache: directory where the check keeps what the float checkpoint says, for other runs on the same data.
+    """
     if force:
         _require_replaceable(out, checkpoint.path)
     elif read_run_record(out) is None:
         require_free(out)
-    labeled = examples_to_train_on(checkpoint, recipe)
+    if cache is not None:
+        require_writable_cache(cache)
+    labeled, published = examples_to_train_on(checkpoint, recipe), checkpoint
     config = checkpoint.config if labeled is None else replace(checkpoint.config, labels=labeled.labels)
     plan = make_plan(recipe, config)
     require_exportable(config, recipe.export, plan.possible_specs)
     samples = sample_texts(checkpoint, recipe.calibration) if plan.needs_samples or plan.needs_ranges else None
     options = with_files(_check_options(checkpoint, recipe, labeled), (), None)
     data = _read_check_data(checkpoint, config, recipe, options, against, trains=labeled is not None)
-    if cache is not None and resources.ranks.is_first:
-        require_writable_cache(cache)
     for needed in _needs(plan, resources):
         resources.store(needed)
     keys = stage_keys(checkpoint, plan, samples, labeled, check_key(options, data, against), resources)
@@ -104,24 +113,44 @@ def run_directory(
             if ranks.is_first and not _is_kept(partial / "onnx", verify):
                 export_directory(quantized, plan, ranges, partial / "onnx", progress)
         steps.begin(CHECK)
-        report = partial / "report"
-        if ranks.from_first(lambda: _is_kept(report, require_recorded)):
-            checked = read_report(report)
-        else:
-            checked = check_directory(
+
+        def check() -> AccuracyReport:
+            return measured(
                 partial / "onnx",
                 checkpoint,
                 options,
-                description=recipe.description or None,
+                recipe=recipe,
                 against=against,
                 cache=cache,
-                out=report,
                 resources=resources,
                 progress=progress,
             )
+
+        checked, made = _report(partial, check, against, steps, ranks)
         if ranks.is_first:
-            write_run_record(record, partial, "onnx")
+            put_card(partial / "onnx", card_of(checked, partial / "onnx", published))
+            write_run_record(replace(record, made=made), partial, "onnx")
     return checked
+
+
+def _report(
+    partial: Path,
+    check: Callable[[], AccuracyReport],
+    against: AccuracyReport | None,
+    steps: Steps,
+    ranks: Ranks,
+) -> tuple[AccuracyReport, Circumstances | None]:
+    """What the check says, which the first rank writes down with the circumstances, unless an earlier try did."""
+    report = partial / "report"
+    recorded = ranks.from_first(lambda: read_run_record(partial) if _is_kept(report, require_recorded) else None)
+    if recorded is not None:
+        return read_report(report), recorded.made
+    checked, made = check(), None
+    with output_of_first(report, ranks) as unfinished:
+        if unfinished is not None:
+            made = circumstances(steps.seconds, measure_apart(partial / "onnx"))
+            write_report(checked, unfinished, () if against is None else (against,), made)
+    return checked, made
 
 
 def _is_kept(stage: Path, require: Callable[[Path], object]) -> bool:

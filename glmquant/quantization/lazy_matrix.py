@@ -1,4 +1,4 @@
-"""A matrix quantized as its rows are asked for, by a method that takes each row by itself.
+"""A matrix quantized as its rows are asked for; all at once, by a method that does not take each row by itself.
 
 Quantizing rows, measuring how far off they are, and what becomes of them (a file's bytes, say) can then follow each
 other while they are in the processor's caches, and a whole matrix of codes need never be in memory.
@@ -6,13 +6,16 @@ other while they are in the processor's caches, and a whole matrix of codes need
 Shape suffixes: N output rows, K input columns.
 """
 
+from threading import Lock
+
 import torch
 from torch import Tensor
 
 from glmquant.core.parallel import one_thread, over_strips, strip_rows
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import QuantSpec
-from glmquant.methods.base import Method
+from glmquant.methods.base import Method, takes_rows
+from glmquant.methods.promise import quantized as quantized_by
 
 Squares = dict[int, tuple[float, float]]
 """``‖W - Q‖²`` and ``‖W‖²`` of strips of a matrix, by their first rows."""
@@ -23,13 +26,16 @@ class LazyMatrix:
 
     Args:
         weight_NK: float.
-        method: one that needs no Hessian.
+        method: one that needs no Hessian. What it does not take row by row is quantized when a row is first asked for.
         squares: gets :func:`square_sums` of each strip. The same strips are made however many rows are asked for at
             once, if these are whole strips of the matrix (:func:`glmquant.core.parallel.strip_rows`).
     """
 
+    _whole: QuantTensor | None
+
     def __init__(self, weight_NK: Tensor, spec: QuantSpec, method: Method, squares: Squares) -> None:
         self._weight_NK, self._spec, self._method, self._squares = weight_NK, spec, method, squares
+        self._by_rows, self._whole, self._making = takes_rows(method), None, Lock()
 
     @property
     def spec(self) -> QuantSpec:
@@ -43,6 +49,8 @@ class LazyMatrix:
     @torch.inference_mode()
     def rows(self, start: int, stop: int) -> QuantTensor:
         columns = self.shape[1]
+        if not self._by_rows:
+            return self._all().rows(start, stop)
         if stop - start <= strip_rows(columns):
             with one_thread():
                 return self._strip(start, stop)
@@ -56,9 +64,16 @@ class LazyMatrix:
 
     def _strip(self, start: int, stop: int) -> QuantTensor:
         rows_NK = self._weight_NK[start:stop].float()
-        quantized = self._method.quantize(rows_NK, self._spec, None)
+        quantized = quantized_by(self._method, rows_NK, self._spec, None)
         self._squares[start] = square_sums(rows_NK, quantized)
         return quantized
+
+    def _all(self) -> QuantTensor:
+        """Every row, by one thread wherever it is asked for first."""
+        with self._making, one_thread():
+            if self._whole is None:
+                self._whole = self._strip(0, len(self._weight_NK))
+            return self._whole
 
 
 def square_sums(rows_NK: Tensor, quantized: QuantTensor) -> tuple[float, float]:

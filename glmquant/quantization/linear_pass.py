@@ -18,7 +18,8 @@ from glmquant.core.spec import QuantSpec
 from glmquant.core.stats import LayerStats, mean_square_output
 from glmquant.errors import QuantizationError
 from glmquant.glm.linear import Linear
-from glmquant.methods.base import Method
+from glmquant.methods.base import Method, takes_rows
+from glmquant.methods.promise import quantized as quantized_by
 from glmquant.quantization.error_propagation import ROWS_AT_ONCE, LinearFit
 from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relative, square_sums
 from glmquant.recipe.plan import GroupPlan
@@ -109,14 +110,14 @@ def _shared(
     method: Method, spec: QuantSpec, weight_NK: Tensor, seen: LinearFit, dtype: torch.dtype, ranks: Ranks
 ) -> tuple[QuantTensor, list[_Errors]]:
     """Each rank quantizes a run of slices of the rows, if the method takes rows one by one; else each all of them."""
-    if not getattr(method, "row_by_row", False):
+    if not takes_rows(method):
         ranks = ALONE
     starts = ranks.run_of(range(0, len(weight_NK), ROWS_AT_ONCE))
     if not starts:
         seen.result(weight_NK, slice(0, 0))  # the sums are everybody's
         return _joined(ranks.gather((None, [])), weight_NK.device)
     rows_NK, stats = seen.result(weight_NK, slice(starts[0], starts[-1] + ROWS_AT_ONCE))
-    quantized = method.quantize(rows_NK, spec, stats)
+    quantized = quantized_by(method, rows_NK, spec, stats)
     parts = [slice(start - starts[0], start - starts[0] + ROWS_AT_ONCE) for start in starts]
     errors = [_errors(rows_NK[part], quantized.rows(part.start, part.stop), stats, dtype) for part in parts]
     if ranks.count == 1:

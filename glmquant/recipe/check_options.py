@@ -213,6 +213,15 @@ class CheckOptions(Section):
         "other at its end, where the beginning was calibrated on, or to compare with perplexities measured so.",
     )
     tasks: tuple[Task, ...] = Field((), description="Labeled sets to measure accuracy on.")
+    prompts: tuple[str, ...] = Field(
+        (),
+        max_length=20,
+        description="What both models are asked: their greedy answers stand side by side in the report, and decide "
+        "nothing. The float model passes through its blocks once more for each place where the two differ.",
+    )
+    answer_tokens: int = Field(
+        64, ge=1, le=1024, description="Most tokens of an answer to one of `prompts`.", json_schema_extra=TOKENS
+    )
     limits: Limits = Field(Limits(), description="What the quantized model may lose against the FP16 checkpoint.")
     against: RegressionLimits = Field(
         RegressionLimits(), description="What it may lose against an earlier quantized model."

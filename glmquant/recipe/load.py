@@ -17,6 +17,7 @@ from glmquant.core.untrusted import shown
 from glmquant.data.streams import STDIN
 from glmquant.errors import GlmQuantError, RecipeError
 from glmquant.methods import METHODS
+from glmquant.methods.registry import kinds
 from glmquant.recipe.packaged import packaged_recipes
 from glmquant.recipe.reference import known_keys
 from glmquant.recipe.schema import Recipe
@@ -24,6 +25,10 @@ from glmquant.recipe.schema import Recipe
 log = logging.getLogger("glmquant.recipe")
 
 LARGEST_RECIPE_BYTES: Final = 1 << 20
+MOST_VALUES: Final = 1 << 15
+"""Of one recipe; PyYAML reads about 15,000 a second."""
+
+MOST_BITS: Final = 64
 MOST_PROBLEMS: Final = 10
 EXPECTED: Final = {
     "model_type": "keys and values",
@@ -44,6 +49,7 @@ QUOTE_IT: Final = (
     "put the text in quotes: without them, YAML reads yes, no, on and off as true or false, and 1 as a number"
 )
 REFERENCE: Final = "docs/recipe.md describes every key"
+OWN: Final = "or one of your own, registered first (docs/methods.md)"
 FILES: Final = ("calibration.data", "check.text", "train.data", "check.tasks.*.data", "check.tasks.*.few_shot.data")
 """Keys that name files; ``*`` stands for each item of a list."""
 
@@ -184,7 +190,20 @@ def _recipe_meant(path: Path, packaged: Mapping[str, Path]) -> str | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe types alone; a key is the text it is written as, `no` and `1` too, and given twice an error."""
+    """YAML's safe types alone; a key is the text it is written as, `no` and `1` too, and given twice an error. So are
+    more values than any recipe has, and numbers of more bits than any key takes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._values = getattr(self, "_values", 0) + 1
+        if self._values > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES:,} values")
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > MOST_BITS:
+            raise yaml.MarkedYAMLError(problem=shown(number), problem_mark=node.start_mark)
+        return number
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -199,6 +218,9 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add((key.tag, key.value))
         return node
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _parse_yaml(text: str) -> Any:
@@ -275,8 +297,11 @@ def _explained(error: ValidationError, where: Path | str) -> RecipeError:
 
 
 def _how_to_write(details: Any) -> str | None:
-    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought."""
-    value, kind = details["input"], details["type"]
+    """The way to write in YAML what was meant, where YAML or the key's unit is another than was thought; or the hint
+    of an error of ours."""
+    value, kind, cause = details["input"], details["type"], details.get("ctx", {}).get("error")
+    if isinstance(cause, GlmQuantError):
+        return cause.hint
     if kind == "string_type" and isinstance(value, bool | int | float):
         return QUOTE_IT
     percent = PERCENT.fullmatch(value) if kind == "float_parsing" and isinstance(value, str) else None
@@ -296,7 +321,7 @@ def _problem(details: Any) -> str:
     if kind == "missing":
         return f"{key} is missing"
     if kind == "union_tag_invalid":
-        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(sorted(METHODS))}"
+        return f"{key}: unknown method kind {shown(context['tag'])}; expected one of {', '.join(kinds())}, " + OWN
     cause = context.get("error")
     if isinstance(cause, GlmQuantError):
         return f"{key}: {cause.what}" + (f"; expected {cause.expected}" if cause.expected else "")

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from glmquant.errors import RecipeError
 from glmquant.methods import METHODS, Method
+from glmquant.methods.registry import find_installed, kinds
 from glmquant.recipe.section import Section
 
 
@@ -58,7 +59,9 @@ def method_from_dict(value: Any) -> Any:
     if isinstance(value, tuple(METHODS.values())):
         return value
     if isinstance(value, dict) and not isinstance(value.get("kind"), str):
-        raise RecipeError("the method does not say its kind", expected=f"kind: one of {', '.join(sorted(METHODS))}")
+        raise RecipeError("the method does not say its kind", expected=f"kind: one of {', '.join(kinds())}")
+    if isinstance(value, dict):
+        find_installed(value["kind"])
     options = method_options().validate_python(value)
     return METHODS[options.kind](
         **{name: getattr(options, name) for name in type(options).model_fields if name != "kind"}

@@ -9,6 +9,7 @@ from glmquant.errors import RecipeError
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.groups import Unit, linear_groups, units
 from glmquant.methods import Method
+from glmquant.methods.promise import require_kept
 from glmquant.recipe.schema import Recipe, Rule
 
 
@@ -99,6 +100,8 @@ def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:
     Raises:
         RecipeError: a rule that matches no group, or only groups that rules above it took; or ``lm_head`` among an
             allocation's choices.
+        QuantizationError: a method of the user's own that does not keep its promises
+            (:func:`glmquant.methods.promise.require_kept`).
     """
     groups = linear_groups(config)
     plan = Plan(recipe, config, groups, _resolve(recipe.rules, groups))
@@ -108,7 +111,18 @@ def make_plan(recipe: Recipe, config: GlmConfig) -> Plan:
             where="rules",
             hint="give it a rule of its own above the others, without alternatives",
         )
+    _require_methods_to_keep_their_promises(plan)
     return plan
+
+
+def _require_methods_to_keep_their_promises(plan: Plan) -> None:
+    tried: list[tuple[Method, QuantSpec]] = []
+    for name, specs in plan.possible_specs.items():
+        method = plan[name].method
+        for spec in specs:
+            if method is not None and (method, spec) not in tried:
+                require_kept(method, spec)
+                tried.append((method, spec))
 
 
 def _resolve(rules: Sequence[Rule], groups: Sequence[LinearGroup]) -> dict[str, GroupPlan]:

@@ -3,7 +3,7 @@
     python -m glmquant.recipe.reference [DIRECTORY]
 
 writes both into ``DIRECTORY``, or without one where they belong in a checkout of the project. Methods of one's own are
-in them if they are in :data:`glmquant.methods.METHODS` by then.
+in them if they are in :data:`glmquant.methods.registry.METHODS` by then.
 """
 
 import json
@@ -42,7 +42,7 @@ your recipe, whose first line then names it:
 
 The packaged recipes have that line, too. It is understood wherever the YAML language server runs (VS Code with the YAML
 extension, Neovim, Emacs, Helix); JetBrains' editors take the same file under "JSON Schema Mappings". A method of your
-own is a key of both once it is in `glmquant.methods.METHODS`: call `glmquant.recipe.reference.write` then.
+own ([how](methods.md)) is a key of both once it is registered: call `glmquant.recipe.reference.write` then.
 """
 
 

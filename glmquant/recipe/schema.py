@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from glmquant.core.matmul import Precision
 from glmquant.core.spec import QuantSpec
 from glmquant.methods import Rtn
+from glmquant.methods.registry import own_sources
 from glmquant.recipe.check_options import CheckOptions
 from glmquant.recipe.method_options import AnyMethod
 from glmquant.recipe.section import (
@@ -315,8 +316,14 @@ class Recipe(Section):
         calibration["data"] = [PurePath(name).name for name in self.calibration.data]
         for key in ("encoding", "text_field"):  # which say how to read what is hashed itself
             del calibration[key]
-        return parts
+        return parts | self._own_methods()
 
     def weights_identity(self) -> dict[str, Any]:
         """The part of :meth:`identity` that decides what a model's weights become on given calibration tokens."""
-        return self.model_dump(mode="json", include={"version", "model", "rules", "allocate", "fit", "store"})
+        parts = self.model_dump(mode="json", include={"version", "model", "rules", "allocate", "fit", "store"})
+        return parts | self._own_methods()
+
+    def _own_methods(self) -> dict[str, Any]:
+        """Methods of the user's own by a hash of their code; no key where there are none."""
+        sources = own_sources([rule.method for rule in self.rules])
+        return {"methods": sources} if sources else {}

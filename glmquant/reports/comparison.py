@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ class ReportComparison:
     Attributes:
         reports: with names that tell the candidates apart.
         differences: of each report but the first, paired with it by window and by example.
+        page: the HTML page with the table and the first report in full; None where none was written.
     """
 
     reports: tuple[AccuracyReport, ...]
     differences: tuple[Regression, ...]
+    page: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: sizes, verdicts and differences."""
@@ -48,6 +51,17 @@ class ReportComparison:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
+
+    def __repr__(self) -> str:
+        names = [report.setting.candidate.name for report in self.reports]
+        return f"<ReportComparison of {', '.join(names[1:])} with {names[0]}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the table."""
+        head, *rows = [[escape(inert_line(cell)) for cell in row] for row in self.table()]
+        top = "".join(f"<th>{cell}</th>" for cell in head)
+        lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+        return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def compare_reports(reports: Sequence[tuple[Path, AccuracyReport]]) -> ReportComparison:

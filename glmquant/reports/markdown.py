@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from glmquant.core.units import size
 from glmquant.evaluation.gate import LimitOutcome
 from glmquant.evaluation.metrics import LanguageMetrics
-from glmquant.evaluation.results import AccuracyReport, ModelFacts, Regression, Setting
+from glmquant.evaluation.results import AccuracyReport, PromptAnswers, Regression
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import TaskResult
 from glmquant.inert import inert_markdown
+from glmquant.reports.facts import subject_facts
 from glmquant.reports.words import (
     HOW_TO_SET_LIMITS,
     MARKS,
@@ -19,15 +19,15 @@ from glmquant.reports.words import (
     points,
     rounded,
     routing_note,
+    same_words,
     sentences,
-    size_ratio,
     task_notes,
 )
 
 
 def to_markdown(report: AccuracyReport) -> str:
     """The whole report."""
-    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report.setting)]
+    parts = [f"# Accuracy check: {MARKS[report.verdict]}", _setting(report)]
     parts += [*map(inert_markdown, sentences(report.notes)), _limits(report.limits)]
     if report.language is not None:
         parts += ["## Text", _language(report.language), *map(inert_markdown, coverage_notes(report.coverage))]
@@ -39,26 +39,20 @@ def to_markdown(report: AccuracyReport) -> str:
         parts += [f"## Against {inert_markdown(report.regression.name)}", _regression(report.regression)]
     for task in report.tasks:
         parts += [f"## Task: {inert_markdown(task.name)}", _task(task), _classes(task)]
+    if report.answers:
+        parts += ["## Answers", _answers(report.answers)]
     return "\n\n".join(parts) + "\n"
 
 
-def _setting(setting: Setting) -> str:
-    rows = [
-        f"- Candidate: {_model(setting.candidate)}, {size_ratio(setting)} of the baseline",
-        f"- Baseline: {_model(setting.baseline)}, computed in float32",
-    ]
-    if setting.recipe is not None:
-        rows.append(f"- Recipe: {inert_markdown(setting.recipe)}")
-    if setting.accuracy_level is not None:
-        rows.append(f"- MatMulNBits accuracy level: {setting.accuracy_level}")
-    rows.append(
-        f"- With {', '.join(f'{inert_markdown(v.name)} {inert_markdown(v.version)}' for v in setting.versions)}"
+def _answers(answers: Sequence[PromptAnswers]) -> str:
+    rows = [(each.prompt, each.baseline, each.candidate, same_words(each)) for each in answers]
+    return _table(("prompt", "float", "quantized", ""), rows)
+
+
+def _setting(report: AccuracyReport) -> str:
+    return "\n".join(
+        f"- {name[:1].upper()}{name[1:]}: {inert_markdown(value)}" for name, value in subject_facts(report)
     )
-    return "\n".join(rows)
-
-
-def _model(model: ModelFacts) -> str:
-    return f"{inert_markdown(model.name)} ({size(model.num_bytes)})"
 
 
 def _limits(limits: Sequence[LimitOutcome]) -> str:

@@ -11,12 +11,24 @@ from glmquant.evaluation.metrics import LanguageMetrics, WindowMeans
 from glmquant.evaluation.results import AccuracyReport
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.tasks import ClassifierQuality
-from glmquant.reports.svg import Scale, axes, drawing, element, line, scale, text, title
+from glmquant.reports.svg import LogScale, Scale, axes, drawing, element, line, log_scale, scale, text, title
 from glmquant.store.manifest import GroupRecord
 
 WIDTH = 1000
 COLORS = 6
+LARGEST_NLL = 700.0
+"""Nats; the perplexity of more is no float."""
+
 UNDECIDED = "none"
+KEY_WIDTH = 340.0
+WIDE = 20.0
+"""Times the least value: beyond that a linear axis shows the largest alone."""
+SHADES = 6
+WHITE_INK = {"heat": 0.81, "heat wrong": 0.87}
+"""Opacity of each color in the light style from which on white can be read on it, and before which black can, with a
+ratio of 4.5; in the dark style white can on all."""
+LEAST, MOST = 0.08, 1.0
+"""Opacity of the smallest and the largest value of a scale of color."""
 KINDS = (
     *(f"self_attn.{name}" for name in ("qkv_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "o_proj")),
     *(f"mlp.{name}" for name in ("gate_up_proj", "down_proj")),
@@ -75,7 +87,7 @@ def divergence_along_text(metrics: LanguageMetrics) -> Markup:
 
 
 def _about(window: WindowMeans, index: int) -> str:
-    before, after = math.exp(window.baseline_nll), math.exp(window.candidate_nll)
+    before, after = (math.exp(min(nll, LARGEST_NLL)) for nll in (window.baseline_nll, window.candidate_nll))
     return (
         f"window {index + 1}, {window.text}: KL {window.kl:.4g}, perplexity {before:.4g} → {after:.4g}, "
         f"top-1 agreement {window.same_top:.1%}"
@@ -106,8 +118,15 @@ def quality_against_size(reports: Sequence[AccuracyReport]) -> Markup:
     whole = reports[0].setting.baseline.num_bytes
     sizes = [100 * facts.num_bytes / whole for facts, _, _ in shown]
     x = scale([0.0, *sizes], 60, WIDTH - 150, from_zero=True)
-    y = scale([0.0, *(kl.high or kl.estimate for _, kl, _ in shown)], 290, 40, from_zero=True)
-    parts = axes(x, y, "size, % of the baseline", "mean KL divergence (nats)", x.ticks(8), "")
+    estimates = [kl.estimate for _, kl, _ in shown]
+    is_wide = min(estimates) > 0 and max(estimates) > WIDE * min(estimates)
+    y: Scale | LogScale
+    if is_wide:
+        y = log_scale([each for _, kl, _ in shown for each in (kl.estimate, kl.high or kl.estimate)], 290, 40)
+    else:
+        y = scale([0.0, *(kl.high or kl.estimate for _, kl, _ in shown)], 290, 40, from_zero=True)
+    unit = "mean KL divergence (nats, logarithmic)" if is_wide else "mean KL divergence (nats)"
+    parts = axes(x, y, "size, % of the baseline", unit, x.ticks(8), "")
     for index, ((facts, kl, verdict), share) in enumerate(zip(shown, sizes, strict=True)):
         kind = verdict_class(verdict)
         words = f"{facts.name}: {size(facts.num_bytes)} ({share:.1f} %), KL {kl.estimate:.4g}, {verdict}"
@@ -123,13 +142,14 @@ def quality_against_size(reports: Sequence[AccuracyReport]) -> Markup:
 
 
 def layer_map(groups: Sequence[GroupRecord]) -> Markup:
-    """One cell per group of linear layers: its bits; the darker, the larger its relative error (logarithmic)."""
+    """One cell per group of linear layers: its bits; the stronger its color, the larger its relative error
+    (logarithmic)."""
     cells = {group.name: group for group in groups}
     layers = 1 + max((int(name.split(".")[1]) for name in cells if name.startswith("layers.")), default=0)
     found = {name.split(".", 2)[2] for name in cells if name.startswith("layers.")}
     kinds = [kind for kind in KINDS if kind in found] + sorted(found.difference(KINDS))
     errors = [error for group in groups if (error := relative_error(group))]
-    shade = scale([math.log10(error) for error in errors], 0.08, 1.0, room=0) if errors else None
+    shade = scale([math.log10(error) for error in errors], LEAST, MOST, room=0) if errors else None
     left, width = 130.0, min(64.0, (WIDTH - 240) / layers)
     parts = [text("layer", left - 10, 18, class_="label", text_anchor="end")]
     every = max(1, math.ceil(layers * 22 / (layers * width)))
@@ -148,7 +168,24 @@ def layer_map(groups: Sequence[GroupRecord]) -> Markup:
             text("lm_head", place + 26, 18, class_="tick", text_anchor="middle"),
             _cell(head, place, 28, 52, shade, height=len(kinds) * 34 - 2),
         ]
-    return drawing(WIDTH, 28 + len(kinds) * 34 + 6, "Error and bits of each layer", *parts)
+    below = 28 + len(kinds) * 34 + 12
+    if errors:
+        parts += color_key(left, below, f"relative error {min(errors):.2g}", f"{max(errors):.2g}, logarithmic")
+    return drawing(WIDTH, below + 24, "Error and bits of each layer", *parts)
+
+
+def color_key(left: float, top: float, lowest: str, highest: str, class_: str = "heat") -> list[Markup]:
+    """What a color means: from the least to the largest value, in words on both sides."""
+    parts = [text(lowest, left, top + 13, class_="tick")]
+    start = left + 7.0 * len(lowest) + 8
+    for step in range(SHADES):
+        opacity = LEAST + (MOST - LEAST) * step / (SHADES - 1)
+        place: dict[str, float] = {"x": start + 22 * step, "y": top, "width": 22, "height": 16}
+        parts += [
+            element("rect", class_="cell", **place),
+            element("rect", class_=class_, fill_opacity=opacity, **place),
+        ]
+    return [*parts, text(highest, start + 22 * SHADES + 8, top + 13, class_="tick")]
 
 
 def _short(kind: str) -> str:
@@ -157,8 +194,8 @@ def _short(kind: str) -> str:
 
 
 def expert_load(routing: RoutingMetrics) -> Markup:
-    """A row for each layer with routed experts, a cell for each expert: the darker, the more tokens it met in the
-    candidate, as a share of the layer's busiest."""
+    """A row for each layer with routed experts, a cell for each expert: the stronger its color, the more tokens it met
+    in the candidate, as a share of the layer's busiest."""
     left, high = 130.0, 18.0
     count = len(routing.layers[0].candidate_load)
     width = min(24.0, (WIDTH - left - 20) / count)
@@ -173,7 +210,9 @@ def expert_load(routing: RoutingMetrics) -> Markup:
             parts.append(
                 element("g", title(words), cell, element("rect", class_="heat", fill_opacity=after / most, **place))
             )
-    return drawing(WIDTH, 20 + high * len(routing.layers) + 6, "Tokens of each expert", *parts)
+    below = 20 + high * len(routing.layers) + 8
+    parts += color_key(left, below, "no token", "as many as the layer's busiest expert")
+    return drawing(WIDTH, below + 24, "Tokens of each expert", *parts)
 
 
 def relative_error(group: GroupRecord) -> float | None:
@@ -196,13 +235,13 @@ def _cell(
         element("rect", x=left + 1, y=top, width=width - 2, height=height, rx=4, class_="heat", fill_opacity=depth),
     ]
     if width >= 16:
-        ink = "on-heat" if depth > 0.55 else "on-cell"
+        ink = "on-heat" if depth > WHITE_INK["heat"] else "on-cell"
         parts.append(text(bits, left + width / 2, top + height / 2 + 4, class_=ink, text_anchor="middle"))
     return element("g", *parts)
 
 
 def confusion(quality: ClassifierQuality, heading: str) -> Markup:
-    """Rows are true labels, columns predictions; the darker, the larger the share of the row."""
+    """Rows are true labels, columns predictions; the stronger the color, the larger the share of the row."""
     labels = [each.label for each in quality.classes]
     short = [label if len(label) <= 12 else label[:11] + "…" for label in labels]
     side = max(26.0, min(84.0, 320 / len(labels)))
@@ -223,11 +262,15 @@ def confusion(quality: ClassifierQuality, heading: str) -> Markup:
             place = {"x": left + side * j + 1, "y": top + side * i + 1, "width": side - 2, "height": side - 2, "rx": 4}
             words = f"{labels[i]} predicted as {labels[j]}: {count} of {sum(row)}"
             tint = "heat" if i == j else "heat wrong"
-            ink = "on-heat" if share > 0.55 else "on-cell"
+            ink = "on-heat" if share > WHITE_INK[tint] else "on-cell"
             middle = (left + side * (j + 0.5), top + side * (i + 0.5) + 4)
             parts += [
                 element("rect", class_="cell", **place),
                 element("rect", title(words), class_=tint, fill_opacity=share, **place),
                 text(str(count), *middle, class_=ink, text_anchor="middle", pointer_events="none"),
             ]
-    return drawing(left + side * len(labels) + 8, top + side * len(labels) + 8, f"Confusion matrix, {heading}", *parts)
+    bottom = top + side * len(labels) + 10
+    parts += color_key(0, bottom, "right: 0 %", "100 % of a label")
+    parts += color_key(0, bottom + 22, "wrong: 0 %", "100 %", "heat wrong")
+    width = max(left + side * len(labels) + 8, KEY_WIDTH)
+    return drawing(width, bottom + 46, f"Confusion matrix, {heading}", *parts)

@@ -12,20 +12,26 @@ predictions) cannot be computed from the report.
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from glmquant.core.budget import require_few_values
 from glmquant.core.near import did_you_mean
 from glmquant.core.untrusted import parse_text, read_bytes
 from glmquant.errors import CheckError, CheckpointError
 from glmquant.evaluation.gate import overall
 from glmquant.evaluation.results import SCHEMA, AccuracyReport
+from glmquant.store.circumstances import Circumstances
+from glmquant.store.run_record import read_run_record
 
 READ: Final = (2, SCHEMA)
 REPORT: Final = "report.json"
 LARGEST_REPORT: Final = 64 << 20
 """With the answers to a few hundred thousand examples."""
+
+LARGEST_NUMBER: Final = 1e100
+"""Whose square is a float still; the perplexity of a model that says nothing sensible may be large."""
 
 OTHER_FORMS: Final = ("report.md", "report.html", "junit.xml")
 AGAIN = "run check again with this release"
@@ -56,6 +62,14 @@ def _file(path: Path) -> Path:
         return beside if path.name in OTHER_FORMS and beside.is_file() else path
     of_run = path / "report" / REPORT
     return of_run if of_run.is_file() and not (path / REPORT).exists() else path / REPORT
+
+
+def circumstances_of(path: Path) -> Circumstances | None:
+    """When, where and how fast the report that :func:`read_report` reads there was made: as ``run.json`` beside it, or
+    beside its directory, says it; None without one."""
+    directory = _file(path).parent
+    records = (read_run_record(each) for each in (directory, directory.resolve().parent))
+    return next((record.made for record in records if record is not None), None)
 
 
 def report_from_dict(values: Any, where: object = "report") -> AccuracyReport:
@@ -93,10 +107,24 @@ def report_from_json(text: str, where: object = "report") -> AccuracyReport:
         CheckError: not JSON, another schema, or values that do not fit it.
     """
     try:
-        values = json.loads(text)
+        require_few_values(text.encode("utf-8", "surrogatepass"), where)
+        values = json.loads(text, parse_constant=_no_number, parse_float=_number, parse_int=_number)
     except (ValueError, RecursionError) as error:
-        raise CheckError(f"the accuracy report is not JSON: {error}", where=where, hint=AGAIN) from None
+        why = error.what if isinstance(error, CheckpointError) else error
+        raise CheckError(f"the accuracy report is not JSON: {why}", where=where, hint=AGAIN) from None
     return report_from_dict(values, where)
+
+
+def _number(text: str) -> int | float:
+    """A number that nothing computed from it, and nothing drawn, could carry beyond what a float holds."""
+    number = float(text)
+    if not abs(number) <= LARGEST_NUMBER:
+        _no_number(text)
+    return number if any(mark in text for mark in ".eE") else int(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no number of an accuracy report")
 
 
 def _other_schema(values: Any, found: Any, where: object) -> CheckError:

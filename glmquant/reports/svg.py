@@ -60,6 +60,33 @@ class Scale:
         return [round(i * step, 12) for i in range(first, last + 1)]
 
 
+@dataclass(frozen=True)
+class LogScale:
+    """Positive data on pixels, each power of ten as wide as the next; what is not positive lies at the start."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (math.log(max(value, self.low)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        """Powers of ten inside the scale, every second or third where there are many."""
+        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        step = max(1, math.ceil((last - first) / max(1, about)))
+        return [10.0**power for power in range(first, last + 1, step)]
+
+
+def log_scale(values: Sequence[float], start: float, end: float) -> LogScale:
+    """From the power of ten below the least of the positive ``values`` to the one above the largest."""
+    positive = [value for value in values if value > 0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    return LogScale(10.0**low, 10.0 ** max(high, low + 1), start, end)
+
+
 def scale(values: Sequence[float], start: float, end: float, *, from_zero: bool = False, room: float = 0.06) -> Scale:
     """A scale that holds all values, with some room around them."""
     low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
@@ -69,7 +96,9 @@ def scale(values: Sequence[float], start: float, end: float, *, from_zero: bool 
     return Scale(low if from_zero and low == 0 else low - margin, high + margin, start, end)
 
 
-def axes(x: Scale, y: Scale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = "") -> list[Markup]:
+def axes(
+    x: Scale, y: Scale | LogScale, x_label: str, y_label: str, x_ticks: Sequence[float], suffix: str = ""
+) -> list[Markup]:
     """Horizontal grid lines with their values, the x axis with its ticks, and both labels."""
     parts = []
     for value in y.ticks(4):

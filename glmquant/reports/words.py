@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from glmquant.evaluation.gate import Verdict
 from glmquant.evaluation.metrics import KlSummary
-from glmquant.evaluation.results import Setting, TextCoverage
+from glmquant.evaluation.results import PromptAnswers, Setting, TextCoverage
 from glmquant.evaluation.routing_metrics import RoutingMetrics
 from glmquant.evaluation.statistics import Interval
 from glmquant.evaluation.tasks import TaskResult
@@ -119,3 +119,10 @@ def busiest(load: Sequence[int]) -> str:
     """The expert that most tokens meet, and its share."""
     most = max(range(len(load)), key=lambda expert: load[expert])
     return f"{most}: {load[most] / max(1, sum(load)):.1%}"
+
+
+def same_words(answers: PromptAnswers) -> str:
+    """How far two answers are the same, in a sentence."""
+    if answers.baseline == answers.candidate and answers.is_whole:
+        return f"The same answer, {answers.baseline_tokens} tokens."
+    return f"The first {answers.same_tokens} of the float model's {answers.baseline_tokens} tokens are the same."

@@ -10,28 +10,41 @@ from glmquant.evaluation.results import AccuracyReport
 from glmquant.reports.html import to_html
 from glmquant.reports.junit import to_junit
 from glmquant.reports.markdown import to_markdown
+from glmquant.store.circumstances import Circumstances
 
 
-def write_report(report: AccuracyReport, directory: Path, others: Sequence[AccuracyReport] = ()) -> None:
-    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory."""
+def write_report(
+    report: AccuracyReport,
+    directory: Path,
+    others: Sequence[AccuracyReport] = (),
+    made: Circumstances | None = None,
+) -> None:
+    """Write ``report.json``, ``report.md``, ``report.html`` and ``junit.xml`` into an existing directory; the page
+    alone shows when, where and how fast it was ``made``."""
     contents = {
         "report.json": report.to_json(),
         "report.md": to_markdown(report),
-        "report.html": to_html(report, others),
+        "report.html": to_html(report, others, made=made),
         "junit.xml": to_junit(report),
     }
     for name, content in contents.items():
         write_text(directory / name, content)
 
 
-def write_page(reports: Sequence[AccuracyReport], out: Path, table: Sequence[Sequence[str]] = ()) -> None:
-    """Write the HTML page of the first report, with the others drawn beside it, and a table of them where there is one.
+def write_page(
+    reports: Sequence[AccuracyReport],
+    out: Path,
+    table: Sequence[Sequence[str]] = (),
+    made: Circumstances | None = None,
+) -> None:
+    """Write the HTML page of the first report, with the others drawn beside it, a table of them where there is one, and
+    when, where and how fast the first was ``made``.
 
     Raises:
         OutputError: ``out`` cannot be written.
     """
     try:
-        write_text(out, to_html(reports[0], reports[1:], table))
+        write_text(out, to_html(reports[0], reports[1:], table, made))
     except OSError as error:
         raise OutputError(f"cannot write there: {error.strerror}", where=out, hint="choose another file") from error
 

@@ -2,7 +2,8 @@
 
 The graph's protobuf is walked here, through the few fields in which a tensor can lie: importing onnx for it would take
 a quarter of a second of a command's start, protobuf alone a tenth. Whatever glmquant's own graphs do not hold, such as
-groups, is refused rather than guessed at; fields of other numbers are passed over, as protobuf's parsers do.
+groups, is refused rather than guessed at; fields of other numbers are passed over, as protobuf's parsers do. Graphs
+within graphs and functions are refused, too: a loop might never end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ FIELDS: Final[Mapping[str, Mapping[int, str]]] = {
 }
 """Of each message of onnx/onnx.proto3, the numbers of the fields that tensors lie in, and what those fields hold."""
 
+NESTED: Final = (("attribute", "graph"), ("model", "function"))
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED: Final = {FIXED64: 8, FIXED32: 4}
 KEY, VALUE = 1, 2
@@ -45,13 +48,13 @@ def require_data_inside(directory: Path, graph: str) -> None:
         graph: name of the file in ``directory``.
 
     Raises:
-        ExportError: it is no ONNX graph.
+        ExportError: it is no ONNX graph, or has others within.
         CheckpointError: it is no regular file, or too large, or names a file elsewhere, or one that is none.
     """
     path = directory / graph
     content = memoryview(read_bytes(path, MOST_GRAPH_BYTES))
     try:
-        names = set(_locations(content))
+        names, is_nested = _locations(content)
     except (ValueError, IndexError) as error:
         raise ExportError(
             f"ONNX Runtime cannot load {path}: it is no ONNX graph",
@@ -61,10 +64,23 @@ def require_data_inside(directory: Path, graph: str) -> None:
         ) from error
     for name in sorted(names):
         file_inside(directory, name.decode("utf-8", "surrogateescape"), where=path)
+    if is_nested:
+        raise ExportError(
+            "the graph holds another graph or a function: a loop, say, that need not end",
+            where=path,
+            expected="a graph that glmquant exported, which has none",
+            hint="export the checkpoint with glmquant",
+        )
 
 
-def _locations(model: memoryview) -> Iterator[bytes]:
-    """What the entries ``location`` of all tensors say. Raises ValueError or IndexError for what is no graph."""
+def _locations(model: memoryview) -> tuple[set[bytes], bool]:
+    """What the entries ``location`` of all tensors say, and whether a graph lies within another, or a function.
+
+    Raises:
+        ValueError, IndexError: it is no graph.
+    """
+    names: set[bytes] = set()
+    is_nested = False
     waiting, seen = [("model", model, 0)], 0
     while waiting:
         kind, message, depth = waiting.pop()
@@ -77,8 +93,10 @@ def _locations(model: memoryview) -> Iterator[bytes]:
                 strings[number] = bytes(content)
             elif number in inside:
                 waiting.append((inside[number], content, depth + 1))
+                is_nested = is_nested or (kind, inside[number]) in NESTED
         if strings.get(KEY) == b"location":
-            yield strings.get(VALUE, b"")
+            names.add(strings.get(VALUE, b""))
+    return names, is_nested
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -14,6 +14,7 @@ from glmquant.data.sequences import Ids
 from glmquant.errors import ExportError, GenerationError
 from glmquant.runtime.cache import GrowingCache, KvCache, SharedCache
 from glmquant.runtime.session import (
+    GRAPH_FILE,
     BundleInfo,
     Provider,
     is_classifier,
@@ -25,6 +26,7 @@ from glmquant.runtime.session import (
 
 Logits = npt.NDArray[np.float32]
 KEEP = "num_logits_to_keep"
+LOGITS = ("tensor(float)", "tensor(float16)")
 
 
 class OnnxModel:
@@ -81,7 +83,7 @@ class OnnxModel:
         for layer in range(info.num_layers):
             for part in ("key", "value"):
                 binding.bind_cpu_input(f"past_key_values.{layer}.{part}", empty)
-        return _as_logits(self._run(binding, input_ids_BT, attention_mask_BT, keep))
+        return self._logits(self._run(binding, input_ids_BT, attention_mask_BT, keep), input_ids_BT.shape, keep)
 
     def new_cache(self, batch_size: int, capacity: int) -> KvCache:
         """An empty cache for ``capacity`` columns."""
@@ -111,8 +113,22 @@ class OnnxModel:
                 expected=f"{cache.batch_size} rows and at most {cache.capacity} columns",
             )
         outputs = self._run(cache.binding, input_ids_BT, attention_mask_BL, keep)
+        logits_BTV = self._logits(outputs, input_ids_BT.shape, keep)
         cache.update(outputs, length)
-        return _as_logits(outputs)
+        return logits_BTV
+
+    def _logits(self, outputs: list[ort.OrtValue], shape: tuple[int, ...], keep: int) -> Logits:
+        """Those of ``keep`` columns, or all, of ids of a shape; a graph may give something else than it says."""
+        expected = (shape[0], min(keep or shape[1], shape[1]), self.info.vocab_size)
+        if tuple(outputs[0].shape()) != expected or outputs[0].data_type() not in LOGITS:
+            raise ExportError(
+                f"the graph gives {outputs[0].data_type()} {outputs[0].shape()} for logits",
+                where=GRAPH_FILE,
+                expected=f"floats of shape {list(expected)}",
+                hint="export the checkpoint with glmquant",
+            )
+        logits_BTV: Logits = outputs[0].numpy().astype(np.float32, copy=False)
+        return logits_BTV
 
     def _run(self, binding: Any, input_ids_BT: Ids, mask_BL: Ids, keep: int) -> list[ort.OrtValue]:
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids_BT))
@@ -157,8 +173,3 @@ class OnnxModel:
                 expected=f"at most {self.info.max_length}, the bundle's max_length",
                 hint="shorten the text, or export with a larger export.max_length",
             )
-
-
-def _as_logits(outputs: list[ort.OrtValue]) -> Logits:
-    logits: Logits = outputs[0].numpy().astype(np.float32, copy=False)
-    return logits

@@ -38,6 +38,10 @@ HARMLESS = (
 """Entries of a session that decide how it computes, and nothing else: they name no file, load no library, write
 nothing."""
 
+FATAL = 4
+"""Errors are raised; logged as well, what a graph's names hold would reach the terminal as it is."""
+
+INTEGER_PRODUCT = b"MatMulIntegerToFloat"
 NUMBER = re.compile("[0-9]{1,4}")
 NUMBER_OF_METADATA = re.compile("[0-9]{1,9}")
 CACHE_DIMENSIONS = 4
@@ -102,9 +106,11 @@ def open_session(
         ExportError: ONNX Runtime cannot load it, or does not have the execution provider.
     """
     require_provider(provider)
-    graph = directory / GRAPH_FILE
+    graph, options = directory / GRAPH_FILE, session_options(settings, num_threads)
+    if multiplies_integers(directory):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = ort.InferenceSession(graph, session_options(settings, num_threads), providers=[PROVIDERS[provider]])
+        session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
         raise ExportError(
             f"ONNX Runtime cannot load {graph}: {error}",
@@ -115,6 +121,15 @@ def open_session(
     if PROVIDERS[provider] not in session.get_providers():
         raise _missing(provider, f"it is installed but does not start; only {', '.join(session.get_providers())} do")
     return session
+
+
+def multiplies_integers(directory: Path) -> bool:
+    """Whether the graph multiplies activations and weights in 8-bit integers.
+
+    Such sums saturate at 16 bits on a processor without VNNI, unless the session is asked for exact ones by
+    ``session.x64quantprecision``; by which ONNX Runtime 1.32 damages blocks of int8 in other graphs.
+    """
+    return INTEGER_PRODUCT in (directory / GRAPH_FILE).read_bytes()
 
 
 def require_provider(provider: Provider) -> None:
@@ -283,13 +298,11 @@ def _not_ours(directory: Path, why: str) -> ExportError:
 def session_options(settings: Settings, num_threads: int | None) -> ort.SessionOptions:
     """Those of every session of a bundle."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     # Every decoding step has its own shapes, and ONNX Runtime would keep a memory pattern for each.
     options.enable_mem_pattern = False
-    # Without VNNI, products of uint8 and int8 would saturate at 16 bits; elsewhere this changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in settings.entries.items():
         options.add_session_config_entry(name, value)
     return options
@@ -300,5 +313,6 @@ def _missing(provider: Provider, why: str) -> ExportError:
         f"execution provider {provider} is not available: {why}",
         where=Parameter("provider"),
         expected=PROVIDERS[provider],
-        hint="on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu",
+        hint="on a machine with an NVIDIA GPU, pip uninstall -y onnxruntime && "
+        "pip install --force-reinstall --no-deps onnxruntime-gpu; or use provider cpu",
     )

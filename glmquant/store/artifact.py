@@ -67,7 +67,8 @@ StoreLayout = Literal["fused", "split"]
 """``fused`` is what transformers loads, ``split`` what GPTQModel loads."""
 
 RECORDS: Final = "glmquant.records"
-SIDE_FILES: Final = ("GENERATION_CONFIG.JSON", "LICENSE*", "MODEL_LICENSE*", "NOTICE*")
+LICENSES: Final = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
+SIDE_FILES: Final = ("GENERATION_CONFIG.JSON", *LICENSES)
 
 
 class ArtifactWriter:
@@ -376,6 +377,12 @@ def _index(shards: Sequence[Path]) -> dict[str, Any]:
         "metadata": {"total_size": sum(tensor.nbytes for tensor, _ in stored.values())},
         "weight_map": {name: stored[name][1] for name in sorted(stored)},
     }
+
+
+def license_files(directory: Path) -> tuple[str, ...]:
+    """Names of the licenses and notices that came along with a model."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    return tuple(name for name in names if any(fnmatchcase(name.upper(), pattern) for pattern in LICENSES))
 
 
 def copy_side_files(source: Path, target: Path) -> None:

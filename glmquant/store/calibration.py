@@ -23,6 +23,7 @@ from torch import Tensor
 
 from glmquant.core.files import write_json
 from glmquant.core.near import did_you_mean
+from glmquant.core.several import Several
 from glmquant.data.calibration import Calibration, CalibrationSet, KeyValueRange, Sampling, TextSource
 from glmquant.errors import CalibrationError, CheckpointError
 from glmquant.store.inventory import sha256_of
@@ -42,7 +43,7 @@ class _Description:
     format: int
     sha256: str
     tokenizer: str
-    sources: tuple[TextSource, ...]
+    sources: Several[TextSource]
     seed: int
     sampling: Sampling
     layers: int

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from glmquant.core.several import Named, Several
 from glmquant.core.spec import QuantSpec
 from glmquant.core.untrusted import MAX_INDEX_BYTES, shown
 from glmquant.errors import CheckpointError, RecipeError
@@ -57,7 +58,7 @@ class GroupRecord:
     method: str | None = None
     weight_error: RelativeError | None = None
     output_error: RelativeError | None = None
-    few_tokens: tuple[int, ...] = ()
+    few_tokens: Several[int] = ()
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,16 @@ class Manifest:
     family: Family
     recipe: dict[str, Any]
     calibration: str | None
-    groups: tuple[GroupRecord, ...]
-    libraries: dict[str, str]
-    calibration_texts: tuple[str, ...] = ()
+    groups: Several[GroupRecord]
+    libraries: Named[str]
+    calibration_texts: Several[str] = ()
     limits: Limits = field(default_factory=Limits)
     adapter: AdapterRecord | None = None
     source_revision: str | None = None
-    source_files: dict[str, str] = field(default_factory=dict)
-    training_texts: tuple[str, ...] = ()
-    arithmetic: dict[str, str] = field(default_factory=dict)
-    files: dict[str, FileRecord] = field(default_factory=dict)
+    source_files: Named[str] = field(default_factory=dict)
+    training_texts: Several[str] = ()
+    arithmetic: Named[str] = field(default_factory=dict)
+    files: Named[FileRecord] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:

@@ -50,7 +50,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: a header that is not one, or lengths that lie, overlap or leave holes.
     """
     header, start = _read_header(path)
-    header.pop(METADATA, None)
+    _require_texts(header.pop(METADATA, None), path)
     tensors = {name: _entry(path, name, entry, start) for name, entry in header.items()}
     _require_gapless(path, tensors, start)
     return tensors
@@ -60,6 +60,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The free text in a file's header. Raises CheckpointError for a header that is not one."""
     metadata = _read_header(path)[0].get(METADATA, {})
     return metadata if isinstance(metadata, dict) else {}
+
+
+def _require_texts(metadata: Any, path: Path) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(
+            f"the header's {METADATA} are no texts", where=path, expected="an object from names to strings"
+        )
 
 
 def read_head(path: Path) -> bytes:

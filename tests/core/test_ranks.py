@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from glmquant.core import ranks as module
 from glmquant.core.ranks import ALONE, Ranks, are_several, current, joined
 from tests.hints.follow import follows, refused
 from tests.support.ranks import torchrun
@@ -109,3 +111,15 @@ def test_an_environment_that_names_no_rank(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("WORLD_SIZE")
     with joined() as ranks:
         assert ranks == current() == ALONE
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"RANK": "2"}, {"RANK": "-1"}, {"RANK": "one"}, {"MASTER_ADDR": ""}, {"LOCAL_RANK": "x"}]
+)
+def test_an_environment_that_contradicts_itself(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]) -> None:
+    """A rank that is none would wait for the others, and they for it."""
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+    for name, value in (told | wrong).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module, "MEETING", timedelta(seconds=1))
+    refused(joined().__enter__, "start the command with torchrun")

@@ -59,6 +59,14 @@ def test_equal_models_differ_by_exactly_nothing() -> None:
     assert scores.same_top.all()
 
 
+def test_no_divergence_is_below_nought() -> None:
+    """Of nearly equal models rounding is larger than the divergence; a mean below 0 would pass any limit."""
+    baseline, candidate = logits(rows=400, noise=1e-6)
+    scores = score_tokens(baseline, candidate, np.zeros(400, np.int64))
+    assert (scores.kl >= 0).all()
+    assert (scores.kl == 0).any()
+
+
 def test_a_shifted_model_is_the_same_model() -> None:
     baseline, _ = logits()
     scores = score_tokens(baseline, baseline + np.float32(100), np.arange(7))

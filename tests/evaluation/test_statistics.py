@@ -66,6 +66,14 @@ def test_wilsons_interval_of_a_textbook() -> None:
     assert (interval.low, interval.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
+def test_a_proportions_interval_holds_it_in_spite_of_rounding() -> None:
+    """All or none right: Wilson's formula then gives the estimate itself, but for the last bits."""
+    for total in range(1, 200):
+        for successes in (0, 1, total // 2, total - 1, total):
+            interval = proportion_interval(successes, total)
+            assert interval.low <= interval.estimate <= interval.high
+
+
 @given(COUNTS)
 def test_the_score_interval_holds_the_differences_that_are_not_rejected(counts: PairedCounts) -> None:
     """By search over the nuisance parameter on a grid, where the library's function has a closed form."""

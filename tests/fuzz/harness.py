@@ -1,6 +1,8 @@
 """Runs damaged inputs in a process of their own, and watches how each ends.
 
-    python -m tests.fuzz.harness --cases 5000 --seed 1 --out benchmarks/fuzz/result.md
+    python -m tests.fuzz.harness --cases 5000 --seed 1 --log seed1.jsonl
+
+With ``--log``, a run that was stopped goes on behind the last case that is in the file.
 
 A case is decided by seed and number alone. It may succeed or raise one :class:`GlmQuantError`; another exception, a
 case of more than ``CPU_SECONDS``, a process that dies, or one that holds more than ``MEMORY`` is a finding. Address
@@ -10,6 +12,7 @@ space is limited, too, so that an absurd allocation fails at once.
 import argparse
 import ctypes
 import gc
+import json
 import multiprocessing
 import os
 import random
@@ -21,7 +24,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,11 +50,11 @@ class Outcome:
     peak_bytes: int
 
 
-def run(cases: int, seed: int) -> Iterator[Outcome]:
-    """The outcomes of cases 0 to ``cases``, in order."""
+def run(cases: int, seed: int, first: int = 0) -> Iterator[Outcome]:
+    """The outcomes of cases ``first`` to ``cases``, in order."""
     worker = _Worker(seed)
     try:
-        for number in range(cases):
+        for number in range(first, cases):
             outcome = worker.case(number)
             if outcome.ending in ("hang", "crash", "memory"):
                 worker.stop()
@@ -190,15 +193,24 @@ def report(outcomes: list[Outcome], seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def logged(path: Path) -> list[Outcome]:
+    """Outcomes that were written to a log, in the order of their cases."""
+    return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path, help="outcomes, a line each, from which to go on")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    outcomes = []
-    for outcome in run(args.cases, args.seed):
+    outcomes = [] if args.log is None or not args.log.exists() else logged(args.log)
+    for outcome in run(args.cases, args.seed, len(outcomes)):
         outcomes.append(outcome)
+        if args.log is not None:
+            with args.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
         if outcome.ending not in CLEAN:
             print(outcome, file=sys.stderr, flush=True)
     text = report(outcomes, args.seed)

@@ -27,7 +27,7 @@ from glmquant.recipe.schema import ExportOptions, Recipe
 from glmquant.store.adapter import open_adapter
 from glmquant.store.calibration import read_calibration, write_calibration
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint, with_adapter
-from tests.fuzz import data_files
+from tests.fuzz import data_files, own_files
 from tests.store.test_artifact import plan_of, write_all
 from tests.store.test_calibration import calibration
 from tests.store.test_quantized_checkpoints import gptq, published, row_quantized, shuffled, write
@@ -105,7 +105,8 @@ def use_recipe(directory: Path, _: Path) -> None:
 
 def build(root: Path) -> list[Subject]:
     """Writes every subject into a directory of its name under ``root``."""
-    return [*_checkpoints(root), *_adapters(root), *_tokenizers(root), *_others(root), *_hub(root), *_data(root)]
+    others = (_checkpoints, _adapters, _tokenizers, _others, _hub, _data)
+    return [*(subject for make in others for subject in make(root)), *_own(root)]
 
 
 def _checkpoints(root: Path) -> list[Subject]:
@@ -312,6 +313,11 @@ def _data(root: Path) -> list[Subject]:
     (root / "data").mkdir()
     names = data_files.write(root / "data")
     return [Subject("data", (name,), data_files.reader(name)) for name in names]
+
+
+def _own(root: Path) -> list[Subject]:
+    (root / "own").mkdir()
+    return [Subject(f"own/{own.name}", own.files, own.use) for own in own_files.write(root / "own")]
 
 
 torch.set_num_threads(1)

@@ -10,6 +10,7 @@ EXEMPT: Final[dict[str, Table]] = {
     ),
     "needs lm-evaluation-harness, which the tests of every commit do without": (
         ("lower max_gen_toks, or export with a larger export.max_length", "evaluation.harness:GlmQuantLM._prompt"),
+        ("pip install 'glmquant[lm-eval]'", "evaluation.harness:"),
     ),
     "of a helper that two errors share: there is a config.json where only weights are missing": (
         ("did you mean {}? It has a config.json", "store.recognize:without_weights"),

@@ -98,6 +98,11 @@ def unseen() -> frozenset[str]:
     return frozenset(place for finder in finders for place in finder.unseen)
 
 
+def worded(module: Module, function: ast.FunctionDef, value: ast.expr) -> list[str]:
+    """What an expression in a function of the package may say."""
+    return [text for _, texts in _Words(module, function).of(value) for text in texts]
+
+
 def _is_passed_on(value: ast.expr) -> bool:
     match value:
         case ast.Constant(value=None) | ast.Name(id="hint") | ast.Attribute(attr="hint"):

@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[Hint, Fault, Follow]] = {
         named("look for it at {}/models; for a private one, run `hf auth login`, or set HF_TOKEN"),
         unless_token(refusal(401)), set_token,
     ),
-    "too often": (named("run the same command again, a little later"), refusal(429), later),
+    "too often": (named("run the same command again, a little later", "require_success"), refusal(429), later),
     "a login page": (
         named("open {} in a browser; HF_ENDPOINT names another hub"), raw(b"<!DOCTYPE html>", "text/html"), later,
     ),
@@ -102,7 +102,7 @@ def test_a_page_of_the_hub_leads_to_its_id(hub: Hub) -> None:
     assert found()
 
 
-@follows("unset HF_HUB_OFFLINE")
+@follows("unset HF_HUB_OFFLINE", "hub.http:get")
 def test_online_the_model_is_fetched(hub: Hub, monkeypatch: Patch) -> None:
     from huggingface_hub import close_session
 

@@ -177,7 +177,9 @@ def test_finite_logits_are_sampled() -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
-@follows("on a machine with an NVIDIA GPU, install onnxruntime-gpu in place of onnxruntime; or use provider cpu")
+@follows(
+    "on a machine with an NVIDIA GPU, pip uninstall -y onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu; or use provider cpu"
+)
 def test_the_cpu_is_a_provider(bundle: Path) -> None:
     refused(lambda: OnnxModel.open(bundle, provider="cuda"))
     assert OnnxModel.open(bundle, provider="cpu")

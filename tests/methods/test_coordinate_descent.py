@@ -70,5 +70,10 @@ def test_the_recipe_asks_for_it_by_sweeps() -> None:
         Gptq(relative_damping=0.2, coordinate_descent=sweeps).quantize(weight, spec, stats) for sweeps in (0, 3)
     )
     assert objective(weight, refined, stats.hessian_KK) < objective(weight, plain, stats.hessian_KK)
-    with pytest.raises(RecipeError, match=r"method\.coordinate_descent"):
-        Gptq(coordinate_descent=-1)
+    by_hand = descend(weight, plain, stats.hessian_KK, ridge_of(stats.hessian_KK), 3)
+    once = descend(weight, plain, stats.hessian_KK, ridge_of(stats.hessian_KK), 1)
+    assert torch.equal(refined.codes_NK, by_hand.codes_NK)
+    assert not torch.equal(refined.codes_NK, once.codes_NK)
+    for sweeps in (-1, 21):
+        with pytest.raises(RecipeError, match=r"method\.coordinate_descent"):
+            Gptq(coordinate_descent=sweeps)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from glmquant.glm.linear import Linear
 from glmquant.methods.rtn import Rtn
 from glmquant.onnx_export.classifier import export_classifier
 from glmquant.recipe.schema import ExportOptions
-from glmquant.runtime.session import Settings, session_options
+from glmquant.runtime.session import Settings, open_session
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
 from tests.support.classifiers import GOLDEN_NAMES, golden_classifier, golden_expected
 
@@ -42,8 +41,7 @@ class Rounded:
 
 
 def run(directory: Path, ids: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-    options = session_options(Settings((), 0, {}), num_threads=None)
-    session = ort.InferenceSession(directory / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = open_session(directory, Settings((), 0, {}), None, "cpu")
     return session.run(["logits"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
 
 

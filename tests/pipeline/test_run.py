@@ -14,7 +14,7 @@ import glmquant as gq
 from glmquant import assets
 from glmquant.store import output
 from tests.hints.follow import follows
-from tests.support.paths import GOLDEN, contents
+from tests.support.paths import GOLDEN, contents, lasting
 
 MODEL = GOLDEN["chatglm2-tiny"]
 FEW = {
@@ -107,6 +107,14 @@ def test_an_occupied_output_stops_the_run_before_any_weight(tmp_path: Path) -> N
     assert contents(tmp_path) == {"out/mine.txt": b"keep me"}
 
 
+def test_a_cache_that_cannot_be_written_stops_the_run_before_any_weight(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    stages = Stages()
+    with pytest.raises(gq.OutputError, match="cannot keep the baseline"):
+        gq.run(MODEL, recipe(), out=tmp_path / "out", cache=tmp_path / "file" / "below", progress=stages)
+    assert not stages.seen
+
+
 def test_a_disk_without_room_stops_the_run_before_any_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """facebookresearch/fastText#1200: what did not fit on the disk was found when it was loaded."""
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -134,7 +142,7 @@ def test_a_later_stages_error_keeps_the_finished_ones(tmp_path: Path) -> None:
     gq.run(MODEL, given, out=tmp_path / "out", progress=stages)
     assert stages.seen == {"baseline, block by block", "comparing, tokens"}
     whole = gq.run(MODEL, given, out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
     assert gq.read_report(tmp_path / "out" / "report") == whole
 
 
@@ -160,7 +168,7 @@ def test_a_finished_stage_that_changed_behind_the_run_is_done_again(
     assert seen.seen == {*again, "baseline, block by block", "comparing, tokens"}
     assert f"{name.partition('/')[0]} is no longer what the unfinished run wrote" in caplog.text
     gq.run(MODEL, recipe(), out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
 
 
 def test_other_texts_to_check_by_cost_no_second_quantization(tmp_path: Path) -> None:
@@ -180,7 +188,7 @@ def stopped_before_the_report(directory: Path, monkeypatch: pytest.MonkeyPatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopping:
-        stopping.setattr("glmquant.pipeline.run.check_directory", stop)
+        stopping.setattr("glmquant.pipeline.run.measured", stop)
         with pytest.raises(KeyboardInterrupt):
             gq.run(MODEL, recipe(**changes), out=directory)
 
@@ -207,7 +215,7 @@ def test_what_a_changed_key_has_no_part_in_is_not_done_again(
     gq.run(MODEL, recipe(**after), out=tmp_path / "out", progress=seen)
     assert seen.seen == {*stages, "baseline, block by block", "comparing, tokens"}
     gq.run(MODEL, recipe(**after), out=tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert lasting(tmp_path / "out") == lasting(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -306,10 +314,17 @@ def test_a_damaged_record_is_nobodys_run(tmp_path: Path, text: str) -> None:
     assert (out / "run.json").read_text() == text
 
 
-def test_the_record_names_no_time_or_place(tmp_path: Path) -> None:
-    gq.run(MODEL, recipe(), out=tmp_path / "out")
-    values = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert values.keys() == {"sha256", "format", "inputs", "check", "files", "written"}
+def test_only_the_record_and_the_page_name_time_and_place(tmp_path: Path) -> None:
+    for out in (tmp_path / "one", tmp_path / "other"):
+        gq.run(MODEL, recipe(), out=out)
+    one, other = (contents(tmp_path / name) for name in ("one", "other"))
+    differing = {name for name in one | other if one.get(name) != other.get(name)}
+    assert differing <= {"run.json", "report/report.html"}
+    made = json.loads(one["run.json"])["made"]
+    assert made["seconds"].keys() == {"quantize", "export", "check"}
+    assert made["peak_bytes"] > 10**7
+    assert made["machine"]["processor"] in one["report/report.html"].decode()
+    assert "onnx/README.md" in one
 
 
 def test_force_replaces_nothing_but_a_run(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_file_that_would_be_read_and_nobody_wrote_is_told(run: Path, name: str
     assert gq.verify(run).is_complete
 
 
-@pytest.mark.parametrize("name", ["README.md", ".gitattributes", "log.txt", ".cache/huggingface/model.json"])
+@pytest.mark.parametrize("name", ["NOTES.md", ".gitattributes", "log.txt", ".cache/huggingface/model.json"])
 def test_a_file_that_nothing_reads_may_lie_there(run: Path, name: str) -> None:
     (run / "onnx" / name).parent.mkdir(exist_ok=True, parents=True)
     (run / "onnx" / name).write_bytes(b"x")

@@ -49,7 +49,7 @@ def test_a_page_shows_the_table() -> None:
     comparison = compare_reports([(A, named("rtn")), (B, named("<gptq>"))])
     page = to_html(comparison.reports[0], comparison.reports[1:], comparison.table())
     assert "<h2>Compared</h2>" in page
-    assert "<td>&lt;gptq&gt;</td>" in page
+    assert ">&lt;gptq&gt;</td>" in page
     assert "<h2>Compared</h2>" not in to_html(comparison.reports[0], comparison.reports[1:])
 
 

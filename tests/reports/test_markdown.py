@@ -11,8 +11,9 @@ def test_markdown_says_everything_that_matters() -> None:
     text = to_markdown(report())
     for words in (
         "# Accuracy check: ❌ fail",
-        "onnx (3.4 GB), 27.2% of the baseline",
-        "chatglm2-6b (12.5 GB)",
+        "- Candidate: onnx, 3.4 GB",
+        "- Baseline: chatglm2-6b, 12.5 GB, computed in float32",
+        "- Size: 27.2% of the baseline",
         "MatMulNBits accuracy level: 4",
         "onnxruntime 1.32.0",
         "| perplexity\\_ratio of text |",

@@ -56,11 +56,11 @@ def test_larger_models_stand_further_right() -> None:
     assert all(left < right for left, right in pairwise(places))
 
 
-def test_layers_with_larger_errors_are_darker_and_float_groups_say_so() -> None:
+def test_layers_with_larger_errors_are_stronger_and_float_groups_say_so() -> None:
     spec = QuantSpec(4, 32)
     groups = [GroupRecord(f"layers.{i}.mlp.down_proj", spec, "rtn", 1e-4 * 10**i) for i in range(3)]
     drawn = plots.layer_map([*groups, GroupRecord("layers.0.self_attn.o_proj")])
-    depths = attributes(drawn, "heat", "fill-opacity")
+    depths = attributes(drawn.partition("relative error")[0], "heat", "fill-opacity")
     assert depths == pytest.approx([0.0, 0.08, 0.54, 1.0])
     assert "layers.0.self_attn.o_proj: kept float" in drawn
 
@@ -72,6 +72,7 @@ def test_the_error_of_a_groups_output_counts_where_it_was_measured() -> None:
 
 def test_a_confusion_matrix_shades_shares_of_the_true_label() -> None:
     drawn = plots.confusion(task().baseline, "baseline")
-    assert attributes(drawn, "heat", "fill-opacity") == [0.8, 0.9]
-    assert attributes(drawn, "heat wrong", "fill-opacity") == [0.2, 0.1]
+    cells = drawn.partition("right: 0 %")[0]
+    assert attributes(cells, "heat", "fill-opacity") == [0.8, 0.9]
+    assert attributes(cells, "heat wrong", "fill-opacity") == [0.2, 0.1]
     assert "neg predicted as pos|好: 20 of 100" in drawn

@@ -32,9 +32,11 @@ def test_a_report_that_release_0_1_wrote_is_read() -> None:
     assert read.schema == SCHEMA == 3
     written = json.loads(text)
     added = {
+        "answers": [],
         "coverage": [],
         "notes": [],
         "routing": None,
+        "setting": written["setting"] | {"subject": None},
         "tasks": [task | {"sha256": None} for task in written["tasks"]],
     }
     assert json.loads(read.to_json()) == written | {"schema": 3} | added

@@ -29,7 +29,7 @@ FOR_ALL = ("export.max_length=64", "check.limits={}")
 ALLOCATED = "rules.1.alternatives=[{bits: 8, group_size: 128}, {bits: 4, group_size: 32, symmetric: false}]"
 CLASSIFIER_SETTINGS = ("train.epochs=2", "train.test=0.2", "check.limits={}", "export.max_length=64")
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "safetensors", "tokenizers", "transformers")
-NOT_BYTES = ("training.json", "training.md", "run.json")
+NOT_BYTES = ("training.json", "training.md", "run.json", "README.md")
 CHANGED_SINCE = ("recipe", "format_version", "limits", "calibration_texts", "training_texts", "arithmetic")
 HASHES = ("files", "sha256")
 REPORTED = ("limits", "language", "texts", "tasks", "regression")

@@ -1,7 +1,9 @@
 """Tensors that lie in files."""
 
 import hashlib
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,15 @@ def test_nan_and_inf_name_file_and_tensor(
     assert tensor.read((0, at)).shape == (at,)
 
 
+@pytest.mark.parametrize("at", [module.SERIAL_ELEMENTS - 1, module.SERIAL_ELEMENTS, 3 * module.SERIAL_ELEMENTS])
+def test_nan_is_found_in_every_stretch_of_a_chunk(tmp_path: Path, at: int) -> None:
+    """A chunk is looked at in stretches; one NaN in any of them makes a whole model answer NaN."""
+    matrix = torch.zeros(3 * module.SERIAL_ELEMENTS + 1, dtype=torch.float16)
+    matrix[at] = float("nan")
+    with pytest.raises(CheckpointError, match="holds NaN or Inf"):
+        stored(tmp_path, matrix).read()
+
+
 def test_a_file_cut_short_after_it_was_opened(tmp_path: Path) -> None:
     tensor = stored(tmp_path, torch.ones(100))
     with tensor.path.open("r+b") as file:
@@ -107,6 +118,19 @@ def test_of_a_large_file_each_tensor_is_sampled(
     before = digest_of(tensor)
     change_byte(tensor.path, tensor.offset + at)
     assert (digest_of(tensor) != before) == seen
+
+
+def test_a_fingerprint_tells_names_and_sizes_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline is kept under it: shards that changed places, or a file that grew where nobody samples, are others."""
+    tensor = stored(tmp_path, torch.zeros(100_000, dtype=torch.uint8))
+    renamed = replace(tensor, path=shutil.copy(tensor.path, tmp_path / "b.safetensors"))
+    assert digest_of(renamed) != digest_of(tensor)
+    monkeypatch.setattr(module, "WHOLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(module, "EDGE_BYTES", 100)
+    before = digest_of(tensor)
+    with tensor.path.open("ab") as file:
+        file.write(bytes(1))
+    assert digest_of(tensor) != before
 
 
 def change_byte(path: Path, at: int) -> None:

@@ -265,6 +265,24 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
         read_torch_bin(path)
 
 
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    """Its bytes are no weights, though as many as the weights would be."""
+    path = archive(tmp_path, pickled_tensor(), **{"data/0": bytes(16)})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # of the last member, in the list
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="encrypted"):
+        read_torch_bin(path)
+
+
+def test_a_tensor_beyond_its_storage_is_refused_though_the_member_has_more_bytes(tmp_path: Path) -> None:
+    """torch would refuse it, and what lies behind a storage is no weight."""
+    storage = ("storage", torch.FloatStorage, "0", "cpu", 3)
+    path = archive(tmp_path, pickled_tensor(storage, 0, (4,), (1,)), **{"data/0": bytes(16)})
+    with pytest.raises(CheckpointError, match="beyond the end"):
+        read_torch_bin(path)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_members_of_one_name(tmp_path: Path) -> None:
     path = archive(tmp_path, pickled_tensor(), **{"data/0": bytes(16)})

@@ -1,5 +1,6 @@
 """A small hub on loopback, which speaks what huggingface_hub asks, and misbehaves where a test wants it to."""
 
+import base64
 import hashlib
 import json
 import re
@@ -53,6 +54,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     faults: dict[str, Fault] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Large files on their way into a commit, by sha256."""
 
     @property
     def content_address(self) -> str:
@@ -125,6 +128,56 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._serve()
+
+    def do_POST(self) -> None:
+        self._take()
+
+    def do_PUT(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        """What a client uploads: a repository made, how each file is to come, large files, a commit."""
+        path = urlsplit(self.path).path
+        self.hub.requests.append(Request(self.command, path, None, self.headers.get("Authorization")))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if any(path.endswith(end) and fault(self) for end, fault in list(self.hub.faults.items())):
+            return
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.hub.repositories.setdefault(name, Repository({}))
+            self.send_json({"url": f"{self.hub.address}/{name}", "id": name})
+        elif path == "/api/validate-yaml":
+            self.send_json({"errors": [], "warnings": []})
+        elif path.endswith("/preupload/main"):
+            files = json.loads(body)["files"]
+            modes = [{"path": f["path"], "uploadMode": "lfs" if f["size"] >= LARGE else "regular"} for f in files]
+            self.send_json({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            actions = [
+                o | {"actions": {"upload": {"href": f"{self.hub.content_address}/store/{o['oid']}", "header": {}}}}
+                for o in objects
+            ]
+            self.send_json({"transfer": "basic", "objects": actions})
+        elif found := re.fullmatch(r"/store/([0-9a-f]{64})", path):
+            self.hub.stored[found[1]] = body
+            self.send(200, b"", {})
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            self._commit(found[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            self.refuse(404, "EntryNotFound")
+
+    def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        files = self.hub.repositories[name].files
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.stored[value["oid"]]
+        url = f"{self.hub.address}/{name}/commit/{COMMIT}"
+        self.send_json({"success": True, "commitOid": COMMIT, "commitUrl": url})
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""

@@ -14,6 +14,15 @@ def copied(checkpoint: Path, directory: Path) -> Path:
     return target
 
 
+OTHER_EACH_TIME = ("run.json", "report.html")
+"""Files that say when, where and how fast."""
+
+
+def lasting(directory: Path) -> dict[str, bytes]:
+    """Of :func:`contents`, what is the same each time."""
+    return {name: data for name, data in contents(directory).items() if Path(name).name not in OTHER_EACH_TIME}
+
+
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below a directory by relative path."""
     return {

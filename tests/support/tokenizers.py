@@ -22,6 +22,9 @@ class Letters:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(i) for i in ids)
 
+    def token(self, index: int) -> str | None:
+        return chr(index)
+
 
 class Publisher:
     """The golden ChatGLM2 tokenizer as SentencePiece runs it."""
@@ -38,3 +41,6 @@ class Publisher:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._model.decode(list(ids)))
+
+    def token(self, index: int) -> str | None:
+        return str(self._model.id_to_piece(index))

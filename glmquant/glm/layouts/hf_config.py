@@ -20,6 +20,8 @@ from glmquant.glm.layouts.lineage import published_names
 ARCHITECTURES: Final = get_args(Architecture)
 FAMILY_OF: Final[dict[str, Family]] = {"glm4": "glm-4-0414", "glm4_moe": "glm-4.5", "glm4_moe_lite": "glm-4.7-flash"}
 DEFAULT_EOS = (151329, 151336, 151338)
+SMALLEST_ROPE: Final = 1e-3
+"""Of a base, a share or a factor of rotation: a position divided by less may be no number any more."""
 
 
 def read_bundle_config(path: Path) -> GlmConfig:
@@ -103,10 +105,10 @@ def _rope_section(fields: Fields) -> Fields | None:
 
 def _rope_number(fields: Fields, name: str, default: float) -> float:
     section = _rope_section(fields)
-    outer = fields.number(name, default)
+    outer = fields.number(name, default, low=SMALLEST_ROPE)
     if section is None or name not in section:
         return outer
-    inner = section.number(name)
+    inner = section.number(name, low=SMALLEST_ROPE)
     if name in fields and inner != outer:
         raise fields.error(
             name, f"{inner:g}, as the rope section of the same file says; releases of transformers disagree"
@@ -133,4 +135,4 @@ def _position_divisor(fields: Fields) -> float:
     if section is None:
         return 1.0
     kind = section.choice("rope_type" if "rope_type" in section else "type", ("default", "linear"), "default")
-    return section.number("factor", high=1e9) if kind == "linear" else 1.0
+    return section.number("factor", low=SMALLEST_ROPE, high=1e9) if kind == "linear" else 1.0

@@ -16,8 +16,14 @@ from glmquant.glm.tokenizers.charsmap import decoded_charsmap, growth, is_match_
 
 LONGEST_PADDING: Final = 1 << 24
 MOST_STEPS: Final = 1024
+MOST_ADDED: Final = 4096
+"""Tokens put around a text; GLM tokenizers put two before it."""
+
 MOST_GROWTH: Final = 256.0
 """Of a text, by all steps together; NFKC makes 18 characters of one, and the fences around them double that."""
+
+LONGEST_PREPENDED: Final = 16
+"""Characters put before a text, which are nothing beside it; GLM's put one."""
 
 LONGEST_PATTERN: Final = 1 << 16
 MOST_REPEATS: Final = 64
@@ -66,6 +72,7 @@ def require_bounded_steps(values: dict[str, Any], where: object) -> None:
         CheckpointError: they may not, or are damaged.
     """
     _require_short_padding(values.get("padding"), where)
+    _require_few_added(values.get("post_processor"), where)
     charsmaps: list[bytes] = []
     grown, steps = 1.0, 0
     for section in ("normalizer", "pre_tokenizer", "decoder"):
@@ -100,6 +107,30 @@ def _require_short_padding(padding: Any, where: object) -> None:
             )
 
 
+def _require_few_added(processor: Any, where: object) -> None:
+    added = 0
+    for step in _steps(processor):
+        specials = step.get("special_tokens")
+        lengths = {name: _number_of_ids(each) for name, each in specials.items()} if isinstance(specials, dict) else {}
+        for template in ("single", "pair"):
+            pieces = step.get(template)
+            for piece in pieces if isinstance(pieces, list) else ():
+                special = piece.get("SpecialToken") if isinstance(piece, dict) else None
+                name = special.get("id") if isinstance(special, dict) else None
+                added += max(1, lengths.get(name, 0) if isinstance(name, str) else 0)
+    if added > MOST_ADDED:
+        raise CheckpointError(
+            f"the tokenizer puts {added:,} tokens around a text",
+            where=f"{where}, post_processor",
+            expected=f"at most {MOST_ADDED:,}",
+        )
+
+
+def _number_of_ids(special: Any) -> int:
+    ids = special.get("ids") if isinstance(special, dict) else None
+    return len(ids) if isinstance(ids, list) else 0
+
+
 def _steps(step: Any) -> Iterator[dict[str, Any]]:
     """A step and those within it, in their order."""
     waiting = [step]
@@ -110,7 +141,7 @@ def _steps(step: Any) -> Iterator[dict[str, Any]]:
             waiting += [inner for name in INNER if isinstance(each.get(name), list) for inner in reversed(each[name])]
 
 
-INNER: Final = ("normalizers", "pretokenizers", "decoders")
+INNER: Final = ("normalizers", "pretokenizers", "decoders", "processors")
 
 
 def _growth(step: dict[str, Any], charsmaps: list[bytes]) -> float:
@@ -118,6 +149,8 @@ def _growth(step: dict[str, Any], charsmaps: list[bytes]) -> float:
     kind, pattern = step.get("type"), step.get("pattern")
     if kind == "Precompiled":
         return growth(charsmaps[-1])
+    if kind == "Prepend" and len(str(step.get("prepend", ""))) > LONGEST_PREPENDED:
+        return 1.0 + len(str(step["prepend"]))
     if kind != "Replace":
         return 1.0
     content = str(step.get("content", ""))

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from glmquant.core.placeholders import fetch_again
 from glmquant.errors import CheckpointError
 from glmquant.glm.tokenizers.merges import joined_pairs, merges_budget
+from glmquant.glm.tokenizers.pieces import byte_letters
 
 PATTERN: Final = "|".join(
     (
@@ -45,7 +46,7 @@ def tiktoken_tokenizer(content: bytes, path: Path) -> Tokenizer:
         CheckpointError: a line that is not a token and its rank, ranks with gaps, or a byte without a token.
     """
     ranks = _read_ranks(content, path)
-    letters = _byte_letters()
+    letters = byte_letters()
     names = {token: "".join(letters[byte] for byte in token) for token in ranks}
     vocabulary = {names[token]: rank for token, rank in ranks.items()}
     model = models.BPE(vocabulary, _merges(ranks, names, path), ignore_merges=True)
@@ -104,14 +105,3 @@ def _merges(ranks: dict[bytes, int], names: dict[bytes, str], path: Path) -> lis
     for token in sorted(ranks, key=ranks.__getitem__):
         merges += [(names[left], names[right]) for left, right in joined_pairs(token, ranks, budget)]
     return merges
-
-
-def _byte_letters() -> list[str]:
-    """The visible character that byte-level BPE writes for each byte (GPT-2's ``bytes_to_unicode``).
-
-    Printable Latin-1 stands for itself; the other bytes take the code points from 256 on.
-    """
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    shifted = {byte: 256 + place for place, byte in enumerate(hidden)}
-    return [chr(shifted.get(byte, byte)) for byte in range(256)]

@@ -1,0 +1,1 @@
+"""Keeping latents instead of keys and values."""
