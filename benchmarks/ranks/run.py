@@ -62,7 +62,7 @@ def settings(case: Case) -> list[str]:
     from glmquant.recipe.load import load_recipe
 
     length = LENGTH if case.name == "half" else LENGTH // 2
-    samples = SAMPLES if case.name == "half" else 4 * SAMPLES
+    samples = SAMPLES if case.name == "half" else 3 * SAMPLES
     rules = load_recipe(case.recipe, {}).model_dump(mode="json", exclude_unset=True)["rules"][1:]
     values = {
         "calibration.num_samples": samples,
@@ -156,6 +156,8 @@ def section(case: Case, work: Path) -> list[str]:
             f"{stage['seconds'] / first['seconds']:.2f} | {each.peak / 1e9:.2f} | {stage['peak_bytes'] / 1e9:.2f} | "
             f"{sent / 1e6 if count > 1 else 0:.0f} | {each.forecast['sent_bytes'] / 1e6:.0f} |"
         )
+    if missing := [str(count) for count in COUNTS if count not in found]:
+        lines += ["", f"Not measured yet: {', '.join(missing)} ranks."]
     return lines
 
 
