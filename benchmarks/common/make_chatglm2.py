@@ -2,7 +2,8 @@
 
     python -m benchmarks.common.make_chatglm2 --layers 4 --out DIR [--tokenizer-of CHECKPOINT]
 
-One shard is in memory at a time. 28 layers are the whole model, 12.5 GB; 4 layers are 2.7 GB.
+One shard is in memory at a time. 28 layers are the whole model, 12.5 GB; 4 layers are 2.7 GB. ``--divisor 2`` halves
+hidden size, heads and MLP, so that a block is a quarter as large.
 """
 
 import argparse
@@ -11,11 +12,11 @@ import shutil
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
 HIDDEN, FFN, HEADS, GROUPS, HEAD_DIM, VOCAB, SHARDS = 4096, 13696, 32, 2, 128, 65024, 7
-QKV_ROWS = (HEADS + 2 * GROUPS) * HEAD_DIM
 CONFIG = {
     "_name_or_path": "chatglm2-6b",
     "model_type": "chatglm",
@@ -49,19 +50,26 @@ CONFIG = {
 }
 
 
-def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "transformer.embedding.word_embeddings.weight", (VOCAB, HIDDEN)
+def shapes(layers: int, divisor: int = 1) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, ffn = HIDDEN // divisor, FFN // divisor
+    qkv_rows = (HEADS // divisor + 2 * GROUPS) * HEAD_DIM
+    yield "transformer.embedding.word_embeddings.weight", (VOCAB, hidden)
     for layer in range(layers):
         prefix = f"transformer.encoder.layers.{layer}"
-        yield f"{prefix}.input_layernorm.weight", (HIDDEN,)
-        yield f"{prefix}.self_attention.query_key_value.weight", (QKV_ROWS, HIDDEN)
-        yield f"{prefix}.self_attention.query_key_value.bias", (QKV_ROWS,)
-        yield f"{prefix}.self_attention.dense.weight", (HIDDEN, HIDDEN)
-        yield f"{prefix}.post_attention_layernorm.weight", (HIDDEN,)
-        yield f"{prefix}.mlp.dense_h_to_4h.weight", (2 * FFN, HIDDEN)
-        yield f"{prefix}.mlp.dense_4h_to_h.weight", (HIDDEN, FFN)
-    yield "transformer.encoder.final_layernorm.weight", (HIDDEN,)
-    yield "transformer.output_layer.weight", (VOCAB, HIDDEN)
+        yield f"{prefix}.input_layernorm.weight", (hidden,)
+        yield f"{prefix}.self_attention.query_key_value.weight", (qkv_rows, hidden)
+        yield f"{prefix}.self_attention.query_key_value.bias", (qkv_rows,)
+        yield f"{prefix}.self_attention.dense.weight", (hidden, hidden)
+        yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+        yield f"{prefix}.mlp.dense_h_to_4h.weight", (2 * ffn, hidden)
+        yield f"{prefix}.mlp.dense_4h_to_h.weight", (hidden, ffn)
+    yield "transformer.encoder.final_layernorm.weight", (hidden,)
+    yield "transformer.output_layer.weight", (VOCAB, hidden)
+
+
+def config(layers: int, divisor: int = 1) -> dict[str, Any]:
+    sizes = {"hidden_size": HIDDEN, "ffn_hidden_size": FFN, "num_attention_heads": HEADS}
+    return {**CONFIG, **{name: size // divisor for name, size in sizes.items()}, "num_layers": layers}
 
 
 def into_shards(tensors: list[tuple[str, tuple[int, ...]]]) -> list[list[tuple[str, tuple[int, ...]]]]:
@@ -80,10 +88,10 @@ def random_tensor(shape: tuple[int, ...], generator: torch.Generator) -> torch.T
     return (torch.randn(shape, generator=generator) / shape[1] ** 0.5).half()
 
 
-def write(out: Path, layers: int, tokenizer_of: Path | None) -> None:
+def write(out: Path, layers: int, tokenizer_of: Path | None, divisor: int = 1) -> None:
     out.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    shards = into_shards(list(shapes(layers)))
+    shards = into_shards(list(shapes(layers, divisor)))
     weight_map, size = {}, 0
     for number, shard in enumerate(shards, 1):
         name = f"pytorch_model-{number:05}-of-{len(shards):05}.bin"
@@ -93,7 +101,7 @@ def write(out: Path, layers: int, tokenizer_of: Path | None) -> None:
         size += sum(tensor.numel() * 2 for tensor in tensors.values())
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     (out / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2))
-    (out / "config.json").write_text(json.dumps({**CONFIG, "num_layers": layers}, indent=2))
+    (out / "config.json").write_text(json.dumps(config(layers, divisor), indent=2))
     if tokenizer_of is not None:
         for name in ("tokenizer.model", "tokenizer_config.json"):
             shutil.copy(tokenizer_of / name, out / name)
@@ -104,5 +112,6 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer-of", type=Path)
+    parser.add_argument("--divisor", type=int, default=1, choices=(1, 2, 4))
     args = parser.parse_args()
-    write(args.out, args.layers, args.tokenizer_of)
+    write(args.out, args.layers, args.tokenizer_of, args.divisor)

@@ -19,7 +19,7 @@ def test_the_whole_model_has_the_publishers_size() -> None:
 
 
 def test_what_is_written_opens_as_chatglm2(tmp_path, monkeypatch) -> None:
-    small = {"HIDDEN": 128, "FFN": 96, "VOCAB": 64, "QKV_ROWS": 32 * 4 + 2 * 2 * 4}
+    small = {"HIDDEN": 128, "FFN": 96, "VOCAB": 64, "HEAD_DIM": 4}
     for name, value in small.items():
         monkeypatch.setattr(make_chatglm2, name, value)
     config = {"hidden_size": 128, "ffn_hidden_size": 96, "padded_vocab_size": 64, "kv_channels": 4}
