@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.mutants import forked
-from benchmarks.mutants.operators import Mutant
+from tests.mutants import forked
+from tests.mutants.operators import Mutant
 
 if TYPE_CHECKING:
     from coverage import CoverageData

@@ -22,7 +22,7 @@ def write(rows: Sequence[Row], per_file: int, seed: int, path: Path) -> None:
     lines = [
         "# Do the tests notice?",
         "",
-        f"`python -m benchmarks.mutants.run --per-file {per_file} --seed {seed}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"`python -m tests.mutants.run --per-file {per_file} --seed {seed}`, {datetime.now(UTC):%Y-%m-%d}, "
         f"{describe_machine()}; torch {version('torch')}, pytest {version('pytest')}.",
         "",
         f"Of {len(rows)} faults the quick tests found all but {len(survivors)}: {share:.1%} survived; target: at most "

@@ -3,11 +3,11 @@
 import ast
 from pathlib import Path
 
-from benchmarks.mutants import report
-from benchmarks.mutants.faults import deliberate
-from benchmarks.mutants.operators import mutants_of
-from benchmarks.mutants.reached import Reached, lines_in_functions
-from benchmarks.mutants.rooms import ROOMS
+from tests.mutants import report
+from tests.mutants.faults import deliberate
+from tests.mutants.operators import mutants_of
+from tests.mutants.reached import Reached, lines_in_functions
+from tests.mutants.rooms import ROOMS
 
 SOURCE = '''\
 LIMIT: Final = 3

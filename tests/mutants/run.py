@@ -1,6 +1,6 @@
 """Do the tests notice? Faults in the code, one at a time, and the quick tests that reach them.
 
-    python -m benchmarks.mutants.run --work /tmp/mutants [--seconds 220] [--per-file 6] [--seed 0]
+    python -m tests.mutants.run --work /tmp/mutants [--seconds 220] [--per-file 6] [--seed 0]
 
 Start it again until it says that it is done: what was found is in WORK/rows.json, and only then `result.md` is
 written. Of each file a seeded sample of faults (`operators.py`) is made, on lines that quick tests reach, and all
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.mutants import forked, report
-from benchmarks.mutants.faults import deliberate
-from benchmarks.mutants.operators import Mutant, mutants_of
-from benchmarks.mutants.reached import Reached, lines_in_functions, measured
-from benchmarks.mutants.rooms import ROOMS, Room
+from tests.mutants import forked, report
+from tests.mutants.faults import deliberate
+from tests.mutants.operators import Mutant, mutants_of
+from tests.mutants.reached import Reached, lines_in_functions, measured
+from tests.mutants.rooms import ROOMS, Room
 
 NO_TESTS: Final = 5
 SPARE_SECONDS: Final = 60

@@ -5,7 +5,7 @@ from typing import Final
 
 import yaml
 
-from benchmarks.mutants.operators import Mutant
+from tests.mutants.operators import Mutant
 
 FILE: Final = Path(__file__).with_name("faults.yaml")
 
