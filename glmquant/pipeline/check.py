@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -51,8 +52,9 @@ def check_directory(
     """Measures the bundle, and writes to ``out``, if there is one, the report, a model card and ``run.json``; see
     :func:`glmquant.api.check`."""
 
-    def measure() -> AccuracyReport:
-        return measured(
+    with nullcontext() if out is None else output_of_first(out, resources.ranks) as partial:
+        start = perf_counter()
+        report = measured(
             bundle,
             baseline,
             options,
@@ -63,12 +65,6 @@ def check_directory(
             progress=progress,
             save_baseline=save_baseline,
         )
-
-    if out is None:
-        return measure()
-    with output_of_first(out, resources.ranks) as partial:
-        start = perf_counter()
-        report = measure()
         if partial is not None:
             made = circumstances({STEP: perf_counter() - start}, measure_apart(bundle))
             write_report(report, partial, () if against is None else (against,), made)
