@@ -357,7 +357,7 @@ def compare_recipes(
     from glmquant.pipeline.compare import named_recipes, on_the_same_ground
     from glmquant.streaming.resources import Resources
 
-    loaded = {name: _loaded(recipe) for name, recipe in named_recipes(recipes).items()}  # type: ignore[arg-type]
+    loaded = {name: _loaded(recipe) for name, recipe in named_recipes(recipes).items()}
     name, first = next(iter(loaded.items()))
     options = with_files(first.check, _names(text), None if tasks is None else _names(tasks))
     calibration = first.calibration.model_copy(update={"data": _names(data), "weights": ()} if data else {})

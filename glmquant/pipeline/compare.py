@@ -17,12 +17,14 @@ from glmquant.reports.write import write_page
 from glmquant.store.checkpoint import Checkpoint
 from glmquant.streaming.resources import Resources
 
+Named = Recipe | str | Path
+
 log = logging.getLogger("glmquant")
 BASELINE, PAGE = "baseline", "comparison.html"
 NAME: Final = re.compile(r"[\w][\w.+-]{0,79}")
 
 
-def named_recipes(recipes: Mapping[str, object] | Sequence[object]) -> dict[str, object]:
+def named_recipes(recipes: Mapping[str, Named] | Sequence[Named]) -> dict[str, Named]:
     """The recipes under the names they are to be told apart by: those given, or of recipes by name or path, theirs.
 
     Raises:
