@@ -116,7 +116,9 @@ def test_an_environment_that_names_no_rank(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "wrong", [{"RANK": "2"}, {"RANK": "-1"}, {"RANK": "one"}, {"MASTER_ADDR": ""}, {"LOCAL_RANK": "x"}]
 )
-def test_an_environment_that_contradicts_itself(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]) -> None:
+def test_an_environment_that_contradicts_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
     """A rank that is none would wait for the others, and they for it."""
     told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
     for name, value in (told | wrong).items():
