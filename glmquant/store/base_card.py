@@ -13,6 +13,9 @@ from glmquant.inert import inert_line
 CARD: Final = "README.md"
 LARGEST: Final = 1 << 20
 FENCE: Final = "---\n"
+LONGEST: Final = 1 << 15
+"""Characters of the metadata; PyYAML takes half a minute for a card of nothing else."""
+
 MOST: Final = 20
 """Values of a list, characters of a value ten times as many."""
 
@@ -56,8 +59,17 @@ def _metadata(text: str) -> dict[str, Any]:
     if not text.startswith(FENCE):
         return {}
     block, closed, _ = text.removeprefix(FENCE).partition(f"\n{FENCE}")
-    values = yaml.safe_load(block) if closed else None
+    values = yaml.load(block, _WithoutAliases) if closed and len(block) <= LONGEST else None
     return values if isinstance(values, dict) else {}
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """What stands for something else could stand for much."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _word(value: Any) -> str | None:

@@ -56,6 +56,8 @@ def test_a_session_is_asked_for_exact_sums_where_they_are_of_integers(integers: 
         ("no metadata", BaseCard()),
         ("---\nlicense: [\n---\n", BaseCard()),
         ("---\n- a\n---\n", BaseCard()),
+        ("---\nlicense: &a mit\nlicense_name: *a\n---\n", BaseCard()),
+        ("---\nlicense: mit\nx:\n" + "- a\n" * 10_000 + "---\n", BaseCard()),
         ("---\nlicense: !!python/object:os.system x\n---\n", BaseCard()),
     ],
 )
