@@ -36,8 +36,7 @@ def test_a_conversation_is_typed_edited_stopped_and_ended(bundle: Path) -> None:
         terminal.expect("nowsh")
         terminal.type("\x15half a line")
         terminal.expect("half a line")
-        terminal.type(INTERRUPT)  # typed with other keys, readline may take it for theirs
-        terminal.expect("Ctrl-D ends the conversation")
+        terminal.interrupt("Ctrl-D ends the conversation")
         terminal.expect("> ")
         terminal.type("你好\n")
         terminal.expect("你好\r\n")

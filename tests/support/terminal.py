@@ -48,6 +48,14 @@ class Terminal:
         start, self._read = self._read, found + len(text)
         return self._shown[start : self._read]
 
+    def interrupt(self, text: str) -> None:
+        """Ctrl-C until ``text`` is shown: CPython heeds one that comes between a key and its ``select`` at the next."""
+        deadline = time.monotonic() + SECONDS
+        while self._shown.find(text, self._read) < 0 and time.monotonic() < deadline:
+            self.type("\x03")
+            self._look(5)
+        self.expect(text)
+
 
 @contextmanager
 def in_terminal(*arguments: object, **environment: str) -> Iterator[tuple[Terminal, "subprocess.Popen[bytes]"]]:
