@@ -42,7 +42,7 @@ def quantize_directory(
     """
     if samples is not None:
         require_own_tokens(samples, checkpoint)
-    dtype, ranks = dtype_for(plan.recipe.calibration.precision, resources.device), resources.ranks
+    dtype, ranks = _precision(plan, resources.device), resources.ranks
     store = resources.store(quantize_bytes(plan, dtype), out.resolve().parent)
     key = resume_key(checkpoint, plan, samples, device=resources.device)
     ranks.require_same(lambda: {"what is quantized": key})
@@ -69,9 +69,14 @@ def resume_key(
     """
     recipe = plan.recipe
     fitted_to = samples.sha256 if samples is not None and plan.needs_samples else None
-    computed_in = arithmetic(dtype_for(recipe.calibration.precision, device), device)
+    computed_in = arithmetic(_precision(plan, device), device)
     inputs = [version("glmquant"), checkpoint.fingerprint, recipe.weights_identity(), fitted_to, computed_in]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _precision(plan: Plan, device: torch.device) -> torch.dtype:
+    """Of products with samples; where there are none, nothing is computed in less than float32."""
+    return dtype_for(plan.recipe.calibration.precision, device) if plan.needs_samples else torch.float32
 
 
 def take_up(directory: Path, plan: Plan, samples: CalibrationSet | None) -> Checkpoint:

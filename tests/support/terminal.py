@@ -10,7 +10,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS = 40
+SECONDS, TIMES = 40, 4
 PIECE = 512
 """Bytes typed at once; the terminal holds few that nobody has read, of what is echoed too."""
 
@@ -41,20 +41,25 @@ class Terminal:
 
     def expect(self, text: str) -> str:
         """What is shown, up to ``text``, since the last time."""
-        deadline = time.monotonic() + SECONDS
-        while (found := self._shown.find(text, self._read)) < 0:
-            assert time.monotonic() < deadline, f"{text!r} is not shown: {self._shown[self._read :]!r}"
-            self._look(1)
+        found = self._wait_for(text, SECONDS)
+        assert found >= 0, f"{text!r} is not shown: {self._shown[self._read :]!r}"
         start, self._read = self._read, found + len(text)
         return self._shown[start : self._read]
 
     def interrupt(self, text: str) -> None:
         """Ctrl-C until ``text`` is shown: CPython heeds one that comes between a key and its ``select`` at the next."""
-        deadline = time.monotonic() + SECONDS
-        while self._shown.find(text, self._read) < 0 and time.monotonic() < deadline:
+        for _ in range(TIMES):
             self.type("\x03")
-            self._look(5)
+            if self._wait_for(text, SECONDS / TIMES) >= 0:
+                break
         self.expect(text)
+
+    def _wait_for(self, text: str, seconds: float) -> int:
+        """Where it is shown, or -1."""
+        deadline = time.monotonic() + seconds
+        while (found := self._shown.find(text, self._read)) < 0 and time.monotonic() < deadline:
+            self._look(1)
+        return found
 
 
 @contextmanager
