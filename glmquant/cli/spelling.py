@@ -19,6 +19,7 @@ OPTIONS: Final = {
     "memory_limit": "--memory-limit",
     "out": "--out",
     "overrides": "--set",
+    "port": "--port",
     "predict": "--predict",
     "private": "--private",
     "provider": "--provider",
