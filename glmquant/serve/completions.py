@@ -6,7 +6,8 @@ is to end, the token that is being computed is the last.
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Final
 
@@ -28,13 +29,27 @@ SLOWEST_READER: Final = 30.0
 
 SILENT: Final = ("cache-control", "no-store")
 FAULT: Final = 500
+LEFT: Final = "the client left"
 
 
 class Reply:
-    """What goes to one client."""
+    """What goes to one client.
+
+    Attributes:
+        status: of HTTP; 0 until it was sent.
+        answer: that is generated; None until then.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send, self.status = send, 0
+        self.answer: Answer | None = None
+
+    @property
+    def tokens(self) -> str:
+        """What was computed, for the log."""
+        if self.answer is None:
+            return ""
+        return f"{self.answer.prompt_tokens} + {self.answer.completion_tokens} tokens, "
 
     async def begin(self, status: int, kind: str, headers: dict[str, str] | None = None) -> None:
         self.status = status
@@ -72,25 +87,25 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply, began = Reply(send), time.monotonic()
         try:
-            told = await self._told(Request(scope, receive), reply)
+            told = await self._served(Request(scope, receive), reply)
         except ApiError as error:
             told = error.message
             await reply.refuse(error)
         except (ClientDisconnect, TimeoutError, UnwantedError):
-            told = "the client left"
+            told = LEFT
         except Exception as error:
             LOGGER.error("a fault of glmquant itself", exc_info=error)
             told = "a fault of the server"
             await reply.refuse(ApiError(FAULT, told, code="internal_error"))
-        LOGGER.info("%s, %s, %.1f s", reply.status or "no answer", told, time.monotonic() - began)
+        LOGGER.info("%s, %s%s, %.1f s", reply.status or "no answer", reply.tokens, told, time.monotonic() - began)
 
-    async def _told(self, request: Request, reply: Reply) -> str:
-        """Answers, and says in a few words how that went."""
+    async def _served(self, request: Request, reply: Reply) -> str:
+        """Says in a word how that ended."""
         asked = await run_sync(parse_request, await read_body(request))
         if asked.model not in (None, self._engine.name):
             message = f"there is no model {asked.model[:100]!r}; this server has {self._engine.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
-        gone, failed, told = Event(), None, "the client left"
+        gone, failed, told = Event(), None, LEFT
         async with create_task_group() as group:
             group.start_soon(_watch, request, gone, group.cancel_scope)
             try:
@@ -107,24 +122,23 @@ class Completions:
         if self._ending.is_set():
             raise _ending()
         question = await run_sync(self._engine.question, asked)
-        answer = self._engine.answer(question, lambda: not gone.is_set() and not self._ending.is_set())
-        form, pieces = Form(self._engine.name), self._pieces(answer)
-        if asked.stream:
-            await _streamed(
-                form, answer, pieces, reply, asked.stream_options is not None and asked.stream_options.include_usage
-            )
-        else:
-            text = "".join([piece async for piece in pieces])
-            used = usage(answer.prompt_tokens, answer.completion_tokens)
-            await reply.whole(200, encoded(form.completion(text, answer.finish_reason, used)))
-        return f"{answer.prompt_tokens} + {answer.completion_tokens} tokens, {answer.finish_reason}"
+        answer = reply.answer = self._engine.answer(question, lambda: not gone.is_set() and not self._ending.is_set())
+        form, pieces = Form(self._engine.name), answer.pieces()
+        with self._failures():
+            if asked.stream:
+                with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+                await _streamed(form, answer, pieces, reply, with_usage)
+            else:
+                text = await run_sync("".join, pieces)
+                used = usage(answer.prompt_tokens, answer.completion_tokens)
+                await reply.whole(200, encoded(form.completion(text, answer.finish_reason, used)))
+        return answer.finish_reason
 
-    async def _pieces(self, answer: Answer) -> AsyncIterator[str]:
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
         """Raises ApiError where the model fails, or the server ends."""
-        pieces = answer.pieces()
         try:
-            while (piece := await run_sync(next, pieces, None)) is not None:
-                yield piece
+            yield
         except UnwantedError:
             if not self._ending.is_set():
                 raise
@@ -134,13 +148,13 @@ class Completions:
             raise ApiError(FAULT, f"the model failed: {error.what}", code="model_failed") from None
 
 
-async def _streamed(form: Form, answer: Answer, pieces: AsyncIterator[str], reply: Reply, with_usage: bool) -> None:
+async def _streamed(form: Form, answer: Answer, pieces: Iterator[str], reply: Reply, with_usage: bool) -> None:
     """Server-sent events; a model that fails at once is refused with a status of its own."""
-    first = await anext(pieces, "")
+    first = await run_sync(next, pieces, "")
     rest = {"usage": None} if with_usage else {}
     await reply.begin(200, "text/event-stream; charset=utf-8")
     await reply.write(event(form.chunk({"role": "assistant", "content": first}) | rest))
-    async for piece in pieces:
+    while (piece := await run_sync(next, pieces, None)) is not None:
         await reply.write(event(form.chunk({"content": piece}) | rest))
     await reply.write(event(form.chunk({}, answer.finish_reason) | rest))
     if with_usage:

@@ -12,7 +12,7 @@ from glmquant.runtime.chat import require_system, require_thinking
 from glmquant.runtime.description import source_name
 from glmquant.runtime.generate import Conversation
 from glmquant.runtime.model import OnnxModel
-from glmquant.runtime.sampling import GenerationOptions
+from glmquant.runtime.sampling import ANY_SEED, GenerationOptions
 from glmquant.runtime.session import GRAPH_FILE, Provider
 from glmquant.runtime.text import stream_text
 from glmquant.runtime.tokenizer import load_bundle_tokenizer
@@ -44,7 +44,7 @@ class Question:
 
 class Engine:
     """A bundle, its tokenizer, and one KV cache: what two conversations that follow each other begin with alike is not
-    computed again.
+    computed again, unless a seed asks for the same answer each time.
 
     Args:
         options: for what a request leaves open; an answer has at most the ``max_new_tokens`` of it then.
@@ -97,6 +97,8 @@ class Engine:
         Args:
             is_wanted: asked after every token; where it is not, :class:`UnwantedError` is raised.
         """
+        if question.options.seed not in (None, ANY_SEED):
+            self._conversation.forget()
         ids = self._conversation.answer(question.ids, question.options)
         return Answer(question, ids, StreamDecoder(self._tokenizer), is_wanted)
 

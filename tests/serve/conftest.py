@@ -17,5 +17,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(bundle, tmp_path_factory.mktemp("server"), "--queue", 1) as running:
+    with served(bundle, tmp_path_factory.mktemp("server"), "--port", 0, "--queue", 1) as running:
         yield running

@@ -4,26 +4,38 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/v1/chat/completions"
+ENDLESS = {
+    "messages": [{"role": "user", "content": "什么是软件包？"}],
+    "temperature": 1e9,
+    "max_tokens": 1000,
+    "stream": True,
+}
+"""Every token is as likely as any other: the demo model's answer ends after some thousands."""
 
 
 @dataclass
 class Served:
-    """A server that listens; ``said`` is the file of its stderr."""
+    """A server that listens.
+
+    Attributes:
+        told: what it said first, on stdout.
+        said: the file of its stderr.
+    """
 
     process: "subprocess.Popen[str]"
     url: str
-    model: str
-    max_length: int
+    told: str
     said: Path
 
     def connection(self) -> HTTPConnection:
@@ -50,22 +62,49 @@ class Served:
         status, values, _ = self.request("POST", CHAT, json.dumps(asked), JSON)
         return status, values
 
+    @contextmanager
+    def stream(self, **fields: Any) -> Iterator[HTTPResponse]:
+        """An answer that comes in parts; the client leaves at the end of the context."""
+        connection = self.connection()
+        connection.request("POST", CHAT, json.dumps(ENDLESS | fields), JSON)
+        answer = connection.getresponse()
+        try:
+            yield answer
+        finally:
+            answer.close()
+            connection.close()
+
+    def until_said(self, words: str) -> str:
+        """The first line of stderr that has the words; waits for it as long as the process runs."""
+        while True:
+            for line in self.said.read_text().splitlines():
+                if words in line:
+                    return line
+            assert self.process.poll() is None, self.said.read_text()
+            time.sleep(0.01)
+
 
 @contextmanager
-def served(bundle: Path, directory: Path, *options: object) -> Iterator[Served]:
+def served(
+    bundle: Path,
+    directory: Path,
+    *options: object,
+    program: tuple[str, ...] = ("-m", "glmquant"),
+    as_json: bool = True,
+) -> Iterator[Served]:
     """Started, and ended by SIGTERM where it still runs."""
     said = directory / "stderr"
-    command = [sys.executable, "-m", "glmquant", "serve", str(bundle), "--port", "0", "--json", *map(str, options)]
+    command = [sys.executable, *program, "serve", str(bundle), *map(str, options), *(["--json"] if as_json else [])]
     with said.open("w") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, said.read_text()
-        facts = json.loads(line)
-        yield Served(process, facts["url"], facts["model"], facts["max_length"], said)
+        told = [process.stdout.readline() for _ in range(1 if as_json else 5)]
+        assert told[0], said.read_text()
+        url = json.loads(told[0])["url"] if as_json else told[1].split()[1]
+        yield Served(process, url, "".join(told), said)
     finally:
         process.terminate()
         process.wait(timeout=60)
