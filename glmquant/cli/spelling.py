@@ -19,7 +19,6 @@ OPTIONS: Final = {
     "memory_limit": "--memory-limit",
     "out": "--out",
     "overrides": "--set",
-    "port": "--port",
     "predict": "--predict",
     "private": "--private",
     "provider": "--provider",

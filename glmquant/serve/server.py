@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import uvicorn
 
-from glmquant.errors import Parameter, ServeError
+from glmquant.errors import ServeError
 from glmquant.serve.app import make_app
 from glmquant.serve.engine import Engine
 
@@ -43,10 +43,10 @@ class Listener:
         except (OSError, UnicodeError, OverflowError) as error:
             told = getattr(error, "strerror", None) or str(error)
             raise ServeError(
-                f"cannot listen at {host}, port {port}: {told}",
-                where=Parameter("port", port),
+                f"cannot listen: {told}",
+                where=f"{host}, port {port}",
                 expected="an address of this machine, and a port that nobody listens at",
-                hint="give another `port`, or 0 for any that is free",
+                hint="give another port, or 0 for any that is free",
             ) from error
         bound, number = self.socket.getsockname()[:2]
         self.is_loopback = ip_address(bound.partition("%")[0]).is_loopback

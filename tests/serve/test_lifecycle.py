@@ -176,13 +176,13 @@ def test_where_others_can_reach_it_that_is_said(bundle: Path, tmp_path: Path) ->
         assert ending == "interrupted"
 
 
-@follows("give another `port`, or 0 for any that is free")
+@follows("give another port, or 0 for any that is free")
 def test_a_port_that_is_taken_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Listener("127.0.0.1", 0) as taken:
         port = taken.socket.getsockname()[1]
         refused(lambda: Listener("127.0.0.1", port))
         assert glmquant("serve", bundle, "--port", port) == 2
-        assert f"--port {port}" in capsys.readouterr().err
+        assert f"where: 127.0.0.1, port {port}" in capsys.readouterr().err
     with Listener("127.0.0.1", 0) as free:
         assert free.is_loopback
     refused(lambda: Listener("no.such.host.invalid", 0))
