@@ -79,7 +79,7 @@ def serve(engine: Engine, listener: Listener, longest_line: int) -> None:
     )
     logger, handler = logging.getLogger("uvicorn.error"), _Passed()
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         _Server(config, ending).run(sockets=[listener.socket])
     finally:
@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
 
 
 class _Passed(logging.Handler):
-    """What uvicorn warns of joins the notes of glmquant."""
+    """Errors of uvicorn join the notes of glmquant; what it warns of is what a client did, and the client is told."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger("glmquant").handle(record)
