@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -65,7 +66,7 @@ def test_one_is_answered_one_waits_and_others_are_told_to_come_again(server: Ser
         second = threading.Thread(target=lambda: waited.append(server.chat()))
         second.start()
         while server.request("GET", "/health")[1]["waiting"] != 1:
-            pass
+            assert second.is_alive(), "it is answered, and does not wait"
         asked = json.dumps({"messages": ENDLESS["messages"]})
         status, values, headers = server.request(
             "POST", "/v1/chat/completions", asked, {"Content-Type": "application/json"}
@@ -78,15 +79,23 @@ def test_one_is_answered_one_waits_and_others_are_told_to_come_again(server: Ser
 
 
 def test_whoever_leaves_the_line_gives_up_the_place(server: Served) -> None:
+    before = len(left(server))
     with server.stream() as answer:
         answer.readline()
-        with server.connection().sock or socket.create_connection(address(server)) as waiting:
+        with socket.create_connection(address(server)) as waiting:
             send_raw(waiting, server)
             while server.request("GET", "/health")[1]["waiting"] != 1:
-                pass
-        while server.request("GET", "/health")[1]["waiting"]:
-            pass
+                assert not select.select([waiting], [], [], 0)[0], "it is answered, and does not wait"
+        while len(left(server)) == before:
+            assert server.process.poll() is None
+        assert left(server)[before].startswith("no answer, the client left"), "it had a turn"
+        assert server.request("GET", "/health")[1]["waiting"] == 0
     assert server.chat()[0] == 200
+
+
+def left(server: Served) -> list[str]:
+    """What was said of clients that left."""
+    return [line for line in server.said.read_text().splitlines() if "the client left" in line]
 
 
 def address(server: Served) -> tuple[str, int]:
