@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         OutputError,
         QuantizationError,
         RecipeError,
+        ServeError,
         TrainingError,
     )
     from glmquant.evaluation.results import AccuracyReport
@@ -85,6 +86,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ReportComparison",
+    "ServeError",
     "TrainingError",
     "TrainingReport",
     "Verification",
@@ -137,6 +139,7 @@ _HOMES = {
     "Recipe": "glmquant.recipe.schema",
     "ReportComparison": "glmquant.reports.comparison",
     "RecipeError": "glmquant.errors",
+    "ServeError": "glmquant.errors",
     "TrainingError": "glmquant.errors",
     "TrainingReport": "glmquant.train.report",
     "Verification": "glmquant.store.verify",

@@ -91,3 +91,7 @@ class DeviceError(GlmQuantError):
 
 class OutputError(GlmQuantError):
     """An output directory that cannot be written: not empty, not writable, or the disk is full."""
+
+
+class ServeError(GlmQuantError):
+    """A server that cannot start as asked: no package for it, or an address that cannot be listened on."""

@@ -19,7 +19,8 @@ SWAP = re.findall(r"`pip ((?:un)?install [^`]*onnxruntime(?:-gpu)?)`", RUNTIMES)
 
 
 def test_every_extra_is_told_where_it_is_needed() -> None:
-    documents = [RUNTIMES, *((ROOT / name).read_text(encoding="utf-8") for name in ("docs/data.md", "CONTRIBUTING.md"))]
+    names = ("docs/data.md", "docs/serve.md", "CONTRIBUTING.md")
+    documents = [RUNTIMES, *((ROOT / name).read_text(encoding="utf-8") for name in names)]
     untold = [name for name in EXTRAS if not re.search(rf"\[{name}\]|extra `{name}`", "\n".join(documents))]
     assert untold == []
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"reports"},
     {"pipeline"},
     {"api"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 ]

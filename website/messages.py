@@ -36,6 +36,7 @@ ROOMS: Final = {
     "evaluation": "Checking",
     "reports": "Reports",
     "pipeline": "Runs",
+    "serve": "Serving",
     "cli": "The command line",
 }
 

@@ -388,6 +388,41 @@ def chat(
     converse(conversation, as_json=as_json, quiet=is_quiet)
 
 
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[
+        str, typer.Option(help="Listen at this address; 0.0.0.0 or :: lets other machines in, without any password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen at this port; 0 takes any that is free.")] = 8000,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Let so many requests wait while one is answered, and refuse more with 503.")
+    ] = 16,
+    thinking: Thinking = None,
+    max_new_tokens: MaxNewTokens = 1024,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    provider: ProviderOption = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Serve an ONNX bundle in the form of OpenAI's chat completions, with a page to chat on, until Ctrl-C. Options of
+    the answer hold where a request leaves them open."""
+    from glmquant.cli.serving import say_where
+    from glmquant.cli.terminal import notes_on_stderr
+    from glmquant.core.hub_cache import snapshot
+    from glmquant.serve.engine import Engine
+    from glmquant.serve.server import Listener
+    from glmquant.serve.server import serve as serve_until_signal
+
+    options = gq.GenerationOptions(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed=seed)
+    with notes_on_stderr(anywhere.is_quiet()), Listener(host, port) as listener:
+        engine = Engine.open(snapshot(bundle), options, thinking, provider)
+        say_where(snapshot(bundle), engine, listener, as_json=as_json)
+        serve_until_signal(engine, listener, queue)
+
+
 def train_classifier(
     model: ModelArgument,
     data: Annotated[
@@ -514,6 +549,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     compare,
     generate,
     chat,
+    serve,
     train_classifier,
     classify,
     verify,

@@ -33,6 +33,7 @@ EXAMPLES: Final = {
     "compare": ("glmquant compare rtn/report gptq/report auto/report --out page.html",),
     "generate": ('glmquant generate out/onnx "你好" --max-new-tokens 32',),
     "chat": ("glmquant chat out/onnx --temperature 0.8",),
+    "serve": ("glmquant serve out/onnx", "glmquant serve out/onnx --port 0 --json"),
     "train-classifier": ("glmquant train-classifier ./chatglm2-6b --data train.jsonl --out classifier",),
     "classify": (
         'glmquant classify classified/onnx "房间很干净"',

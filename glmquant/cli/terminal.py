@@ -34,16 +34,28 @@ def progress_on_stderr(quiet: bool, lines: bool = False, took: bool = True) -> I
         return
     started = time.monotonic()
     console = Console(stderr=True)
-    handler = _notes(console)
-    logger = logging.getLogger("glmquant")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with _logged(_notes(console)):
         with Bars(console) if console.is_terminal and not lines else Lines(_say) as live:
             yield live
         if took:
             spent = f"{time.monotonic() - started:.0f} s, peak memory {peak_memory() / 1e9:.2f} GB"
             _say(spent)
+
+
+@contextmanager
+def notes_on_stderr(quiet: bool) -> Iterator[None]:
+    """The library's notes (``logging``) shown, a line each, while the context lasts; none when quiet."""
+    with _logged(logging.NullHandler() if quiet else _Plain()):
+        yield
+
+
+@contextmanager
+def _logged(handler: logging.Handler) -> Iterator[None]:
+    logger = logging.getLogger("glmquant")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
     finally:
         logger.removeHandler(handler)
 

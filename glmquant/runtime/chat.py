@@ -63,8 +63,7 @@ class Chat:
 
     @thinking.setter
     def thinking(self, thinking: bool | None) -> None:
-        if thinking is not None and self._tried([Message("user", "")], thinking) is None:
-            raise _refused("thinking", "has no switch for thinking")
+        require_thinking(self._tokenizer, thinking)
         self._thinking = thinking
 
     @property
@@ -75,10 +74,7 @@ class Chat:
     @system.setter
     def system(self, system: str | None) -> None:
         if system is not None:
-            alone = [Message("user", "")]
-            with_system = self._tried([Message("system", system), *alone], self._thinking)
-            if with_system in (None, self._tried(alone, self._thinking)):
-                raise _refused("system", "takes no system message")
+            require_system(self._tokenizer, system, self._thinking)
         self._system = system
 
     def reset(self) -> None:
@@ -114,14 +110,39 @@ class Chat:
         before = [] if self._system is None else [Message("system", self._system)]
         return self._tokenizer.apply_chat_template([*before, *turns], thinking=self._thinking)
 
-    def _tried(self, messages: list[Message], thinking: bool | None) -> list[int] | None:
-        """The prompt, tried now rather than at the first turn; None where the template does not take it."""
-        if self._tokenizer.chat_template is None:
-            return self._tokenizer.apply_chat_template(messages)  # which says so
-        try:
-            return self._tokenizer.apply_chat_template(messages, thinking=thinking)
-        except CheckpointError:
-            return None
+
+def require_thinking(tokenizer: GlmTokenizer, thinking: bool | None) -> None:
+    """That the chat template has a switch for thinking, unless it is left to the template.
+
+    Raises:
+        GenerationError: it has none.
+        CheckpointError: there is no chat template.
+    """
+    if thinking is not None and _tried(tokenizer, [Message("user", "")], thinking) is None:
+        raise _refused("thinking", "has no switch for thinking")
+
+
+def require_system(tokenizer: GlmTokenizer, system: str, thinking: bool | None) -> None:
+    """That the chat template takes a system message, and does not leave it out.
+
+    Raises:
+        GenerationError: it does not.
+        CheckpointError: there is no chat template.
+    """
+    alone = [Message("user", "")]
+    with_system = _tried(tokenizer, [Message("system", system), *alone], thinking)
+    if with_system in (None, _tried(tokenizer, alone, thinking)):
+        raise _refused("system", "takes no system message")
+
+
+def _tried(tokenizer: GlmTokenizer, messages: list[Message], thinking: bool | None) -> list[int] | None:
+    """The prompt, tried now rather than at the first turn; None where the template does not take it."""
+    if tokenizer.chat_template is None:
+        return tokenizer.apply_chat_template(messages)  # which says so
+    try:
+        return tokenizer.apply_chat_template(messages, thinking=thinking)
+    except CheckpointError:
+        return None
 
 
 def _refused(name: str, lacks: str) -> GenerationError:

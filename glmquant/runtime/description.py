@@ -16,12 +16,25 @@ def described(directory: Path) -> str:
     Raises:
         CheckpointError: a manifest that is damaged.
     """
-    manifest = directory / MANIFEST_FILE
-    values = read_sealed(manifest, MAX_INDEX_BYTES)[0] if manifest.is_file() else {}
-    name, bits = values.get("source_name"), sorted(set(_bits(values.get("groups"))))
+    bits = sorted(set(_bits(_manifest(directory).get("groups"))))
     layers = f"linear layers of {' and '.join(map(str, bits))} bits" if bits else "float linear layers"
     stored = sum(path.stat().st_size for path in (directory / GRAPH_FILE, directory / WEIGHTS_FILE) if path.is_file())
-    return ", ".join([name if isinstance(name, str) else directory.name, layers, size(stored)])
+    return ", ".join([source_name(directory), layers, size(stored)])
+
+
+def source_name(directory: Path) -> str:
+    """What the checkpoint was called, as far as the bundle's manifest tells; else the directory's name.
+
+    Raises:
+        CheckpointError: a manifest that is damaged.
+    """
+    name = _manifest(directory).get("source_name")
+    return name if isinstance(name, str) else directory.name
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST_FILE
+    return read_sealed(path, MAX_INDEX_BYTES)[0] if path.is_file() else {}
 
 
 def _bits(groups: Any) -> Iterator[int]:

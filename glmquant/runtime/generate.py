@@ -42,6 +42,13 @@ class Conversation:
         """The tokens in the KV cache."""
         return tuple(self._cached)
 
+    def forget(self) -> None:
+        """Compute the next prompt from its first token on, as if it were the first.
+
+        The last token after a prefix from the cache may round otherwise than in a prompt that is computed whole.
+        """
+        self._cached.clear()
+
     def answer(self, prompt_ids: Sequence[int], options: GenerationOptions) -> Iterator[int]:
         """Stream the answer to ``prompt_ids``, which hold the whole conversation so far, as :func:`generate` does.
 

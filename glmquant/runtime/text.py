@@ -1,6 +1,6 @@
 """Text from a stream of token ids."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 
@@ -16,11 +16,14 @@ class TextDecoder(Protocol):
         ...
 
 
-def stream_text(ids: Iterable[int], decoder: TextDecoder, stop: Sequence[str] = ()) -> Iterator[str]:
+def stream_text(ids: Iterable[int], decoder: TextDecoder, stop: Sequence[str] = ()) -> Generator[str, None, bool]:
     """Stream the answer's text, cut before the first of the ``stop`` strings.
 
     Text that may be the beginning of a stop string is held back until that is decided. ``ids`` are consumed no further
     than the stop string.
+
+    Returns:
+        to a ``yield from``: whether a stop string ended it.
     """
     held = ""
     for piece in _pieces(ids, decoder):
@@ -29,13 +32,14 @@ def stream_text(ids: Iterable[int], decoder: TextDecoder, stop: Sequence[str] = 
         if ends:
             if min(ends):
                 yield held[: min(ends)]
-            return
+            return True
         certain = len(held) - max((_overlap(held, text) for text in stop), default=0)
         if certain:
             yield held[:certain]
         held = held[certain:]
     if held:
         yield held
+    return False
 
 
 def _pieces(ids: Iterable[int], decoder: TextDecoder) -> Iterator[str]:
