@@ -459,6 +459,18 @@ def test_a_limit_on_routing_decides_nothing_for_a_dense_model() -> None:
     assert "no routed experts" in outcome.reason
 
 
+def test_memory_of_an_expert_is_given_back_before_the_next(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each meets another number of tokens, so that the C library could use little of it again."""
+    given_back: list[int] = []
+    monkeypatch.setattr(expert_pass, "trim", lambda: given_back.append(1))
+    checkpoint = quantized_to(models["flash"][1], tmp_path / "out", method={"kind": "gptq"})
+    experts = checkpoint.config.experts
+    assert experts is not None
+    assert len(given_back) == experts.count * (checkpoint.config.num_hidden_layers - experts.first_layer)
+
+
 def test_a_run_that_is_stopped_inside_a_block_ends_with_the_same_bytes(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,13 @@
 The C library gives large arrays back to the system when they end; a new page costs more than what is read into it.
 """
 
+import ctypes
 import math
+import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -17,6 +20,9 @@ SMALLEST_BYTES: Final = 1 << 20
 LARGEST_BYTES: Final = 32 << 20
 KEPT_BYTES: Final = 32 << 20
 """Of arrays that nothing uses, the ones let go of last."""
+
+_trim: Callable[[int], int] = getattr(ctypes.CDLL(None), "malloc_trim", int) if sys.platform == "linux" else int
+"""glibc's; other C libraries give back by themselves."""
 
 
 class _Pool:
@@ -43,6 +49,14 @@ class _Pool:
 
 
 _pool = _Pool()
+
+
+def trim() -> None:
+    """Gives back to the system what arrays that ended have left with the C library.
+
+    glibc keeps that for the next ones, between arrays that stay: where each is of another size, it grows.
+    """
+    _trim(0)
 
 
 def unfilled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

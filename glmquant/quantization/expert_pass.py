@@ -21,6 +21,7 @@ from torch import Tensor
 from glmquant.core.device import CPU
 from glmquant.core.exact_sum import Grid
 from glmquant.core.packed_tensor import PackedTensor
+from glmquant.core.pages import trim
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.core.stats import AbsmaxAccumulator, HessianAccumulator, LayerStats
@@ -136,6 +137,7 @@ class _ExpertPass:
         for here, there, said in zip(rows, wanted, every_said, strict=True):
             self._add(self._stream, here, said.outputs)
             self._add(self._reference, there, said.float_outputs)
+        trim()  # each expert meets another number of tokens
         return every_done
 
     def _shared_out(self, experts: Sequence[int], met: Sequence[_Met]) -> tuple[list[_Said], list[_Done]]:

@@ -107,6 +107,8 @@ def forecast(
     dtype = dtype_for(options.precision, device)
     samples = options.num_samples if plan.first_fitted is not None else 0
     share = share_of_samples(samples, options.seq_len, ranks)
+    needed = quantize_bytes(plan, dtype) + max(gathered_bytes(plan, layer, ranks) for layer in unlike_layers(config))
+    resources.store(needed, held=held)  # refused before minutes are spent on measuring
     probe = _measure(checkpoint, plan, dtype, options.seq_len if samples else 0, device, ranks)
     written = stored_bytes + _kept_bytes(config)
     stages = []
@@ -116,7 +118,7 @@ def forecast(
         measured = config.num_hidden_layers * largest_share(config.num_hidden_layers, ranks)
         seconds = measured * _allocate_second(plan, device) + checkpoint.tensor_bytes * probe.read
         stages.append(_Stage("allocate", seconds, allocate_bytes(config)))
-    stages.append(_quantize_stage(checkpoint, plan, dtype, probe, written, samples, ranks))
+    stages.append(_quantize_stage(checkpoint, plan, dtype, probe, written, samples, needed, ranks))
     packing = written * (probe.read + probe.pack + probe.write)
     stages.append(_Stage("export", packing, forward_bytes(config, torch.float32) // 2))
     active = max(stage.active for stage in stages)
@@ -157,7 +159,14 @@ def _calibrate_stage(plan: Plan, dtype: torch.dtype, device: torch.device, ranks
 
 
 def _quantize_stage(
-    checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype, probe: "_Probe", written: int, samples: int, ranks: int
+    checkpoint: Checkpoint,
+    plan: Plan,
+    dtype: torch.dtype,
+    probe: "_Probe",
+    written: int,
+    samples: int,
+    needed: int,
+    ranks: int,
 ) -> _Stage:
     config, length = plan.config, plan.recipe.calibration.seq_len
     layers, tokens = range(config.num_hidden_layers), samples * length
@@ -169,7 +178,6 @@ def _quantize_stage(
     # Without samples, blocks are read and written while others are worked on; with them, too, but only up to the next
     # block's first change of the activations, which is not counted.
     seconds = blocks + read + written * probe.write + state if samples else max(blocks, read, written * probe.write)
-    needed = quantize_bytes(plan, dtype) + max(gathered_bytes(plan, layer, ranks) for layer in unlike_layers(config))
     return _Stage("quantize", seconds, needed, active, round(share * quantize_work(plan, layers, tokens)))
 
 

@@ -1,10 +1,13 @@
 """Memory that one matrix lets go of is the next one's."""
 
+import sys
+
+import psutil
 import pytest
 import torch
 
 from glmquant.core import pages
-from glmquant.core.pages import LARGEST_BYTES, SMALLEST_BYTES, unfilled
+from glmquant.core.pages import LARGEST_BYTES, SMALLEST_BYTES, trim, unfilled
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +53,15 @@ def test_small_and_very_large_ones_are_not_kept(size: int) -> None:
     matrix = unfilled((size,), torch.uint8)
     del matrix
     assert not pages._pool._free
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries give back by themselves")
+def test_what_ended_between_arrays_that_stay_is_given_back() -> None:
+    size = 64 << 10
+    arrays = [torch.ones(size, dtype=torch.uint8) for _ in range(4000)]
+    stay = arrays[::8]
+    del arrays
+    before = psutil.Process().memory_info().rss
+    trim()
+    assert psutil.Process().memory_info().rss < before - 2000 * size
+    assert all(bool(x.all()) for x in stay)

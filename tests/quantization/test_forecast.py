@@ -77,6 +77,12 @@ def test_a_limit_below_one_block_is_refused_before_anything_is_written(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_limit_below_one_block_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasting, "_measure", None)
+    with pytest.raises(OutputError, match="one block alone needs"):
+        api.inspect(CHATGLM2, load_recipe(None, GPTQ), predict=True, memory_limit=10**6)
+
+
 def test_a_limit_sends_to_the_disk_what_it_does_not_hold(tmp_path: Path) -> None:
     batch = Batch((0,), 100, 0)
     tight = Resources(memory_limit=10_000_000).store(9_999_000, tmp_path, held=0)
