@@ -1,4 +1,4 @@
-"""What stands in ``docs/captures`` is what the commands show now, but for what :mod:`tests.captures.normal` takes out."""
+"""What stands in ``docs/captures`` is what commands show now, but for what :mod:`tests.captures.normal` takes out."""
 
 import sys
 from pathlib import Path
