@@ -1,9 +1,6 @@
 """The documentation site: generated pages are up to date, translations have their original's code, and it builds."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -20,23 +17,6 @@ PUBLISHED = PROJECT["urls"]["Repository"]
 @pytest.fixture(scope="module")
 def fresh() -> dict[Path, str]:
     return written()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built with warnings as errors, in an environment of its own; ``MKDOCS`` names a command that is there already."""
-    out = tmp_path_factory.mktemp("site")
-    command = os.environ.get("MKDOCS")
-    if command is None:
-        venv = tmp_path_factory.mktemp("mkdocs")
-        (wanted,) = re.findall(r'^docs = \["(.+)"\]$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([venv / "bin" / "pip", "install", "-q", wanted], check=True)
-        command = str(venv / "bin" / "mkdocs")
-    built = [command, "build", "--strict", "--site-dir", str(out)]
-    done = subprocess.run(built, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 def test_generated_pages_are_up_to_date(fresh: dict[Path, str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from website.api import api_reference
+from website.captures import terminal_page
 from website.commands import command_reference
 from website.messages import troubleshooting
 from website.recipes import recipe_table
@@ -16,6 +17,7 @@ GENERATED: Final[dict[str, Callable[[], str]]] = {
     "api.md": api_reference,
     "commands.md": command_reference,
     "recipes.md": recipe_table,
+    "terminal.md": terminal_page,
     "troubleshooting.md": troubleshooting,
 }
 """By name in ``docs/``. ``recipe.md`` is made by ``glmquant.recipe.reference``, which users call for their methods."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from glmquant.cli.editor import Editor
 from glmquant.cli.endings import tell
-from glmquant.cli.printing import show, show_answer
+from glmquant.cli.printing import show, show_answer, show_folded
 from glmquant.cli.streams import as_typed
 from glmquant.errors import GlmQuantError
 from glmquant.inert import inert_line
@@ -157,4 +157,4 @@ def _stopping_at_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _say(text: str) -> None:
-    show(text, to=sys.stderr)
+    show_folded(text, to=sys.stderr)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from glmquant.cli.printing import show
+from glmquant.cli.printing import show, show_folded
 from glmquant.cli.streams import ReaderGoneError
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def show_result(result: "AccuracyReport", bundle: Path, written: Path | None, *,
             return
         if verbose:
             print_markdown(to_markdown(result))
-        show(in_short(result, [*_places(bundle, written), ("next", _next(result, bundle))]))
+        places = [*_places(bundle, written), ("next", _next(result, bundle))]
+        lines = in_short(result, places).split("\n")
+        show_folded("\n".join(lines[: -len(places)]))
+        show("\n".join(lines[-len(places) :]))  # never folded: paths and commands are copied
 
 
 def _places(bundle: Path, written: Path | None) -> list[tuple[str, str]]:

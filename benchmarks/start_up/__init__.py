@@ -1,0 +1,1 @@
+"""What is typed most often answers at once."""
