@@ -25,6 +25,9 @@ BESIDE: Final = (
     "chat_template.jinja",
     "chat_template.json",
 )
+CARD: Final = "README.md"
+"""The model card, for its license and languages."""
+
 LICENSES: Final = ("LICENSE*", "MODEL_LICENSE*", "NOTICE*")
 WEIGHTS: Final = (
     "model.safetensors",
@@ -45,7 +48,7 @@ _SHARD: Final = re.compile(r"-\d+-of-\d+\.\w+")
 def needed(names: Collection[str]) -> tuple[str, ...]:
     """Those of a repository's files that make a checkpoint, the small ones first; without weights where it has none."""
     beside = [name for name in BESIDE if name in names]
-    more = sorted(name for name in names if _is_license(name) or _is_template(name))
+    more = sorted(name for name in names if name == CARD or _is_license(name) or _is_template(name))
     return (*beside, *more, *weights(names))
 
 
@@ -64,7 +67,7 @@ def weights(names: Collection[str]) -> tuple[str, ...]:
 
 def most_bytes(name: str) -> int | None:
     """How large a file may be; None for weights."""
-    if name in BESIDE or name in MOST_BYTES or _is_license(name) or _is_template(name):
+    if name in BESIDE or name in MOST_BYTES or name == CARD or _is_license(name) or _is_template(name):
         return MOST_BYTES.get(name, MAX_CONFIG_BYTES)
     return None
 

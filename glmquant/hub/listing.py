@@ -9,7 +9,7 @@ from urllib.parse import quote
 from glmquant.core.units import size
 from glmquant.core.untrusted import parse_json, shown
 from glmquant.errors import CheckpointError, HubError
-from glmquant.hub.choice import CONFIG, most_bytes, needed, weights
+from glmquant.hub.choice import CARD, CONFIG, most_bytes, needed, weights
 from glmquant.hub.http import endpoint, get, require_success
 from glmquant.hub.names import COMMIT, RepoId
 
@@ -64,7 +64,7 @@ def read_listing(raw: bytes, repo: RepoId, where: str) -> Listing:
     entries = {_name(entry, where): entry for entry in siblings}
     wanted = needed(entries)
     _require_checkpoint(wanted, entries, repo)
-    return Listing(commit, tuple(_file(name, entries[name], where) for name in wanted))
+    return Listing(commit, tuple(_file(name, entries[name], where) for name in wanted if _is_usable(name, entries)))
 
 
 def _answer(repo: RepoId, url: str) -> tuple[bytes, str]:
@@ -92,6 +92,12 @@ def _name(entry: Any, where: str) -> str:
     if parts[:1] == ("/",) or ".." in parts:
         raise _no_hub(f"the answer names a file {shown(name)}, outside the repository", where)
     return name
+
+
+def _is_usable(name: str, entries: dict[str, Any]) -> bool:
+    """A card that is too large is left out; it is no reason to refuse the model."""
+    num_bytes, most = entries[name].get("size"), most_bytes(name)
+    return name != CARD or most is None or not isinstance(num_bytes, int) or num_bytes <= most
 
 
 def _file(name: str, entry: dict[str, Any], where: str) -> RemoteFile:

@@ -9,7 +9,15 @@ from huggingface_hub import constants
 from tests.support.hub import Hub, Repository, running
 from tests.support.paths import CHATGLM2
 
-USELESS = ("README.md", "modeling_chatglm.py", "model.onnx", "model.Q4_0.gguf", "paper.pdf", "cat.png", "assets/a.json")
+USELESS = (
+    "docs/README.md",
+    "modeling_chatglm.py",
+    "model.onnx",
+    "model.Q4_0.gguf",
+    "paper.pdf",
+    "cat.png",
+    "assets/a.json",
+)
 
 
 @pytest.fixture

@@ -40,16 +40,23 @@ def test_one_kind_of_weights_is_chosen(names: list[str], chosen: list[str]) -> N
 
 def test_templates_and_licenses_come_along() -> None:
     names = ["config.json", "MODEL_LICENSE", "LICENSE.txt", "docs/LICENSE", "model.safetensors", "modeling_chatglm.py"]
+    names += ["README.md", "docs/README.md"]
     names += ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/a/b.jinja", "chat_template.jinja"]
     assert list(needed(names)) == [
         "config.json",
         "chat_template.jinja",
         "LICENSE.txt",
         "MODEL_LICENSE",
+        "README.md",
         "additional_chat_templates/tool_use.jinja",
         "model.safetensors",
     ]
-    assert most_bytes("additional_chat_templates/tool_use.jinja") == most_bytes("LICENSE.txt") == MAX_CONFIG_BYTES
+    assert (
+        most_bytes("additional_chat_templates/tool_use.jinja")
+        == most_bytes("LICENSE.txt")
+        == most_bytes("README.md")
+        == MAX_CONFIG_BYTES
+    )
     assert most_bytes("model.safetensors") is None
 
 

@@ -9,8 +9,10 @@ from huggingface_hub import constants, scan_cache_dir, snapshot_download, try_to
 
 import glmquant as gq
 from glmquant.core.units import size
+from glmquant.core.untrusted import MAX_CONFIG_BYTES
 from glmquant.errors import CheckpointError, GlmQuantError, HubError
 from glmquant.hub.locate import locate
+from glmquant.store.base_card import BaseCard, read_base_card
 from glmquant.store.checkpoint import open_checkpoint
 from tests.hub.conftest import USELESS
 from tests.support.hub import COMMIT, Hub, Repository, hash_of
@@ -44,6 +46,17 @@ def test_only_what_a_checkpoint_needs_is_fetched(hub: Hub) -> None:
     locate(ID)
     assert set(hub.fetched()) == {*published(), "LICENSE", "MODEL_LICENSE"}
     assert not set(hub.fetched()) & set(USELESS)
+
+
+def test_a_model_card_comes_along(hub: Hub) -> None:
+    hub.repositories[ID].files["README.md"] = b"---\nlicense: mit\nlanguage: zh\n---\n"
+    assert read_base_card(locate(ID).path) == BaseCard(license="mit", languages=("zh",))
+
+
+def test_a_model_card_that_is_too_large_is_left_out(hub: Hub) -> None:
+    hub.repositories[ID].files["README.md"] = b"-" * (MAX_CONFIG_BYTES + 1)
+    assert not (locate(ID).path / "README.md").exists()
+    assert set(hub.fetched()) == set(published())
 
 
 def test_the_origin_names_commit_and_hashes(hub: Hub) -> None:

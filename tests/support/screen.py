@@ -1,7 +1,7 @@
 """A shell in an emulated terminal of a given width, typed into, and what its screen then shows.
 
 pyte emulates the terminal in Python: tests install it with pip like the rest, nothing has to run beside them, and each
-screen can be looked at between two writes. ``tmux capture-pane`` shows the same lines.
+screen can be looked at between two writes.
 """
 
 import os
