@@ -13,7 +13,7 @@ import yaml
 
 import glmquant as gq
 from glmquant import assets
-from tests.support.paths import contents
+from tests.support.paths import contents, lasting
 from tests.support.ranks import ENVIRONMENT, SECONDS
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scale-out.md"
@@ -114,14 +114,14 @@ def job_command() -> str:
 @pytest.mark.slow
 def test_one_machine(desk: Path, alone: Path) -> None:
     finish(start(little(RUN, 2), desk))
-    assert contents(desk / "out") == contents(alone)
+    assert lasting(desk / "out") == lasting(alone)
     assert "each rank sends" in finish(start(INSPECT, desk))
     finish(start(little(STEPS, 2), desk))
     again = little(STEPS, 1).replace("torchrun --nproc-per-node 1", "python").replace("--out calibration", "--out once")
     again = again.replace("--out report", "--out reported").replace("--out int4", "--out int4-alone")
     finish(start(again, desk))
     assert contents(desk / "calibration") == contents(desk / "once")
-    assert contents(desk / "report") == contents(desk / "reported")
+    assert lasting(desk / "report") == lasting(desk / "reported")
     assert contents(desk / "int4") == contents(desk / "int4-alone")
 
 
@@ -146,7 +146,7 @@ def test_slurm(desk: Path, alone: Path) -> None:
     script = little(SLURM, 1).replace("29500", free_port())
     told = finish(start(script, desk, SLURM_NNODES="2", SLURM_JOB_NODELIST="node[0-1]"))
     assert told.count("next    glmquant") == 1
-    assert contents(desk / "out") == contents(alone)
+    assert lasting(desk / "out") == lasting(alone)
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_kubernetes(desk: Path, alone: Path) -> None:
     pods = [start(script, desk, JOB_COMPLETION_INDEX=str(index)) for index in range(2)]
     assert "next    glmquant" in finish(pods[0])
     finish(pods[1])
-    assert contents(desk / "out") == contents(alone)
+    assert lasting(desk / "out") == lasting(alone)
 
 
 @pytest.mark.slow
@@ -167,4 +167,4 @@ def test_ray(desk: Path, alone: Path) -> None:
     script = script.replace('"int4-g128-gptq",', f'"int4-g128-gptq-fast", *{options},')
     (desk / "on_ray.py").write_text(script)
     finish(start(f"{sys.executable} on_ray.py", desk))
-    assert contents(desk / "out") == contents(alone)
+    assert lasting(desk / "out") == lasting(alone)
