@@ -16,6 +16,7 @@ from torch import Tensor
 from glmquant.glm.linear import Linear
 
 LARGEST_FACTOR = 64.0
+ELEMENTS_AT_ONCE = 1 << 22
 
 
 def equalize_norm(gain_C: Tensor, linear: Linear) -> tuple[Tensor, Linear]:
@@ -28,7 +29,9 @@ def equalize_norm(gain_C: Tensor, linear: Linear) -> tuple[Tensor, Linear]:
     factors_C = gain_C.float() / evened_C.float()
     usable_C = torch.isfinite(factors_C) & (factors_C > 0)
     factors_C = torch.where(usable_C, factors_C, 1.0)
-    return torch.where(usable_C, evened_C, gain_C), Linear(weight_NK * factors_C, linear.bias_N)
+    is_own = weight_NK is not linear.weight
+    scaled_NK = weight_NK.mul_(factors_C) if is_own else weight_NK * factors_C  # a head is too large for a third copy
+    return torch.where(usable_C, evened_C, gain_C), Linear(scaled_NK, linear.bias_N)
 
 
 def divide_rows(linear: Linear, rows: slice | Tensor, factors_C: Tensor) -> Linear:
@@ -48,10 +51,18 @@ def multiply_columns(linear: Linear, factors_K: Tensor) -> Linear:
 
 
 def column_sizes(weight_NK: Tensor) -> Tensor:
-    """Root mean square of each column ``[K]``, every row counted alike: a row has scales of its own."""
-    square_NK = weight_NK.square()
-    row_N = square_NK.mean(1, keepdim=True)
-    return (square_NK / torch.where(row_N > 0, row_N, 1.0)).mean(0).sqrt()
+    """Root mean square of each column ``[K]``, every row counted alike: a row has scales of its own.
+
+    Args:
+        weight_NK: float32; some rows are looked at at a time.
+    """
+    rows, columns = weight_NK.shape
+    total_K = torch.zeros(columns, dtype=torch.float64, device=weight_NK.device)
+    for part_NK in weight_NK.split(max(1, ELEMENTS_AT_ONCE // columns)):
+        square_NK = part_NK.square()
+        row_N = square_NK.mean(1, keepdim=True)
+        total_K += square_NK.div_(torch.where(row_N > 0, row_N, 1.0)).sum(0, dtype=torch.float64)
+    return (total_K / rows).sqrt().float()
 
 
 def column_factors(size_C: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from glmquant.core.pages import KEPT_BYTES
 from glmquant.core.parallel import STRIP_ELEMENTS
 from glmquant.glm.config import GlmConfig, LinearGroup
+from glmquant.glm.groups import head_group
 from glmquant.methods.gptq import ROWS_AT_ONCE
 from glmquant.quantization.sensitivity import MEASURED_TOKENS
 from glmquant.recipe.plan import GroupPlan, Plan
@@ -29,9 +30,19 @@ def quantize_bytes(plan: Plan, dtype: torch.dtype) -> int:
     layers = range(plan.config.num_hidden_layers)
     return max(
         table_bytes(plan.config),
+        _head_bytes(plan),
         allocate_bytes(plan.config) if plan.recipe.allocate else 0,
         *(_quantized_block_bytes(plan, layer, dtype) for layer in layers),
     )
+
+
+def _head_bytes(plan: Plan) -> int:
+    """``lm_head`` as stored, in float32 if equalized, its codes, and those packed."""
+    config = plan.config
+    if config.num_labels or plan[head_group(config).name].spec is None:
+        return 0
+    floats = FLOAT_BYTES if plan.recipe.fit.equalize else 0
+    return config.vocab_size * config.hidden_size * (STORED_BYTES + floats + 2) + _strips_bytes()
 
 
 def allocate_bytes(config: GlmConfig) -> int:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from glmquant.glm import equalization
 from glmquant.glm.block import Block
 from glmquant.glm.config import GlmConfig
 from glmquant.glm.equalization import LARGEST_FACTOR, equalize_norm
@@ -100,3 +101,22 @@ def test_channels_that_are_not_read_or_silent_stay_as_they_are() -> None:
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(linear(rms_norm(x, after, 1e-5)), Linear(weight)(rms_norm(x, gain, 1e-5)))
     assert float((linear.dense()[0] / weight[0])[[0, 2, 3]].max()) <= LARGEST_FACTOR * 1.01
+
+
+@pytest.mark.parametrize("elements", [1, 7 * 24, 1 << 22])
+def test_columns_are_measured_some_rows_at_a_time(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(50, 24, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0
+    rows = weight.square().mean(1, keepdim=True)
+    expected = (weight.square() / torch.where(rows > 0, rows, 1.0)).mean(0).sqrt()
+    monkeypatch.setattr(equalization, "ELEMENTS_AT_ONCE", elements)
+    torch.testing.assert_close(equalization.column_sizes(weight), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_equalized_stays_as_it_was(dtype: torch.dtype) -> None:
+    weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = weight.clone()
+    gain, after = equalize_norm(torch.ones(24), Linear(weight))
+    assert torch.equal(weight, before)
+    torch.testing.assert_close(after.dense() * gain, before.float())

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from glmquant import api, assets
 from glmquant.cli.rendering import summary_text
 from glmquant.errors import OutputError
 from glmquant.quantization import forecast as forecasting
+from glmquant.quantization.memory import quantize_bytes
 from glmquant.quantization.work import forward_work, quantize_work
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import make_plan
@@ -14,8 +16,10 @@ from glmquant.store.checkpoint import open_checkpoint
 from glmquant.streaming.activations import Batch
 from glmquant.streaming.resources import Resources
 from tests.streaming.test_activations import on_disk
+from tests.support.checkpoints import tiny_config
 from tests.support.paths import CHATGLM2, contents
 
+HEADS = ("int4-g128-rtn", "int4-g128-gptq-fast")
 GPTQ = {
     "rules": [{"match": "*.o_proj", "spec": {"bits": 4, "group_size": 32}, "method": {"kind": "gptq"}}],
     "calibration.num_samples": 4,
@@ -81,6 +85,12 @@ def test_a_limit_below_one_block_is_refused_before_anything_is_measured(monkeypa
     monkeypatch.setattr(forecasting, "_measure", None)
     with pytest.raises(OutputError, match="one block alone needs"):
         api.inspect(CHATGLM2, load_recipe(None, GPTQ), predict=True, memory_limit=10**6)
+
+
+def test_a_head_with_many_rows_counts_in_float32_where_it_is_equalized() -> None:
+    config = replace(tiny_config(), vocab_size=1_000_000)
+    held = [quantize_bytes(make_plan(load_recipe(name, {}), config), torch.float32) for name in HEADS]
+    assert held[1] - held[0] >= 4 * config.vocab_size * config.hidden_size
 
 
 def test_a_limit_sends_to_the_disk_what_it_does_not_hold(tmp_path: Path) -> None:
