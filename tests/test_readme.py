@@ -26,6 +26,7 @@ ELSEWHERE = {
     "pipelines.md": "test_pipelines.py",
     "running.md": "test_running_document.py",
     "scale-out.md": "test_scale_out_document.py",
+    "serve.md": "test_serve_document.py",
     "sweeps.md": "test_sweeps_document.py",
 }
 """What runs the blocks of pages that want more than the README's models."""

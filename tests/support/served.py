@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,11 @@ class Served:
             time.sleep(0.01)
 
 
+def _heeding_interrupts() -> None:
+    """A job in the background would not: its shell has it ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def served(
     bundle: Path,
@@ -98,7 +104,12 @@ def served(
     command = [sys.executable, *program, "serve", str(bundle), *map(str, options), *(["--json"] if as_json else [])]
     with said.open("w") as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=_heeding_interrupts,
         )
     try:
         assert process.stdout is not None
