@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,17 +34,19 @@ class Case:
     """A model on a text.
 
     Attributes:
-        calibration: the text it is calibrated on.
+        calibration: the texts it is calibrated on.
         texts: those it is evaluated on: the first like the calibration's, the others of another language or kind.
         sections: keys of :data:`benchmarks.accuracy.rows.SECTIONS`.
+        sampling: the calibration's, as in a recipe.
     """
 
     name: str
     title: str
     model: Path
-    calibration: Path
+    calibration: tuple[Path, ...]
     texts: tuple[Path, ...]
     sections: tuple[str, ...]
+    sampling: Literal["sequential", "random"] = "sequential"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Inputs:
     """Files under one directory:
 
     float/             the checkpoint in canonical names, as transformers reads it
-    calibration/       the first 32 x 512 tokens of the text
+    calibration/       32 x 512 tokens of the texts
     calibration.json   the same tokens
     twin-f16.gguf      a Llama-shaped GGUF of the same linears
     importance.npz     for each linear of it, the mean square of every input column on the same tokens
@@ -74,14 +77,16 @@ class Inputs:
 def prepare(case: Case, work: Path) -> Inputs:
     """Writes what is missing; another model or text gets another directory."""
     source = open_checkpoint(case.model)
-    digest = hashlib.sha256(f"{source.fingerprint} {SAMPLES} {LENGTH}".encode() + case.calibration.read_bytes())
+    tokens = {"num_samples": SAMPLES, "seq_len": LENGTH, "sampling": case.sampling}
+    digest = hashlib.sha256(f"{source.fingerprint} {tokens}".encode())
+    for text in case.calibration:
+        digest.update(text.read_bytes())
     inputs = Inputs(work / f"{case.name}-{digest.hexdigest()[:12]}")
     inputs.directory.mkdir(parents=True, exist_ok=True)
     if not inputs.path("float").exists():
         api.quantize(case.model, Recipe(version=1), out=inputs.path("float"))
     if not inputs.path("calibration").exists():
-        options = {"num_samples": SAMPLES, "seq_len": LENGTH, "sampling": "sequential"}
-        recipe = load_recipe(None, {f"calibration.{key}": value for key, value in options.items()})
+        recipe = load_recipe(None, {f"calibration.{key}": value for key, value in tokens.items()})
         api.calibrate(inputs.path("float"), recipe, data=case.calibration, out=inputs.path("calibration"))
     if not inputs.path("calibration.json").exists():
         tokens_SL = read_calibration(inputs.path("calibration")).samples.tokens_SL

@@ -18,21 +18,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import glmquant
-from benchmarks.accuracy.environments import Environments, versions
 from benchmarks.accuracy.inputs import LENGTH, SAMPLES, Case, Inputs, prepare
-from benchmarks.accuracy.made import Made, ProgramError, kept, make, sha256_of
+from benchmarks.accuracy.made import Made, ProgramError, sha256_of
+from benchmarks.accuracy.maker import Maker
 from benchmarks.accuracy.measure import WINDOWS, Meter, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import READERS
-from benchmarks.accuracy.rows import ELSEWHERE, PROGRAMS, SECTIONS, Row
+from benchmarks.accuracy.rows import ELSEWHERE, SECTIONS, Row
 from benchmarks.accuracy.table import Failure, Result, accuracy_table, elsewhere_table, summary
 from benchmarks.common.machine import describe_machine
 from glmquant import assets
-from glmquant.recipe.load import load_recipe
-
-AFTER_QUANTIZING = ("assets", "cli", "evaluation", "onnx_export", "pipeline", "reports", "runtime", "train")
 
 Outcome = Result | Failure | None
 """None: not made yet, and not asked for."""
@@ -41,12 +37,12 @@ Outcome = Result | Failure | None
 class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self._work: Path = args.work.resolve()
-        self._environments = Environments(args.environments)
-        self._wanted: list[str] = args.row
-        self._kept, self._force, self._own_text = args.kept, args.force, args.own_text
-        self._made_now: set[Path] = set()
-        self.failed = 0
-        self.versions: dict[str, dict[str, str]] = {}
+        self._maker = Maker(args.environments, args.row, kept_only=args.kept, force=args.force)
+        self._own_text, self.failed = args.own_text, 0
+
+    @property
+    def versions(self) -> dict[str, dict[str, str]]:
+        return self._maker.versions
 
     def case(self, case: Case) -> list[str]:
         """The case's tables; each row is made and measured once, whatever tables it is in."""
@@ -77,43 +73,13 @@ class Bench:
         return ["", "### Other text", "", what, "", *elsewhere_table(results, case.texts)]
 
     def _outcome(self, row: Row, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Outcome:
-        place = inputs.path("rows") / "".join(letter if letter.isalnum() else "-" for letter in row.name.lower())
         try:
-            made = self._made(row, inputs, place)
+            made = self._maker.made(row, inputs)
             return None if made is None else self._measured(row, made, inputs, meter, texts)
         except ProgramError as error:
             self.failed += 1
             print(f"{row.name} failed: {error}", file=sys.stderr, flush=True)
             return Failure(row, str(error))
-
-    def _made(self, row: Row, inputs: Inputs, place: Path) -> Made | None:
-        program = PROGRAMS[row.program]
-        chosen = not self._kept and (not self._wanted or any(part in row.name for part in self._wanted))
-        if not chosen and not self._environments.ready(program.environment):
-            return None
-        python = self._environments.python(program.environment)
-        self.versions[row.program] = versions(python, program.packages)
-        identity = {
-            "model": inputs.checkpoint.fingerprint,
-            "tokens": inputs.tokens_sha256,
-            "program": row.program,
-            "versions": self.versions[row.program],
-            "script": sha256_of([program.script]),
-            "options": dict(row.options),
-        }
-        if row.is_ours:
-            identity |= {"recipe": _recipe(row), "code": code_sha256()}
-        made = None if self._force and chosen and place not in self._made_now else kept(place, identity)
-        if made is not None or not chosen:
-            return made
-        self._made_now.add(place)
-
-        def command(out: Path) -> list[str]:
-            files = (inputs.path(program.source), inputs.path(program.calibration))
-            return [python, str(program.script), *map(str, files), json.dumps(dict(row.options)), str(out)]
-
-        print(f"making: {row.name}", file=sys.stderr, flush=True)
-        return make(place, identity, command, program.compiling)
 
     def _measured(self, row: Row, made: Made, inputs: Inputs, meter: Meter, texts: tuple[Path, ...]) -> Result:
         candidate = cache(lambda: READERS[row.program](inputs.checkpoint, made.path))
@@ -132,36 +98,25 @@ class Bench:
         return result
 
 
-@cache
-def code_sha256() -> str:
-    """Of all of glmquant that decides what quantizing writes."""
-    package = Path(glmquant.__file__).parent
-    files = sorted(package.rglob("*.py"))
-    return sha256_of(file for file in files if file.relative_to(package).parts[0] not in AFTER_QUANTIZING)
-
-
-def _recipe(row: Row) -> dict[str, Any]:
-    return load_recipe(row.options["recipe"], row.options["overrides"]).identity()
-
-
 def cases(args: argparse.Namespace) -> tuple[Case, ...]:
     english, chinese, reviews = (
         Path(assets.resolve(f"glmquant:{name}")) for name in ("held-out-en.txt", "held-out-zh.txt", "reviews.jsonl")
     )
     demo = Path(assets.resolve("glmquant:demo-model"))
     four, three, parts = SECTIONS
+    in_english = (english, chinese, reviews)
     return (
         Case(
             "135m",
             "135M model, default spread, English",
             args.smol,
-            args.english,
+            (args.english,),
             (args.english, args.chinese, reviews),
             (four, three, parts),
         ),
-        Case("135m-even", "135M model, spread 0, English", args.even, args.english, (args.english,), (four,)),
-        Case("demo-en", "Demo model, English", demo, args.english, (english, chinese, reviews), (four, three, parts)),
-        Case("demo-zh", "Demo model, Chinese", demo, args.chinese, (chinese, english, reviews), (four, three)),
+        Case("135m-even", "135M model, spread 0, English", args.even, (args.english,), (args.english,), (four,)),
+        Case("demo-en", "Demo model, English", demo, (args.english,), in_english, (four, three, parts)),
+        Case("demo-zh", "Demo model, Chinese", demo, (args.chinese,), (chinese, english, reviews), (four, three)),
     )
 
 

@@ -5,7 +5,7 @@
 What is held out lies in ``glmquant/assets``; the training text is what stands before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def read_handbook(html: Path, language: str) -> Handbook:
     """
     held_out = (assets.DIRECTORY / f"held-out-{language}.txt").read_text(encoding="utf-8")
     kept_back = held_out.splitlines()
-    book = list(paragraphs(html / LANGUAGES[language], language))
+    book = list(paragraphs(sorted((html / LANGUAGES[language]).glob("*.html")), language))
     if kept_back[0] not in book or (missing := set(kept_back) - set(book)):
         raise ValueError(f"{len(missing)} paragraphs of the held-out text are not in {html}: another edition?")
     before = book[: book.index(kept_back[0])]
@@ -71,10 +71,10 @@ def read_handbook(html: Path, language: str) -> Handbook:
     return Handbook("".join(f"{paragraph}\n" for paragraph in train), held_out)
 
 
-def paragraphs(directory: Path, language: str) -> Iterator[str]:
-    """Each once, files in the order of their names."""
+def paragraphs(pages: Iterable[Path], language: str) -> Iterator[str]:
+    """Each once."""
     seen = set[str]()
-    for path in sorted(directory.glob("*.html")):
+    for path in pages:
         parser = _Paragraphs()
         parser.feed(path.read_text(encoding="utf-8"))
         for text in parser.found:

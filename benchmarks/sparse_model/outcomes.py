@@ -13,9 +13,9 @@ import torch
 import glmquant
 from benchmarks.accuracy.inputs import Inputs
 from benchmarks.accuracy.made import key_of, sha256_of
+from benchmarks.accuracy.maker import code_sha256
 from benchmarks.accuracy.measure import Meter, read_metrics, write_metrics
 from benchmarks.accuracy.read_back import Candidate
-from benchmarks.accuracy.run import code_sha256
 from benchmarks.sparse_model.rows import LENGTH, Row
 from glmquant import api, assets
 from glmquant.data.sequences import Ids

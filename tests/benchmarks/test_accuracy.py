@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.accuracy import inputs as inputs_module
-from benchmarks.accuracy import measure, rows, run, three_bits, write_onnxruntime, write_ours
+from benchmarks.accuracy import maker, measure, rows, run, three_bits, write_onnxruntime, write_ours
 from benchmarks.accuracy.inputs import Case, Inputs, mean_square_inputs, prepare
 from benchmarks.accuracy.made import Cost, ProgramError, kept, make
 from benchmarks.accuracy.measure import Meter, kl_difference, read_metrics, write_metrics
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory) -> Inputs:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs_module, "SAMPLES", 2)
         patch.setattr(inputs_module, "LENGTH", 32)
-        return prepare(Case("tiny", "Tiny", CHATGLM2, TEXT, (TEXT,), ()), tmp_path_factory.mktemp("accuracy"))
+        return prepare(Case("tiny", "Tiny", CHATGLM2, (TEXT,), (TEXT,), ()), tmp_path_factory.mktemp("accuracy"))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_second_run_makes_nothing_and_gives_the_same_tables(
     monkeypatch.setattr(run, "SECTIONS", {"Four bits": (rows.RTN, Row("absent", "llama"))})
     monkeypatch.setattr(run, "ELSEWHERE", (rows.RTN,))
     other = Path(assets.resolve("glmquant:held-out-zh.txt"))
-    case = Case("tiny", "Tiny", CHATGLM2, TEXT, (TEXT, other), ("Four bits",))
+    case = Case("tiny", "Tiny", CHATGLM2, (TEXT,), (TEXT, other), ("Four bits",))
 
     def tables(**options: bool) -> list[str]:
         chosen = {
@@ -203,10 +203,10 @@ def test_a_second_run_makes_nothing_and_gives_the_same_tables(
     assert not any("RTN" in line for line in tables(kept=True))
     first = tables()
     assert sum("RTN" in line for line in first) == 2
-    monkeypatch.setattr(run, "make", None)
+    monkeypatch.setattr(maker, "make", None)
     assert tables() == tables(kept=True) == first
     assert sum("RTN" in line for line in tables(own_text=True)) == 1
-    monkeypatch.setattr(run, "code_sha256", lambda: "another version")
+    monkeypatch.setattr(maker, "code_sha256", lambda: "another version")
     assert not any("RTN" in line for line in tables(kept=True))
 
 
