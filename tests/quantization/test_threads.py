@@ -110,7 +110,7 @@ def test_both_sides_of_a_check_give_the_same_logits(
 
 
 def test_routed_experts_in_integers_differ_by_rounding_alone(tmp_path: Path) -> None:
-    """With AVX-512 VNNI, ``QMoE`` adds blocks up in another order for other numbers of threads (docs/scale-out.md)."""
+    """With AVX-512 VNNI, the last bits depend on the number of ONNX Runtime's threads (docs/scale-out.md)."""
     config = wide_vocabulary(sparse(384))
     _, bundle = exported(tmp_path, config, "moe-int4-g128", 4)
     alone, *several = (candidate(bundle, config, count) for count in THREADS)
