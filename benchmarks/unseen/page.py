@@ -1,6 +1,7 @@
 """The page of results."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from benchmarks.accuracy.measure import kl_difference
 from benchmarks.accuracy.rows import BEST, RTN
@@ -34,7 +35,7 @@ def page(rows: Sequence[Kept], samples: int, length: int, windows: int) -> str:
                 "",
                 f"## Mean KL less that of {base}, on the same windows",
                 "",
-                *_table(others, lambda row, text, base=by_name[base]: _gap(row, base, text)),  # type: ignore[misc]
+                *_table(others, partial(_gap, by_name[base])),
             ]
     lines += [
         "",
@@ -61,7 +62,7 @@ def _table(rows: Sequence[Kept], figure: Callable[[Kept, str], str]) -> Iterator
         yield f"| {row.name} | {' | '.join(cells)} |"
 
 
-def _gap(row: Kept, base: Kept, text: str) -> str:
+def _gap(base: Kept, row: Kept, text: str) -> str:
     if text not in base.texts:
         return "not measured yet"
     gap = kl_difference(row.texts[text].metrics, base.texts[text].metrics)
