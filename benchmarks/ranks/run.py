@@ -25,10 +25,6 @@ from benchmarks.common.machine import describe_machine
 RESULTS = Path(__file__).with_name("result.md")
 COUNTS: Final = (1, 2, 4)
 TARGETS: Final = {2: 0.55, 4: 0.38}
-DIVISOR: Final = 2
-LENGTH: Final = 1025
-"""A batch then holds one sample, and a leaf eight of them: as few tokens as a leaf may have."""
-SAMPLES: Final = 32
 KEPT_HEAD: Final = {"match": "lm_head", "keep": True}
 """One layer of 29 in the whole model, and more than half of all weights in a slice of one block."""
 ALONE_ON_LOOPBACK: Final = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
@@ -36,24 +32,32 @@ ALONE_ON_LOOPBACK: Final = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a recipe; ``layers`` of it are quantized."""
+    """A model and a recipe; ``layers`` of it are quantized. Without ``divisor`` of ChatGLM2-6B's width, the packaged
+    model. Of 1,025 tokens and more, a batch holds one sample and a leaf eight: as few tokens as a leaf may have."""
 
     name: str
     recipe: str
     layers: int
+    samples: int
+    length: int
+    divisor: int | None = None
 
 
-CASES: Final = (Case("half", "int4-g128-gptq-fast", 1), Case("demo", "int4-g128-gptq-fast", 6))
+CASES: Final = (
+    Case("block", "int4-g128-gptq-fast", 1, 32, 1600, 1),
+    Case("half", "int4-g128-gptq-fast", 1, 32, 1025, 2),
+    Case("demo", "int4-g128-gptq-fast", 6, 96, 512),
+)
 
 
 def model_of(case: Case, work: Path) -> Path:
-    """ChatGLM2-6B's shape by half its width, written when it is first asked for; or the packaged model."""
-    if case.name == "demo":
+    """Written when it is first asked for; or the packaged one."""
+    if case.divisor is None:
         return ROOT / "glmquant" / "assets" / "demo-model"
     out = work / case.name
     if not out.exists():
         tokenizer = ROOT / "glmquant" / "assets" / "demo-model"
-        options = ["--layers", case.layers, "--divisor", DIVISOR, "--tokenizer-of", tokenizer, "--out", out]
+        options = ["--layers", case.layers, "--divisor", case.divisor, "--tokenizer-of", tokenizer, "--out", out]
         run([sys.executable, "-m", "benchmarks.common.make_chatglm2", *options])
     return out
 
@@ -61,12 +65,10 @@ def model_of(case: Case, work: Path) -> Path:
 def settings(case: Case) -> list[str]:
     from glmquant.recipe.load import load_recipe
 
-    length = LENGTH if case.name == "half" else LENGTH // 2
-    samples = SAMPLES if case.name == "half" else 3 * SAMPLES
     rules = load_recipe(case.recipe, {}).model_dump(mode="json", exclude_unset=True)["rules"][1:]
     values = {
-        "calibration.num_samples": samples,
-        "calibration.seq_len": length,
+        "calibration.num_samples": case.samples,
+        "calibration.seq_len": case.length,
         "rules": [KEPT_HEAD, *rules],
     }
     return [
@@ -140,7 +142,7 @@ def section(case: Case, work: Path) -> list[str]:
     alone = found[1]
     lines = [
         "",
-        f"## {case.name}, {case.recipe}",
+        f"## {case.name}, {case.recipe}, {case.samples} samples of {case.length:,} tokens",
         "",
         "| ranks | same bytes | CPU s of the slowest | of one rank's | target | foretold | peak a rank, GB "
         "| foretold, GB | sent a rank and block, MB | computed, MB |",
@@ -149,7 +151,7 @@ def section(case: Case, work: Path) -> list[str]:
     for count, each in found.items():
         stage, first = _quantizing(each.forecast), _quantizing(alone.forecast)
         sent = each.received / count / case.layers
-        target = TARGETS.get(count) if case.name == "half" else None
+        target = TARGETS.get(count) if case.divisor is not None else None
         lines.append(
             f"| {count} | {'yes' if each.written == alone.written else 'NO'} | {each.slowest:.0f} | "
             f"{each.slowest / alone.slowest:.2f} | {'' if target is None else f'{target:.2f}'} | "
@@ -182,9 +184,9 @@ def main() -> None:
     lines = [
         "# Several ranks",
         "",
-        f"`python -m benchmarks.ranks.run`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}; one thread a rank, on "
-        "a machine that others used. `half` is one block of ChatGLM2-6B's shape by half its width, random weights, "
-        f"{SAMPLES} samples of {LENGTH} tokens, the head kept float; `demo` is the packaged model.",
+        f"`python -m benchmarks.ranks.run`, {datetime.now(UTC):%Y-%m-%d}, {describe_machine()}; one thread a rank. "
+        "`block` is one block of ChatGLM2-6B's shape, random weights, the head kept float; `half` the same by half "
+        "its width; `demo` is the packaged model.",
     ]
     for case in CASES:
         if measured(case, 1, args.work) is not None:

@@ -32,6 +32,12 @@ class PackedTensor:
         packed = pack_bits(codes_NK, bits) if codes_NK.shape[1] * bits % 8 == 0 else codes_NK
         return PackedTensor(packed, weight.scales_NG, weight.zeros_NG, weight.spec, weight.shape)
 
+    def part(self, start: int, stop: int) -> "PackedTensor":
+        """Rows ``[start, stop)``, as small as they are."""
+        rows = slice(start, stop)
+        shape = (stop - start, self.shape[1])
+        return PackedTensor(self.packed[rows], self.scales_NG[rows], self.zeros_NG[rows], self.spec, shape)
+
     def rows(self, start: int, stop: int) -> QuantTensor:
         part, columns = self.packed[start:stop], self.shape[1]
         codes_NK = part if part.shape[1] == columns else unpack_bits(part, self.spec.bits)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glmquant import __version__
 from glmquant.core.files import write_atomically, write_json
+from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.untrusted import MAX_CONFIG_BYTES, file_inside, without_mark
 from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CheckpointError
@@ -59,6 +60,7 @@ from glmquant.store.manifest import (
 from glmquant.store.recognize import CONFIG
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from glmquant.store.shards import INDEX
+from glmquant.store.tensors import Writable
 from glmquant.store.weighed import PublishedConfig
 
 log = logging.getLogger("glmquant.store")
@@ -147,7 +149,7 @@ class ArtifactWriter:
     def _write_block(self, layer: int, block: Block, records: Sequence[GroupRecord], wanted: str | None) -> None:
         at = layer_prefix(layer)
         gains = {name: gain for part in block.parts for name, gain in part.gains.items()}
-        tensors = {f"{at}{name}.weight": gain for name, gain in gains.items()}
+        tensors: dict[str, Writable] = {f"{at}{name}.weight": gain for name, gain in gains.items()}
         for part in block.parts:
             for group in part.kind.groups(self._config, layer):
                 tensors |= self._linear(group, part.linears[group.within(part.kind.scope)])
@@ -176,9 +178,9 @@ class ArtifactWriter:
         self, final_norm: Tensor, head: Linear | ClassificationHead, records: Sequence[GroupRecord] = ()
     ) -> None:
         """A language-model head that is tied to the embedding is not written again; a classifier's stays float."""
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Writable] = {}
         if isinstance(head, ClassificationHead):
-            tensors = head.tensors(head.stored_as)
+            tensors |= head.tensors(head.stored_as)
         elif not self._config.tie_word_embeddings:
             tensors = self._linear(head_group(self._config), head)
         self._write(self._shard(-1), {FINAL_NORM: final_norm, **tensors}, records)
@@ -247,27 +249,30 @@ class ArtifactWriter:
                 yield name, start, stop
                 start = stop
 
-    def _experts(self, layer: int, kind: SparseKind, experts: RoutedExperts) -> dict[str, Tensor]:
+    def _experts(self, layer: int, kind: SparseKind, experts: RoutedExperts) -> dict[str, Writable]:
         """The router in float32, and each expert's linear layers apart."""
         router = (experts.router.weight_XD, experts.router.bias_X)
         names = kind.router_shapes(self._config)
-        tensors = {f"{layer_prefix(layer)}{name}": each for name, each in zip(names, router, strict=True)}
+        at = layer_prefix(layer)
+        tensors: dict[str, Writable] = {f"{at}{name}": each for name, each in zip(names, router, strict=True)}
         for expert in range(experts.count):
             pair = kind.expert_groups(self._config, layer, expert)
             for group, name in zip(pair, EXPERT_LINEARS, strict=True):
                 tensors |= self._linear(group, experts.load(expert, name))
         return tensors
 
-    def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Tensor]:
+    def _linear(self, group: LinearGroup, linear: Linear) -> dict[str, Writable]:
         weight, bias_N = linear.weight, linear.bias_N
         spec = None if isinstance(weight, Tensor) else weight.spec
         assert spec == self._specs[group.unit], f"{group.name} is not quantized as planned"
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Writable] = {}
         for module, start, stop in self._modules(group):
+            parts: dict[str, Writable] = {}
             if isinstance(weight, Tensor):
-                parts = {"weight": weight[start:stop]}
+                parts["weight"] = weight[start:stop]
             else:
-                parts = encode(weight.rows(start, stop), self._version, name=module)
+                rows = weight.part(start, stop) if isinstance(weight, PackedTensor) else weight.rows(start, stop)
+                parts |= encode(rows, self._version, name=module)
             if bias_N is not None:
                 parts["bias"] = bias_N[start:stop]
             tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in parts.items()}
@@ -276,7 +281,7 @@ class ArtifactWriter:
     def _write(
         self,
         shard: Path,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Writable],
         records: Sequence[GroupRecord] = (),
         wanted: str | None = None,
     ) -> None:

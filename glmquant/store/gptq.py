@@ -25,12 +25,13 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.packing import from_int32_words, to_int32_words
 from glmquant.core.parallel import over_strips
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import CheckpointError, QuantizationError
-from glmquant.store.tensors import StoredTensor
+from glmquant.store.tensors import DeferredTensor, StoredTensor
 
 Version = Literal["gptq", "gptq_v2"]
 
@@ -40,28 +41,42 @@ POWERS: Final = tuple(1 << n for n in range(4, 25))
 HALF_ROUNDING: Final = 2.0**-11
 
 
-def encode(quantized: QuantTensor, version: Version, *, name: str) -> dict[str, Tensor]:
-    """The four tensors of a linear by suffix.
+def encode(quantized: QuantTensor | PackedTensor, version: Version, *, name: str) -> dict[str, DeferredTensor]:
+    """The four tensors of a linear by suffix, each made when it is asked for.
 
     Raises:
         QuantizationError: the linear's rows or columns do not fill whole 32-bit words.
     """
     rows, columns = quantized.shape
+    spec = quantized.spec
+    require_whole_words(name, rows, columns, spec.bits)
+    groups, words = spec.num_groups(columns), columns * spec.bits // WORD_BITS
+    return {
+        "qweight": DeferredTensor(torch.int32, (words, rows), lambda: _qweight(quantized)),
+        "qzeros": DeferredTensor(
+            torch.int32, (groups, rows * spec.bits // WORD_BITS), lambda: _qzeros(quantized, version)
+        ),
+        "scales": DeferredTensor(torch.float16, (groups, rows), lambda: quantized.scales_NG.T.contiguous().half()),
+        "g_idx": DeferredTensor(torch.int32, (columns,), lambda: group_of_column(columns, spec)),
+    }
+
+
+def _qweight(quantized: QuantTensor | PackedTensor) -> Tensor:
+    rows, columns = quantized.shape
     bits = quantized.spec.bits
-    require_whole_words(name, rows, columns, bits)
-    stored_NG = (quantized.zeros_NG - 1) & quantized.spec.max_code if version == "gptq" else quantized.zeros_NG
     qweight = torch.empty(columns * bits // WORD_BITS, rows, dtype=torch.int32)
 
     def fill(part: slice) -> None:
-        qweight[:, part] = to_int32_words(quantized.codes_NK[part], bits).T
+        qweight[:, part] = to_int32_words(quantized.rows(part.start, part.stop).codes_NK, bits).T
 
     over_strips(fill, rows, columns)
-    return {
-        "qweight": qweight,
-        "qzeros": to_int32_words(stored_NG.T, bits),
-        "scales": quantized.scales_NG.T.contiguous().half(),
-        "g_idx": group_of_column(columns, quantized.spec),
-    }
+    return qweight
+
+
+def _qzeros(quantized: QuantTensor | PackedTensor, version: Version) -> Tensor:
+    spec, zeros_NG = quantized.spec, quantized.zeros_NG
+    stored_NG = (zeros_NG - 1) & spec.max_code if version == "gptq" else zeros_NG
+    return to_int32_words(stored_NG.T, spec.bits)
 
 
 def require_whole_words(name: str, rows: int, columns: int, bits: int) -> None:

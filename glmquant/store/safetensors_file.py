@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import torch
-from torch import Tensor
 
 from glmquant.core.direct_io import DirectWriter
 from glmquant.core.placeholders import HEAD, refuse_placeholder
 from glmquant.core.untrusted import parse_json, require_regular, shown
 from glmquant.errors import CheckpointError
-from glmquant.store.tensors import StoredTensor, byte_view, file_size, reject_dimensions
+from glmquant.store.tensors import DeferredTensor, StoredTensor, Writable, byte_view, file_size, reject_dimensions
 
 MAX_HEADER_BYTES: Final = 16 << 20
 LENGTH: Final = struct.Struct("<Q")
@@ -154,10 +153,10 @@ def _require_gapless(path: Path, tensors: Mapping[str, StoredTensor], start: int
         )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+def write_safetensors(path: Path, tensors: Mapping[str, Writable], metadata: Mapping[str, str] | None = None) -> str:
     """Writes the tensors and waits until they are on the disk; the same tensors give the same bytes.
 
-    Nothing is copied but tensors that are not contiguous, one at a time.
+    Nothing is copied but tensors that are not contiguous, one at a time; deferred ones are made one at a time.
 
     Returns:
         sha256 of the file, of what was to be written rather than of what came to be on the disk.
@@ -183,7 +182,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     with DirectWriter(path) as file:
         file.write(head)
         for name in order:
-            content = byte_view(tensors[name].contiguous())
-            digest.update(content)
-            file.write(content)
+            _append(tensors[name], file, digest)
     return digest.hexdigest()
+
+
+def _append(tensor: Writable, file: DirectWriter, digest: "hashlib._Hash") -> None:
+    content = byte_view((tensor.make() if isinstance(tensor, DeferredTensor) else tensor).contiguous())
+    digest.update(content)
+    file.write(content)

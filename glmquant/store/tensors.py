@@ -39,6 +39,21 @@ SAMPLE_BYTES: Final = 4 << 10
 
 
 @dataclass(frozen=True)
+class DeferredTensor:
+    """A tensor that is made when it is written, and not before."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+Writable = Tensor | DeferredTensor
+
+
+@dataclass(frozen=True)
 class Checksum:
     """CRC-32 that a file has of ``size`` bytes of it from ``start`` on."""
 

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.qtensor import QuantTensor
 from glmquant.core.spec import WHOLE_ROW, QuantSpec
 from glmquant.errors import CheckpointError, QuantizationError
 from glmquant.store.gptq import GptqFormat, GptqLinear, Version, decode, encode, locate_linear
 from glmquant.store.safetensors_file import read_safetensors, write_safetensors
 from glmquant.store.tensors import StoredTensor
-from tests.support.checkpoints import random_quantized
+from tests.support.checkpoints import encoded, random_quantized
 
 SPECS = st.builds(QuantSpec, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32, 128, WHOLE_ROW]), st.booleans())
 VERSIONS: tuple[Version, ...] = ("gptq", "gptq_v2")
@@ -34,9 +35,13 @@ def weight_by_element(words: dict[str, Tensor], bits: int, version: str, n: int,
 @given(SPECS, st.sampled_from(VERSIONS), st.sampled_from([16, 32]), st.sampled_from([16, 48, 160]), st.integers(0, 999))
 def test_encoded_weights_by_element(spec: QuantSpec, version: Version, rows: int, columns: int, seed: int) -> None:
     quantized = random_quantized(rows, columns, spec, seed)
-    words = encode(quantized, version, name="w")
+    words = encoded(quantized, version, name="w")
+    packed = encoded(PackedTensor.of(quantized), version, name="w")
+    assert all(torch.equal(packed[suffix], tensor) for suffix, tensor in words.items())
     groups = spec.num_groups(columns)
-    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in words.items()} == {
+    described = {name: (tensor.dtype, tensor.shape) for name, tensor in encode(quantized, version, name="w").items()}
+    assert described == {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in words.items()}
+    assert described == {
         "qweight": (torch.int32, (columns * spec.bits // 32, rows)),
         "qzeros": (torch.int32, (groups, rows * spec.bits // 32)),
         "scales": (torch.float16, (groups, rows)),
@@ -53,7 +58,7 @@ def test_encoded_weights_by_element(spec: QuantSpec, version: Version, rows: int
 @given(SPECS, st.sampled_from(VERSIONS), st.sampled_from([16, 32]), st.sampled_from([16, 48, 160]), st.integers(0, 999))
 def test_decoding_is_the_inverse(spec: QuantSpec, version: Version, rows: int, columns: int, seed: int) -> None:
     quantized = random_quantized(rows, columns, spec, seed)
-    again = decode(encode(quantized, version, name="w"), spec, version)
+    again = decode(encoded(quantized, version, name="w"), spec, version)
     assert again.spec == spec
     assert torch.equal(again.codes_NK, quantized.codes_NK)
     assert torch.equal(again.zeros_NG, quantized.zeros_NG)
@@ -62,27 +67,27 @@ def test_decoding_is_the_inverse(spec: QuantSpec, version: Version, rows: int, c
 
 @pytest.mark.parametrize(("bits", "word"), [(2, 0x55555555), (4, 0x77777777), (8, 0x7F7F7F7F)])
 def test_symmetric_zero_points_of_v1(bits: int, word: int) -> None:
-    words = encode(random_quantized(32, 32, QuantSpec(bits, 32)), "gptq", name="w")
+    words = encoded(random_quantized(32, 32, QuantSpec(bits, 32)), "gptq", name="w")
     assert (words["qzeros"] == word).all()
 
 
 def test_v1_wraps_a_zero_point_of_zero_within_its_own_bits() -> None:
     quantized = random_quantized(8, 32, QuantSpec(4, 32, symmetric=False))
     quantized.zeros_NG[:, 0] = torch.tensor([5, 0, 1, 0, 15, 0, 0, 2], dtype=torch.uint8)
-    words = encode(quantized, "gptq", name="w")
+    words = encoded(quantized, "gptq", name="w")
     assert words["qzeros"].item() % 2**32 == 0x1FFEF0F4
     assert torch.equal(decode(words, quantized.spec, "gptq").zeros_NG, quantized.zeros_NG)
 
 
 def test_whoever_has_all_zero_points_in_the_middle_is_symmetric() -> None:
-    words = encode(random_quantized(16, 32, QuantSpec(4, 16)), "gptq_v2", name="w")
+    words = encoded(random_quantized(16, 32, QuantSpec(4, 16)), "gptq_v2", name="w")
     assert decode(words, QuantSpec(4, 16, symmetric=False), "gptq_v2").spec.symmetric
 
 
 @pytest.mark.parametrize(("rows", "columns", "what"), [(12, 64, "12 output rows"), (64, 20, "20 input columns")])
 def test_shapes_the_format_cannot_hold(rows: int, columns: int, what: str) -> None:
     with pytest.raises(QuantizationError, match=rf"layers\.0\.o has {what}; at 4 bits"):
-        encode(random_quantized(rows, columns, QuantSpec(4, 16)), "gptq", name="layers.0.o")
+        encoded(random_quantized(rows, columns, QuantSpec(4, 16)), "gptq", name="layers.0.o")
 
 
 def on_disk(directory: Path, words: dict[str, Tensor]) -> dict[str, StoredTensor]:
@@ -102,7 +107,7 @@ def test_bits_and_groups_follow_from_the_shapes(
     tmp_path_factory: pytest.TempPathFactory, spec: QuantSpec, columns: int, usual: int
 ) -> None:
     quantized = random_quantized(32, columns, spec)
-    linear = locate(tmp_path_factory.mktemp("gptq"), encode(quantized, "gptq_v2", name="m"), (32, columns), usual)
+    linear = locate(tmp_path_factory.mktemp("gptq"), encoded(quantized, "gptq_v2", name="m"), (32, columns), usual)
     assert linear.spec.bits == spec.bits
     assert linear.spec.num_groups(columns) == spec.num_groups(columns)
     again: QuantTensor = linear.read(0, 32)
@@ -110,12 +115,12 @@ def test_bits_and_groups_follow_from_the_shapes(
 
 
 def test_the_usual_group_size_names_a_row_of_one_group(tmp_path: Path) -> None:
-    words = encode(random_quantized(32, 64, QuantSpec(4, WHOLE_ROW)), "gptq_v2", name="m")
+    words = encoded(random_quantized(32, 64, QuantSpec(4, WHOLE_ROW)), "gptq_v2", name="m")
     assert locate(tmp_path, words, (32, 64), 128).spec.group_size == 128
     assert locate(tmp_path, words, (32, 64), 32).spec.group_size == WHOLE_ROW
 
 
-GOOD = encode(random_quantized(32, 64, QuantSpec(4, 16)), "gptq_v2", name="m")
+GOOD = encoded(random_quantized(32, 64, QuantSpec(4, 16)), "gptq_v2", name="m")
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from glmquant.errors import CheckpointError
 from glmquant.glm.groups import block_groups
 from glmquant.glm.linear import Linear
 from glmquant.store.checkpoint import Checkpoint, open_checkpoint
-from glmquant.store.gptq import Version, encode
+from glmquant.store.gptq import Version
 from tests.support.blocks import weights_of
-from tests.support.checkpoints import GOLDEN, random_quantized
+from tests.support.checkpoints import GOLDEN, encoded, random_quantized
 
 CHATGLM2 = GOLDEN / "chatglm2-tiny"
 LAYER = "transformer.encoder.layers.1."
@@ -123,7 +123,7 @@ def gptq(tensors: Tensors, spec: QuantSpec, version: Version, order: Callable[[i
         if not is_linear(name, weight):
             continue
         module = name.removesuffix(".weight")
-        words = encode(random_quantized(*weight.shape, spec, seed), version, name=module)
+        words = encoded(random_quantized(*weight.shape, spec, seed), version, name=module)
         if order is not None:
             words["g_idx"] = words["g_idx"][order(weight.shape[1])]
         out |= {f"{module}.{suffix}": tensor for suffix, tensor in words.items()}
@@ -242,7 +242,7 @@ def test_q_k_and_v_in_different_orders_are_refused(tmp_path: Path, canonical: Te
 
 
 def test_q_k_and_v_of_different_specs_are_refused(tmp_path: Path, canonical: Tensors) -> None:
-    words = encode(random_quantized(64, 128, QuantSpec(8, 32)), "gptq", name="k")
+    words = encoded(random_quantized(64, 128, QuantSpec(8, 32)), "gptq", name="k")
     canonical |= {f"model.layers.1.self_attn.k_proj.{suffix}": tensor for suffix, tensor in words.items()}
     with pytest.raises(CheckpointError, match=r"the linear layers of layers\.1\.self_attn\.qkv_proj differ"):
         open_checkpoint(write(tmp_path / "c", canonical, **GLM))
@@ -269,6 +269,6 @@ def test_biases_of_zeros_are_left_out_and_others_are_not(tmp_path: Path, canonic
 def test_a_quantized_head(tmp_path: Path, canonical: Tensors, symmetric: bool) -> None:
     head = random_quantized(2112, 128, QuantSpec(4, 32, symmetric))
     del canonical["lm_head.weight"]
-    canonical |= {f"lm_head.{suffix}": tensor for suffix, tensor in encode(head, "gptq", name="lm_head").items()}
+    canonical |= {f"lm_head.{suffix}": tensor for suffix, tensor in encoded(head, "gptq", name="lm_head").items()}
     read = open_checkpoint(write(tmp_path / "c", canonical, **GLM)).lm_head()
     assert torch.equal(read.dense(), head.dequantize())

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from glmquant.errors import CheckpointError
 from glmquant.store.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from glmquant.store.tensors import DeferredTensor, Writable
 from tests.support.checkpoints import GOLDEN
 
 TENSORS = {
@@ -59,6 +62,24 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     write_safetensors(one, TENSORS, {"a": "1", "b": "2"})
     write_safetensors(other, dict(reversed(TENSORS.items())), {"b": "2", "a": "1"})
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_deferred_tensors_are_made_one_at_a_time_and_are_not_kept(tmp_path: Path) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def make(value: int) -> torch.Tensor:
+        assert all(earlier() is None for earlier in made)
+        tensor = torch.full((2, 3), value)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    later: dict[str, Writable] = {
+        f"t{value}": DeferredTensor(torch.int64, (2, 3), partial(make, value)) for value in range(4)
+    }
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    assert write_safetensors(one, later) == write_safetensors(other, {f"t{n}": torch.full((2, 3), n) for n in range(4)})
+    assert one.read_bytes() == other.read_bytes()
+    assert len(made) == 4
 
 
 def test_a_transposed_tensor_is_written_row_by_row(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.qtensor import QuantTensor, storable
 from glmquant.core.spec import QuantSpec
 from glmquant.glm.block import Block
@@ -17,6 +18,7 @@ from glmquant.glm.groups import block_groups, head_group
 from glmquant.glm.hf_config import to_hf_config
 from glmquant.glm.linear import Linear
 from glmquant.glm.names import canonical_shapes
+from glmquant.store.gptq import Version, encode
 from tests.support.blocks import make_block, weights_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -73,6 +75,11 @@ def random_quantized(rows: int, columns: int, spec: QuantSpec, seed: int = 0) ->
     if not spec.symmetric:
         zeros = torch.randint(0, spec.max_code + 1, grouped, generator=generator, dtype=torch.uint8)
     return QuantTensor(codes, storable(torch.rand(grouped, generator=generator)), zeros, spec)
+
+
+def encoded(quantized: QuantTensor | PackedTensor, version: Version, *, name: str) -> dict[str, Tensor]:
+    """As a file in GPTQ format has it, by suffix."""
+    return {suffix: tensor.make() for suffix, tensor in encode(quantized, version, name=name).items()}
 
 
 def random_linear(group: LinearGroup, spec: QuantSpec | None, *, bias: bool = False, seed: int = 0) -> Linear:
