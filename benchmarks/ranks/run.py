@@ -27,6 +27,8 @@ COUNTS: Final = (1, 2, 4)
 TARGETS: Final = {2: 0.55, 4: 0.38}
 KEPT_HEAD: Final = {"match": "lm_head", "keep": True}
 """One layer of 29 in the whole model, and more than half of all weights in a slice of one block."""
+TEXTS: Final = (*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("glmquant/**/*.py")))
+"""Whatever there is, as long as it is long."""
 ALONE_ON_LOOPBACK: Final = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
@@ -44,7 +46,7 @@ class Case:
 
 
 CASES: Final = (
-    Case("block", "int4-g128-gptq-fast", 1, 32, 1600, 1),
+    Case("block", "int4-g128-gptq-fast", 1, 128, 2048, 1),
     Case("half", "int4-g128-gptq-fast", 1, 32, 1025, 2),
     Case("demo", "int4-g128-gptq-fast", 6, 96, 512),
 )
@@ -67,6 +69,7 @@ def settings(case: Case) -> list[str]:
 
     rules = load_recipe(case.recipe, {}).model_dump(mode="json", exclude_unset=True)["rules"][1:]
     values = {
+        "calibration.data": [str(path) for path in TEXTS],
         "calibration.num_samples": case.samples,
         "calibration.seq_len": case.length,
         "rules": [KEPT_HEAD, *rules],

@@ -30,6 +30,8 @@ from glmquant.streaming.activations import Activations, Batch
 
 DAMPING = 0.1
 ROWS_AT_ONCE = 2048
+SHARED_ROWS = 1024
+"""What ranks deal out of a linear layer, in runs. Fewer are dearer: columns are rounded one after the other."""
 ALL_ROWS = slice(0, None)
 
 
@@ -125,7 +127,7 @@ class LinearFit:
         """Some rows of the weights to quantize, and the statistics to do it by; nothing may be added afterwards.
 
         Args:
-            rows: whole slices of ``ROWS_AT_ONCE`` but for the last.
+            rows: whole slices of ``SHARED_ROWS`` but for the last.
         """
         stats = self._hessian.result(self._ranks)
         if self._error is None:

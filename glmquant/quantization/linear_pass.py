@@ -20,7 +20,7 @@ from glmquant.errors import QuantizationError
 from glmquant.glm.linear import Linear
 from glmquant.methods.base import Method, takes_rows
 from glmquant.methods.promise import quantized as quantized_by
-from glmquant.quantization.error_propagation import ROWS_AT_ONCE, LinearFit
+from glmquant.quantization.error_propagation import SHARED_ROWS, LinearFit
 from glmquant.quantization.lazy_matrix import LazyMatrix, Squares, ratio, relative, square_sums
 from glmquant.recipe.plan import GroupPlan
 from glmquant.store.manifest import GroupRecord
@@ -112,13 +112,13 @@ def _shared(
     """Each rank quantizes a run of slices of the rows, if the method takes rows one by one; else each all of them."""
     if not takes_rows(method):
         ranks = ALONE
-    starts = ranks.run_of(range(0, len(weight_NK), ROWS_AT_ONCE))
+    starts = ranks.run_of(range(0, len(weight_NK), SHARED_ROWS))
     if not starts:
         seen.result(weight_NK, slice(0, 0))  # the sums are everybody's
         return _joined(ranks.gather((None, [])), weight_NK.device)
-    rows_NK, stats = seen.result(weight_NK, slice(starts[0], starts[-1] + ROWS_AT_ONCE))
+    rows_NK, stats = seen.result(weight_NK, slice(starts[0], starts[-1] + SHARED_ROWS))
     quantized = quantized_by(method, rows_NK, spec, stats)
-    parts = [slice(start - starts[0], start - starts[0] + ROWS_AT_ONCE) for start in starts]
+    parts = [slice(start - starts[0], start - starts[0] + SHARED_ROWS) for start in starts]
     errors = [_errors(rows_NK[part], quantized.rows(part.start, part.stop), stats, dtype) for part in parts]
     if ranks.count == 1:
         return quantized, errors

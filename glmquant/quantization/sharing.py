@@ -14,7 +14,7 @@ import torch
 from glmquant.glm.config import GlmConfig, LinearGroup
 from glmquant.glm.groups import block_groups
 from glmquant.glm.parts import part_kinds
-from glmquant.quantization.error_propagation import ROWS_AT_ONCE
+from glmquant.quantization.error_propagation import SHARED_ROWS
 from glmquant.quantization.work import tokens_of
 from glmquant.recipe.plan import Plan
 from glmquant.streaming.activations import leaf_starts
@@ -39,8 +39,8 @@ def share_of_samples(samples: int, length: int, ranks: int) -> float:
 
 def share_of_rows(group: LinearGroup, ranks: int) -> float:
     """Of the rows of a fitted linear layer."""
-    slices = -(-group.rows // ROWS_AT_ONCE)
-    return min(1.0, -(-slices // ranks) * ROWS_AT_ONCE / group.rows)
+    slices = -(-group.rows // SHARED_ROWS)
+    return min(1.0, -(-slices // ranks) * SHARED_ROWS / group.rows)
 
 
 def shared_seconds(plan: Plan, layer: int, seconds: Mapping[str, float], an_operation: float, ranks: int) -> float:

@@ -8,7 +8,7 @@ from glmquant.cli.rendering import summary_text
 from glmquant.core.ranks import Ranks
 from glmquant.glm.config import LinearGroup
 from glmquant.quantization import forecast
-from glmquant.quantization.error_propagation import ROWS_AT_ONCE
+from glmquant.quantization.error_propagation import SHARED_ROWS
 from glmquant.quantization.sharing import sent_bytes, share_of_rows, share_of_samples, shared_seconds
 from glmquant.recipe.load import load_recipe
 from glmquant.recipe.plan import Plan, make_plan
@@ -31,12 +31,12 @@ def test_the_share_of_samples_is_that_of_the_rank_with_most(count: int, samples:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("rows", [100, 2048, 4608, 27392])
 def test_the_share_of_rows_is_that_of_the_rank_with_most(count: int, rows: int) -> None:
-    starts = range(0, rows, ROWS_AT_ONCE)
+    starts = range(0, rows, SHARED_ROWS)
     most = max(
-        sum(min(ROWS_AT_ONCE, rows - start) for start in Ranks(rank, count).run_of(starts)) for rank in range(count)
+        sum(min(SHARED_ROWS, rows - start) for start in Ranks(rank, count).run_of(starts)) for rank in range(count)
     )
     share = round(share_of_rows(LinearGroup("lm_head", (), (rows,), 8), count) * rows)
-    assert most <= share <= most + ROWS_AT_ONCE
+    assert most <= share <= most + SHARED_ROWS
 
 
 def test_one_rank_sends_nothing_and_has_all() -> None:
