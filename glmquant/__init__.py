@@ -3,7 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from glmquant.core.mkl import round_as_one_thread
+
 __version__ = "0.1.0"
+
+round_as_one_thread()  # before torch multiplies
 
 if TYPE_CHECKING:
     from glmquant.api import (

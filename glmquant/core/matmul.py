@@ -10,13 +10,17 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from glmquant.core.device import CPU
+from glmquant.core.parallel import over_runs
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 FIRST_WITH_BFLOAT16 = (8, 0)
 """Compute capability of the first GPUs that multiply bfloat16 matrices (CUDA C++ Programming Guide, §16)."""
+OUTPUTS_AT_ONCE = 256
 PROBE_SIZE = 256  # below this other kernels may answer than for the products that matter
 
 
@@ -31,6 +35,25 @@ def forward_dtype(device: torch.device = CPU) -> torch.dtype:
 
 def dtype_for(precision: Precision, device: torch.device = CPU) -> torch.dtype:
     return forward_dtype(device) if precision == "auto" else getattr(torch, precision)
+
+
+def project(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` ``[..., N]`` of ``x`` ``[..., K]``, all of one dtype.
+
+    On processors with AMX, oneDNN splits the sums of bfloat16 products as the number of threads has it: there, runs of
+    outputs are computed by a thread each. Where gradients are asked for, it is torch's own.
+    """
+    tiled = x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if not tiled or (torch.is_grad_enabled() and (x.requires_grad or weight_NK.requires_grad)):
+        return functional.linear(x, weight_NK, bias_N)
+    rows_TK, outputs = x.flatten(0, -2), len(weight_NK)
+    out_TN = torch.empty(len(rows_TK), outputs, dtype=x.dtype)
+
+    def fill(part: slice) -> None:
+        out_TN[:, part] = functional.linear(rows_TK, weight_NK[part], None if bias_N is None else bias_N[part])
+
+    over_runs(fill, outputs, OUTPUTS_AT_ONCE)
+    return out_TN.view(*x.shape[:-1], outputs)
 
 
 @contextmanager

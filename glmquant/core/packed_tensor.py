@@ -5,6 +5,7 @@ Shape suffixes: N output rows, K input columns, G groups along K.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from glmquant.core.packing import pack_bits, unpack_bits
@@ -31,6 +32,11 @@ class PackedTensor:
         codes_NK, bits = weight.codes_NK, weight.spec.bits
         packed = pack_bits(codes_NK, bits) if codes_NK.shape[1] * bits % 8 == 0 else codes_NK
         return PackedTensor(packed, weight.scales_NG, weight.zeros_NG, weight.spec, weight.shape)
+
+    def to(self, device: torch.device) -> "PackedTensor":
+        """The same tensor on a device."""
+        scales_NG, zeros_NG = self.scales_NG.to(device), self.zeros_NG.to(device)
+        return PackedTensor(self.packed.to(device), scales_NG, zeros_NG, self.spec, self.shape)
 
     def part(self, start: int, stop: int) -> "PackedTensor":
         """Rows ``[start, stop)``, as small as they are."""

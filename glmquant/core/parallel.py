@@ -54,6 +54,11 @@ def over_shares(work: Callable[[slice], None], rows: int, device: torch.device =
     _over(work, rows, -(-step // SHARE_STEP) * SHARE_STEP, device)
 
 
+def over_runs(work: Callable[[slice], None], items: int, length: int) -> None:
+    """``work`` of every run of so many ``items``, each by one thread of the processor, as :func:`over_strips`."""
+    _over(work, items, length, CPU)
+
+
 def _over(work: Callable[[slice], T], rows: int, step: int, device: torch.device) -> list[T]:
     parts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if device.type != "cpu" or getattr(_here, "in_strip", False):

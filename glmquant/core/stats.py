@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glmquant.core.device import CPU
 from glmquant.core.exact_sum import ExactSum, Grid
-from glmquant.core.matmul import float32_products
+from glmquant.core.matmul import float32_products, project
 from glmquant.core.ranks import ALONE, Ranks
 
 STRIPS, SMALLEST_STRIP = 8, 128
@@ -136,7 +136,7 @@ def mean_square_output(weight_NK: Tensor, stats: LayerStats, dtype: torch.dtype 
         strip_PK = stats.hessian_KK[start:stop, :stop].to(dtype, copy=True)
         strip_PK[:, :start] *= 2
         with float32_products(weight_NK.device, exact=True):
-            pulled_NK = weight_NK[:, start:stop] @ strip_PK
+            pulled_NK = project(weight_NK[:, start:stop], strip_PK.T)
         rows = max(1, ELEMENTS_AT_ONCE // stop)
         for pulled, weights in zip(pulled_NK.split(rows), weight_NK[:, :stop].split(rows), strict=True):
             total += float((pulled.float() * weights).sum(1, dtype=torch.float64).sum())

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from glmquant.core.matmul import project
+from glmquant.core.packed_tensor import PackedTensor
 from glmquant.core.qtensor import QuantMatrix, QuantTensor
 
 
@@ -33,9 +34,9 @@ class Linear:
 
     def to(self, device: torch.device) -> "Linear":
         """The same layer on a device: itself where it is there."""
-        weight = self.weight
+        weight = self.weight if isinstance(self.weight, Tensor | PackedTensor) else _whole(self.weight)
         return Linear(
-            (weight if isinstance(weight, Tensor) else _whole(weight)).to(device),
+            weight.to(device),
             None if self.bias_N is None else self.bias_N.to(device),
             None if self.order_K is None else self.order_K.to(device),
         )
@@ -54,7 +55,7 @@ class Linear:
         return Linear(some, None if self.bias_N is None else self.bias_N[part], self.order_K)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.dense(x.dtype), None if self.bias_N is None else self.bias_N.to(x.dtype))
+        return project(x, self.dense(x.dtype), None if self.bias_N is None else self.bias_N.to(x.dtype))
 
 
 def _whole(weight: QuantMatrix) -> QuantTensor:

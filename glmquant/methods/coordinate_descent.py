@@ -2,9 +2,11 @@
 
 Rounding once, as GPTQ does, fixes each code before the later ones are known. Here ``e H eᵀ`` is lowered further: with
 the error ``e = w - q`` and the residual ``r = e H``, the best ``q_k`` given the others is the code nearest to
-``q_k + r_k / H_kk`` (the update of QuantEase, arXiv:2309.01885, §3). No step raises the objective.
+``q_k + r_k / H_kk`` (the update of QuantEase, arXiv:2309.01885, §3). Scales may take part: with ``c`` a group's codes
+less its zero point, and zero for columns of other groups, its best scale given all else is ``s + r cᵀ / (c H cᵀ)``
+(arXiv:2602.02126, §3.2). No step raises the objective.
 
-Shape suffixes: N output rows, K input columns, G groups along K, P columns of a panel.
+Shape suffixes: N output rows, K input columns, G groups along K, W columns of a group, P columns of a panel.
 """
 
 import torch
@@ -12,57 +14,101 @@ from torch import Tensor
 
 from glmquant.core.matmul import float32_products
 from glmquant.core.parallel import over_shares
-from glmquant.core.qtensor import QuantTensor, spread
+from glmquant.core.qtensor import QuantTensor, storable
 
 PANEL_COLUMNS = 64
 ROWS_AT_ONCE = 2048
 
 
-def descend(weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge_K: Tensor, sweeps: int) -> QuantTensor:
-    """``quantized`` with better codes, after ``sweeps`` passes over all columns; scales and zero points stay.
+def descend(
+    weight_NK: Tensor,
+    quantized: QuantTensor,
+    hessian_KK: Tensor,
+    ridge_K: Tensor,
+    sweeps: int,
+    *,
+    scales: bool = False,
+) -> QuantTensor:
+    """``quantized`` with better codes, after ``sweeps`` passes over all columns; zero points stay.
 
     Args:
         weight_NK: what ``quantized`` stands for, any float dtype.
         hessian_KK: float32, not damped.
         ridge_K: what damping adds to its diagonal, above zero.
+        scales: each group's moves after its codes; else they stay.
     """
     parts = []
     for start in range(0, weight_NK.shape[0], ROWS_AT_ONCE):
-        rows = quantized.rows(start, start + ROWS_AT_ONCE)
-        parts.append(_descend_rows(weight_NK[start : start + ROWS_AT_ONCE].float(), rows, hessian_KK, ridge_K, sweeps))
-    codes_NK = torch.cat(parts)
-    return QuantTensor(codes_NK, quantized.scales_NG, quantized.zeros_NG, quantized.spec)
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = _Descent(weight_NK[rows].float(), quantized.rows(rows.start, rows.stop), hessian_KK, ridge_K)
+        for _ in range(sweeps):
+            part.sweep(scales=scales)
+        parts.append(part.result())
+    return QuantTensor.joined(parts)
 
 
-def _descend_rows(
-    weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge_K: Tensor, sweeps: int
-) -> Tensor:
-    columns, width = weight_NK.shape[1], quantized.spec.width(weight_NK.shape[1])
-    codes_KN = quantized.codes_NK.T.float().contiguous()
-    scales_KN = spread(quantized.scales_NG, width, columns).T.contiguous()
-    errors_KN = (weight_NK - quantized.dequantize()).T
-    ridge_K1 = ridge_K.unsqueeze(1)
-    with float32_products(hessian_KK.device, exact=True):
-        residual_KN = torch.addmm(errors_KN * ridge_K1, hessian_KK, errors_KN)
-    for _ in range(sweeps):
+class _Descent:
+    """Of some rows; columns are kept as contiguous rows. ``residual_KN`` is ``e H`` with the damped ``H``."""
+
+    def __init__(self, weight_NK: Tensor, quantized: QuantTensor, hessian_KK: Tensor, ridge_K: Tensor) -> None:
+        columns = weight_NK.shape[1]
+        self._quantized, self._hessian_KK, self._ridge_K = quantized, hessian_KK, ridge_K
+        self._width = quantized.spec.width(columns)
+        self._codes_KN = quantized.codes_NK.T.float().contiguous()
+        self._scales_GN = quantized.scales_NG.T.contiguous()
+        errors_KN = (weight_NK - quantized.dequantize()).T
+        with float32_products(hessian_KK.device, exact=True):
+            self._residual_KN = torch.addmm(errors_KN * ridge_K.unsqueeze(1), hessian_KK, errors_KN)
+
+    def sweep(self, *, scales: bool) -> None:
+        columns = len(self._codes_KN)
+        groups = [slice(start, min(start + self._width, columns)) for start in range(0, columns, self._width)]
         for start in range(0, columns, PANEL_COLUMNS):
             panel = slice(start, min(start + PANEL_COLUMNS, columns))
-            damped_PP = hessian_KK[panel, panel].clone()
-            damped_PP.diagonal().add_(ridge_K[panel])
-            moved_PN = torch.empty_like(codes_KN[panel])
+            self._move_codes(panel)
+            for group, of_group in enumerate(groups):
+                if scales and panel.start < of_group.stop <= panel.stop:
+                    self._move_scales(of_group, group)
 
-            def move(
-                part: slice, panel: slice = panel, damped_PP: Tensor = damped_PP, moved: Tensor = moved_PN
-            ) -> None:
-                codes_PN, scales_PN, residual_PN = (x[panel, part] for x in (codes_KN, scales_KN, residual_KN))
-                max_code = quantized.spec.max_code
-                moved[:, part] = _descend_panel(codes_PN, scales_PN, residual_PN.clone(), damped_PP, max_code)
+    def result(self) -> QuantTensor:
+        codes_NK = self._codes_KN.T.to(torch.uint8).contiguous()
+        return QuantTensor(codes_NK, self._scales_GN.T.contiguous(), self._quantized.zeros_NG, self._quantized.spec)
 
-            over_shares(move, codes_KN.shape[1], codes_KN.device)
-            with float32_products(hessian_KK.device, exact=True):
-                residual_KN.addmm_(hessian_KK[:, panel], moved_PN, alpha=-1)
-            residual_KN[panel].addcmul_(moved_PN, ridge_K1[panel], value=-1)
-    return codes_KN.T.to(torch.uint8).contiguous()
+    def _move_codes(self, panel: slice) -> None:
+        damped_PP = self._damped(panel)
+        group_P = torch.arange(panel.start, panel.stop, device=damped_PP.device) // self._width
+        moved_PN = torch.empty_like(self._codes_KN[panel])
+        max_code = self._quantized.spec.max_code
+
+        def move(part: slice) -> None:
+            codes_PN, residual_PN = self._codes_KN[panel, part], self._residual_KN[panel, part].clone()
+            scales_PN = self._scales_GN[:, part].index_select(0, group_P)
+            moved_PN[:, part] = _descend_panel(codes_PN, scales_PN, residual_PN, damped_PP, max_code)
+
+        over_shares(move, self._codes_KN.shape[1], self._codes_KN.device)
+        self._subtract(panel, moved_PN)
+
+    def _move_scales(self, columns: slice, group: int) -> None:
+        steps_WN = self._codes_KN[columns] - self._quantized.zeros_NG[:, group].float()
+        with float32_products(steps_WN.device, exact=True):
+            damped_WN = self._damped(columns) @ steps_WN
+        curvature_N = (steps_WN * damped_WN).sum(0)
+        slope_N = (steps_WN * self._residual_KN[columns]).sum(0)
+        scale_N = self._scales_GN[group]
+        better_N = storable(scale_N + torch.where(curvature_N > 0, slope_N / curvature_N, 0))
+        self._subtract(columns, steps_WN.mul_(better_N - scale_N))
+        scale_N.copy_(better_N)
+
+    def _damped(self, columns: slice) -> Tensor:
+        damped_PP = self._hessian_KK[columns, columns].clone()
+        damped_PP.diagonal().add_(self._ridge_K[columns])
+        return damped_PP
+
+    def _subtract(self, columns: slice, moved_PN: Tensor) -> None:
+        """From the errors of some columns, by which their weights moved."""
+        with float32_products(moved_PN.device, exact=True):
+            self._residual_KN.addmm_(self._hessian_KK[:, columns], moved_PN, alpha=-1)
+        self._residual_KN[columns].addcmul_(moved_PN, self._ridge_K[columns].unsqueeze(1), value=-1)
 
 
 def _descend_panel(

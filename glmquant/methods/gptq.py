@@ -91,6 +91,13 @@ class Gptq:
             json_schema_extra={"unit": "sweeps"},
         ),
     ] = 0
+    refine_scales: Annotated[
+        bool,
+        Field(
+            description="In those sweeps each group's scale moves, too, to its best value given the codes "
+            "(arXiv:2602.02126, §3.2)."
+        ),
+    ] = False
 
     kind: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
@@ -110,6 +117,13 @@ class Gptq:
                 f"coordinate_descent is {self.coordinate_descent}",
                 where="method.coordinate_descent",
                 expected=f"0 to {MOST_SWEEPS} sweeps",
+            )
+        if self.refine_scales and not self.coordinate_descent:
+            raise RecipeError(
+                "refine_scales is set, and coordinate_descent is 0",
+                where="method.refine_scales",
+                expected="coordinate_descent above 0: scales move in its sweeps",
+                hint="add coordinate_descent: 3",
             )
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
@@ -132,7 +146,8 @@ class Gptq:
         quantized = QuantTensor(codes_NK, grid[0], grid[1].to(torch.uint8), spec)
         if not self.coordinate_descent:
             return quantized
-        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, self.coordinate_descent)
+        sweeps, scales = self.coordinate_descent, self.refine_scales
+        return descend(weight_NK, quantized, stats.hessian_KK, ridge_K, sweeps, scales=scales)
 
     def _rounding_order(self, diagonal_K: Tensor) -> Tensor:
         if self.act_order:

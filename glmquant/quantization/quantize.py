@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glmquant.core.arithmetic import arithmetic
 from glmquant.core.device import CPU
+from glmquant.core.pages import trim
 from glmquant.core.parallel import lone_workers
 from glmquant.core.ranks import ALONE, Ranks
 from glmquant.data.calibration import CalibrationSet
@@ -276,7 +277,7 @@ class _Run:
         done = done.to(CPU)
         self._wait()
         assert self._background is not None
-        self._written = self._background.submit(self._keep, layer, done, outcomes, streams)
+        self._written = self._background.submit(self._keep, layer, [done], outcomes, streams)
         for stream in streams:
             stream.hidden.keep_until(self._written)
 
@@ -292,10 +293,14 @@ class _Run:
                 self._states.drop_before(layer)
 
     @torch.inference_mode()  # which is a thread's own
-    def _keep(self, layer: int, block: Block, outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]) -> int:
-        """Puts a finished block on the disk, and then what the next one starts from; its number."""
+    def _keep(
+        self, layer: int, unwritten: list[Block], outcomes: Sequence[GroupOutcome], streams: Sequence[Activations]
+    ) -> int:
+        """Puts a finished block on the disk, lets go of it, and keeps what the next one starts from; its number."""
         if self._ranks.is_first:
-            self._writer.write_block(layer, block, [outcome.record for outcome in outcomes])
+            self._writer.write_block(layer, unwritten.pop(), [outcome.record for outcome in outcomes])
+        unwritten.clear()
+        trim()  # its codes lay between arrays that ended before
         if streams:
             self._states.save(streams, layer + 1)
             if self._ranks.count == 1:
