@@ -123,7 +123,6 @@ class Gptq:
                 "refine_scales is set, and coordinate_descent is 0",
                 where="method.refine_scales",
                 expected="coordinate_descent above 0: scales move in its sweeps",
-                hint="add coordinate_descent: 3",
             )
 
     def quantize(self, weight_NK: Tensor, spec: QuantSpec, stats: LayerStats | None) -> QuantTensor:
