@@ -28,7 +28,6 @@ TARGETS: Final = {2: 0.55, 4: 0.38}
 KEPT_HEAD: Final = {"match": "lm_head", "keep": True}
 """One layer of 29 in the whole model, and more than half of all weights in a slice of one block."""
 TEXTS: Final = (*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("glmquant/**/*.py")))
-"""Whatever there is, as long as it is long."""
 ALONE_ON_LOOPBACK: Final = ("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
@@ -64,12 +63,19 @@ def model_of(case: Case, work: Path) -> Path:
     return out
 
 
-def settings(case: Case) -> list[str]:
+def text_in(work: Path) -> Path:
+    """Of as many tokens as are asked for; what it says does not matter to random weights."""
+    out = work / "text.txt"
+    out.write_text("\n".join(path.read_text(encoding="utf-8") for path in TEXTS), encoding="utf-8")
+    return out
+
+
+def settings(case: Case, work: Path) -> list[str]:
     from glmquant.recipe.load import load_recipe
 
     rules = load_recipe(case.recipe, {}).model_dump(mode="json", exclude_unset=True)["rules"][1:]
     values = {
-        "calibration.data": [str(path) for path in TEXTS],
+        "calibration.data": [str(text_in(work))],
         "calibration.num_samples": case.samples,
         "calibration.seq_len": case.length,
         "rules": [KEPT_HEAD, *rules],
@@ -83,7 +89,7 @@ def settings(case: Case) -> list[str]:
 
 def measure(case: Case, count: int, work: Path) -> None:
     """What quantizing costs each rank, in ``work``; what ``inspect`` says of it beside that."""
-    model, options = model_of(case, work), settings(case)
+    model, options = model_of(case, work), settings(case, work)
     calibration = work / f"{case.name}-calibration"
     if not calibration.exists():
         glmquant("calibrate", model, "--out", calibration, *options)

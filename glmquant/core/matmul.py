@@ -21,6 +21,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 FIRST_WITH_BFLOAT16 = (8, 0)
 """Compute capability of the first GPUs that multiply bfloat16 matrices (CUDA C++ Programming Guide, §16)."""
 OUTPUTS_AT_ONCE = 256
+WORK_AT_ONCE = 1 << 29
+"""Multiplications and additions that a thread is worth."""
 PROBE_SIZE = 256  # below this other kernels may answer than for the products that matter
 
 
@@ -50,9 +52,13 @@ def project(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tenso
     out_TN = torch.empty(len(rows_TK), outputs, dtype=x.dtype)
 
     def fill(part: slice) -> None:
-        out_TN[:, part] = functional.linear(rows_TK, weight_NK[part], None if bias_N is None else bias_N[part])
+        factor_KP, out_TP = weight_NK[part].T, out_TN[:, part]
+        if bias_N is None:
+            torch.mm(rows_TK, factor_KP, out=out_TP)
+        else:
+            torch.addmm(bias_N[part], rows_TK, factor_KP, out=out_TP)
 
-    over_runs(fill, outputs, OUTPUTS_AT_ONCE)
+    over_runs(fill, outputs, max(OUTPUTS_AT_ONCE, WORK_AT_ONCE // max(1, rows_TK.numel())))
     return out_TN.view(*x.shape[:-1], outputs)
 
 
