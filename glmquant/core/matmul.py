@@ -21,8 +21,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 FIRST_WITH_BFLOAT16 = (8, 0)
 """Compute capability of the first GPUs that multiply bfloat16 matrices (CUDA C++ Programming Guide, §16)."""
 OUTPUTS_AT_ONCE = 256
-WORK_AT_ONCE = 1 << 29
-"""Multiplications and additions that a thread is worth."""
+ALIGNED_OUTPUTS = 64
+WORK_AT_ONCE = 1 << 30
+"""Multiplications and additions."""
 PROBE_SIZE = 256  # below this other kernels may answer than for the products that matter
 
 
@@ -58,8 +59,14 @@ def project(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tenso
         else:
             torch.addmm(bias_N[part], rows_TK, factor_KP, out=out_TP)
 
-    over_runs(fill, outputs, max(OUTPUTS_AT_ONCE, WORK_AT_ONCE // max(1, rows_TK.numel())))
+    over_runs(fill, outputs, _outputs_at_once(rows_TK.numel(), outputs))
     return out_TN.view(*x.shape[:-1], outputs)
+
+
+def _outputs_at_once(work: int, outputs: int) -> int:
+    """Of about equal runs, as wide as kernels like it and each worth a thread."""
+    runs = max(1, -(-outputs * work // WORK_AT_ONCE))
+    return max(OUTPUTS_AT_ONCE, -(-outputs // runs // ALIGNED_OUTPUTS) * ALIGNED_OUTPUTS)
 
 
 @contextmanager
