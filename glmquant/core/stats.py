@@ -161,7 +161,8 @@ class AbsmaxAccumulator:
 
     def add(self, x: Tensor) -> None:
         """``x``: values ``[..., K]`` of any float dtype."""
-        self.absmax_K = torch.maximum(self.absmax_K, x.flatten(0, -2).float().abs().amax(0))
+        x_TK = x.flatten(0, -2)
+        self.absmax_K = torch.maximum(self.absmax_K, torch.maximum(x_TK.amax(0), -x_TK.amin(0)).float())
 
 
 def mean_square(inputs: Iterable[Tensor]) -> Tensor:

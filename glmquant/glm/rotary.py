@@ -3,13 +3,18 @@
 Shape suffixes: B batch, T tokens, D hidden, H heads, E head size, R rotary_dim / 2.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from glmquant.glm.config import GlmConfig
+
+ROUNDED: Final = 1.01
+"""No float32 or bfloat16 is farther from what it rounds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,3 +63,9 @@ def rms_norm(x_BTD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv:1910.07467, eq. 4), computed in float32; the dtype of ``x_BTD``."""
     normed = functional.rms_norm(x_BTD.float(), gain_D.shape, gain_D.float(), eps)
     return normed.to(x_BTD.dtype)
+
+
+def largest_normed(gain_D: Tensor) -> Tensor:
+    """What no element of an RMSNorm's result exceeds, float32 ``[D]``, also if it is then rounded to bfloat16: all of a
+    vector's size in one element is √D times its root mean square."""
+    return gain_D.float().abs() * (ROUNDED * math.sqrt(len(gain_D)))

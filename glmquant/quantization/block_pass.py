@@ -14,6 +14,7 @@ from glmquant.core.ranks import ALONE, Ranks
 from glmquant.glm.block import Block
 from glmquant.glm.linear import Linear
 from glmquant.glm.parts import Part
+from glmquant.glm.rotary import largest_normed
 from glmquant.quantization.error_propagation import LinearFit, Seen
 from glmquant.quantization.expert_pass import quantize_experts
 from glmquant.quantization.linear_pass import GroupOutcome, quantize_linear
@@ -148,7 +149,8 @@ class _PartPass:
             dtype=self._dtype,
             ranks=self._ranks,
         )
-        fit.gather(self._stream, lambda batch: self._seen(step, batch, found, wanted))
+        largest_K = None if step else largest_normed(self._part.gains[self._part.kind.input_norm])
+        fit.gather(self._stream, lambda batch: self._seen(step, batch, found, wanted), largest_K)
         return fit
 
     def _writes(self, step: int) -> bool:

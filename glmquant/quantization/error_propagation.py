@@ -80,14 +80,19 @@ class LinearFit:
         self.device, self.num_tokens = linear.weight.device, 0
         self._grids: tuple[Grid | None, Grid | None] = None, None
 
-    def gather(self, stream: Activations, seen: Callable[[Batch], Seen]) -> None:
+    def gather(self, stream: Activations, seen: Callable[[Batch], Seen], largest_K: Tensor | None = None) -> None:
         """Gathers all batches of a stream, leaf by leaf, so that the sums are the same however leaves are dealt out.
 
-        Each batch is asked for twice: first for the bounds that the exact sums need.
+        Args:
+            largest_K: what no input exceeds, float32, where that is known, all tokens count alike and the inputs' error
+                is gathered. Otherwise each batch is asked for twice, first for the bounds that the exact sums need.
         """
         bounds = _Bounds(self._linear, self.columns, by_inputs=self._by_inputs)
-        for batch in stream.batches:
-            bounds.add(seen(batch))
+        if largest_K is None:
+            for batch in stream.batches:
+                bounds.add(seen(batch))
+        else:
+            bounds.take(largest_K)
         self._grids, project = bounds.grids(stream.num_tokens, self._ranks), self._output()
         for leaf in stream.leaves:
             for batch in leaf:
@@ -160,6 +165,11 @@ class _Bounds:
         self._longest = torch.maximum(self._longest, lost_TK.norm(dim=1).amax())
         if seen.offset is not None:
             self._offset.add(rooted(seen.offset, seen.weights))
+
+    def take(self, largest_K: Tensor) -> None:
+        """Of inputs, and of what they can fall short of others that are no larger."""
+        self._inputs.add(largest_K.unsqueeze(0))
+        self._lost.add(2 * largest_K.unsqueeze(0))
 
     def grids(self, tokens: int, ranks: Ranks) -> tuple[Grid, Grid]:
         """Of the second moment, and of the error, which an output's Cauchy-Schwarz inequality bounds; of all ranks."""

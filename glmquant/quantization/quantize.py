@@ -17,7 +17,7 @@ from glmquant.data.calibration import CalibrationSet
 from glmquant.errors import CalibrationError, CheckpointError, QuantizationError
 from glmquant.glm.block import Block
 from glmquant.glm.groups import head_group
-from glmquant.glm.rotary import rms_norm
+from glmquant.glm.rotary import largest_normed, rms_norm
 from glmquant.progress import Progress, silent
 from glmquant.quantization.allocate import FOUND, allocated
 from glmquant.quantization.block_pass import quantize_block
@@ -324,7 +324,7 @@ class _Run:
         if streams and plan.needs_hessian:
             strength, dtype = self._plan.recipe.fit.error_propagation, streams[0].dtype
             seen = LinearFit(linear, strength, by_inputs=True, ranks=self._ranks)
-            seen.gather(streams[0], lambda batch: self._before_head(streams, batch, norm_D))
+            seen.gather(streams[0], lambda batch: self._before_head(streams, batch, norm_D), largest_normed(norm_D))
         lm_head, outcome = quantize_linear(name, linear, plan, seen, dtype, self._ranks)
         if self._ranks.is_first:
             self._writer.write_head(norm_D.to(CPU), lm_head.to(CPU), [outcome.record])

@@ -50,6 +50,26 @@ def in_batches(count: int) -> Activations:
     return unfilled([Batch(tuple(part), 1, part[0]) for part in parts], tiny_config())
 
 
+def test_known_bounds_spare_the_first_pass_over_the_inputs() -> None:
+    weight, x, wanted = inputs()
+    asked = []
+
+    def seen(batch: Batch) -> Seen:
+        asked.append(batch)
+        rows = list(batch.members)
+        return Seen(x[rows].unsqueeze(1), (wanted - x)[rows].unsqueeze(1))
+
+    found = []
+    for largest in (None, torch.full((40,), 64.0)):
+        fit = LinearFit(Linear(weight), 1.0, by_inputs=True)
+        fit.gather(in_batches(3), seen, largest)
+        found.append(fit.result(weight))
+    assert len(asked) == 3 * 3
+    (measured, stats), (known, known_stats) = found
+    assert torch.allclose(measured, known, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(stats.hessian_KK, known_stats.hessian_KK, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("by_inputs", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("leaves", [1, 3])
