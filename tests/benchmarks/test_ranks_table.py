@@ -7,7 +7,7 @@ from benchmarks.ranks.run import CASES, section
 
 
 def leave(work: Path, count: int, cpu_seconds: float, written: bytes) -> None:
-    results, out = work / f"half-{count}", work / f"half-{count}-out"
+    results, out = work / f"block-{count}", work / f"block-{count}-out"
     for directory in (results, out):
         directory.mkdir()
     for rank in range(count):
