@@ -122,7 +122,10 @@ def test_a_manifest_of_version_1_has_the_names_of_today() -> None:
         "calibration.data": ["glmquant:calibration.txt"],
     }
     today = load_recipe("int4-g128-gptq", {**samples, "store.layout": manifest.recipe["store"]["layout"]})
-    assert manifest.recipe["fit"] == today.identity()["fit"]
+    expected = today.identity()
+    for rule in expected["rules"]:
+        rule["method"].pop("refine_scales", None)  # an option that there was not
+    assert manifest.recipe == expected
     assert Recipe.model_validate(manifest.recipe).identity() == today.identity()
     assert [group.name for group in manifest.groups] == [group["name"] for group in written_then["groups"]]
 
