@@ -4,7 +4,7 @@ Rounding once, as GPTQ does, fixes each code before the later ones are known. He
 the error ``e = w - q`` and the residual ``r = e H``, the best ``q_k`` given the others is the code nearest to
 ``q_k + r_k / H_kk`` (the update of QuantEase, arXiv:2309.01885, §3). Scales may take part: with ``c`` a group's codes
 less its zero point, and zero for columns of other groups, its best scale given all else is ``s + r cᵀ / (c H cᵀ)``
-(arXiv:2602.02126, §3.2). No step raises the objective.
+(arXiv:2602.02126, second stage). No step raises the objective.
 
 Shape suffixes: N output rows, K input columns, G groups along K, W columns of a group, P columns of a panel.
 """
@@ -44,7 +44,7 @@ def descend(
         for _ in range(sweeps):
             part.sweep(scales=scales)
         parts.append(part.result())
-    return QuantTensor.joined(parts)
+    return QuantTensor.stack(parts)
 
 
 class _Descent:

@@ -95,7 +95,7 @@ class Gptq:
         bool,
         Field(
             description="In those sweeps each group's scale moves, too, to its best value given the codes "
-            "(arXiv:2602.02126, §3.2)."
+            "(arXiv:2602.02126, second stage)."
         ),
     ] = False
 
